@@ -1,0 +1,185 @@
+"""Two families of errors: theirs and ours.
+
+Rule 1. What a peer sends is checked by raising a `WireError`. The node's loop counts it by its
+reason, drops the message and acknowledges it; nothing that a peer sends may crash a node.
+
+Rule 2. What a person reads is a `VeilmartError`: what happened, what was kept, what to do next. Its
+`code` and `exit_code` are a contract (README, "Exit codes").
+
+Rule 3. Everything else is a mistake of our own: it is not caught, and the node crashes loudly.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WireError(Exception):
+    """Something that a peer sent cannot be accepted. The text never holds content, only a reason."""
+
+    reason: ClassVar[str] = "refused"
+
+
+class MalformedError(WireError):
+    """The bytes are not of the shape, type or size that their place demands."""
+
+    reason = "malformed"
+
+
+class ForgedError(WireError):
+    """A MAC, signature or ciphertext does not verify."""
+
+    reason = "forged"
+
+
+class StaleError(WireError):
+    """The message's time lies outside the freshness window, or its session is over."""
+
+    reason = "stale"
+
+
+class ReplayedError(WireError):
+    """This very send was seen before."""
+
+    reason = "replayed"
+
+
+class RefusedError(WireError):
+    """A well-formed request that the rules refuse; the peer is told `code` (see `messages.RefusalCode`)."""
+
+    reason = "refused"
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(detail or code)
+        self.code = code
+        self.detail = detail
+
+
+class VeilmartError(Exception):
+    """An error that a person reads and that a script can act upon.
+
+    `code` is stable and documented; `exit_code` is what the command line ends with; `hint` says what
+    to do next; `retryable` says whether the same call may succeed later without a change.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(VeilmartError):
+    """The call itself is wrong."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class NotFoundError(VeilmartError):
+    """No such merchant, product, order or account."""
+
+    code = "not_found"
+    exit_code = 3
+
+
+class RejectedError(VeilmartError):
+    """A rule, the broker or the merchant said no."""
+
+    code = "rejected"
+    exit_code = 4
+
+
+class PriceChangedError(RejectedError):
+    """The merchant's price is no longer the one in the cart."""
+
+    code = "price_changed"
+
+
+class OutOfStockError(RejectedError):
+    """The merchant has fewer than asked for; `available` says how many where it is known."""
+
+    code = "out_of_stock"
+
+    def __init__(self, message: str, hint: str = "", *, available: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.available = available
+
+
+class InsufficientFundsError(RejectedError):
+    """The account or the wallet holds less than needed."""
+
+    code = "insufficient_funds"
+
+
+class OutOfTicketsError(RejectedError):
+    """No usable ticket is left to open a shop session with."""
+
+    code = "out_of_tickets"
+
+
+class IdempotencyConflictError(RejectedError):
+    """The same idempotency key or operation id came with other content."""
+
+    code = "idempotency_conflict"
+
+
+class AuthenticationError(VeilmartError):
+    """Wrong name or password, or a credential that is expired, revoked or disabled."""
+
+    code = "authentication"
+    exit_code = 5
+
+
+class UnreachableError(VeilmartError):
+    """A hop does not answer; `code` names it."""
+
+    code = "unreachable"
+    exit_code = 6
+    retryable = True
+
+
+class BusUnreachableError(UnreachableError):
+    """No connection to Mosquitto."""
+
+    code = "bus_unreachable"
+
+
+class BrokerUnreachableError(UnreachableError):
+    """The bus answers, the broker does not."""
+
+    code = "broker_unreachable"
+
+
+class MerchantOfflineError(UnreachableError):
+    """The broker answers, the merchant is away."""
+
+    code = "merchant_offline"
+
+
+class UntrustedError(VeilmartError):
+    """A card, certificate, receipt or market file does not prove what it claims."""
+
+    code = "untrusted"
+
+
+class BusyError(VeilmartError):
+    """Another process works on the same profile or home."""
+
+    code = "busy"
+    retryable = True
+
+
+class DeadlineError(VeilmartError):
+    """No answer in time; `hop` names who was waited for."""
+
+    code = "timeout"
+    exit_code = 27
+    retryable = True
+
+    def __init__(self, message: str, hint: str = "", *, hop: str) -> None:
+        super().__init__(message, hint)
+        self.hop = hop
