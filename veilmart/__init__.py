@@ -1,0 +1,1 @@
+"""The one command over all nodes: the only package that imports several of them."""
