@@ -1,0 +1,1 @@
+"""What every node shares: messages, cryptography, states, the store and the bus. Imports no node."""

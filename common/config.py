@@ -1,0 +1,90 @@
+"""Every limit and default of Veilmart, in one place.
+
+A node reads `limits.toml` from its home when that file exists; what it leaves out keeps the default
+that stands here. Sizes are bytes, times milliseconds, amounts minor units, unless a name says otherwise.
+
+    # limits.toml
+    order_deadline_ms = 7_200_000
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from common.errors import UsageError
+
+KIB: Final = 1024
+SECOND_MS: Final = 1_000
+MINUTE_MS: Final = 60 * SECOND_MS
+HOUR_MS: Final = 60 * MINUTE_MS
+DAY_MS: Final = 24 * HOUR_MS
+
+FRAME_SIZES: Final = tuple(kib * KIB for kib in (1, 2, 4, 8, 16, 32, 64, 72, 192))
+"""A frame on the bus has one of these lengths, so that its length says little about its content."""
+
+MAXIMUM_FRAME: Final = FRAME_SIZES[-1]
+MAXIMUM_CARD: Final = 64 * KIB
+MAXIMUM_MESSAGES_PER_FRAME: Final = 64
+MAXIMUM_COINS: Final = 64
+MAXIMUM_LINES: Final = 20
+MAXIMUM_SEALED: Final = 64 * KIB
+CELL_CONTENT: Final = 64 * KIB
+HELLO_PLAINTEXT: Final = 6 * KIB
+REQUEST_STEP: Final = 1 * KIB
+PAGE_ANSWER: Final = 16 * KIB
+PRODUCT_ANSWER: Final = 8 * KIB
+IMAGE_ANSWER: Final = 48 * KIB
+ORDER_ANSWER_STEP: Final = 4 * KIB
+MAXIMUM_AMOUNT: Final = 10**12
+MAXIMUM_QUANTITY: Final = 1_000
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator may set; the protocol's own sizes are the constants above."""
+
+    freshness_ms: int = 5 * MINUTE_MS
+    session_idle_ms: int = 15 * MINUTE_MS
+    shop_session_ms: int = 12 * HOUR_MS
+    account_session_ms: int = 1 * HOUR_MS
+    merchant_session_ms: int = 24 * HOUR_MS
+    session_byte_budget: int = 4 * KIB * KIB * KIB
+    cell_window: int = 8
+    cells_under_way: int = 32
+    order_deadline_ms: int = 24 * HOUR_MS
+    order_deadline_minimum_ms: int = 10 * SECOND_MS
+    reforward_first_ms: int = 30 * SECOND_MS
+    reforward_longest_ms: int = 10 * MINUTE_MS
+    answer_kept_ms: int = 30 * DAY_MS
+    tickets_per_day: int = 100
+    tickets_in_hand: int = 8
+    top_denomination: int = 2**14
+    privacy_group: int = 4
+    privacy_overhead: int = 4
+    login_free_tries: int = 5
+    login_longest_delay_ms: int = 1 * HOUR_MS
+    login_free_tries_in_total: int = 200
+    """Failed logins over all names, in one hour, before every further login waits."""
+    password_queue: int = 64
+    """Password hashes that may wait; a login beyond it is refused as busy."""
+    batch_messages: int = 512
+    batch_bytes: int = 2 * KIB * KIB
+    batch_cells: int = 8
+    totals_minimum_orders: int = 20
+    totals_period_ms: int = 1 * HOUR_MS
+    quarantine_before_stop: int = 16
+    """Messages on which our own code failed before the node stops rather than going on."""
+    expiry_warning_ms: int = 30 * DAY_MS
+
+
+def load_limits(home: Path) -> Limits:
+    """Read `limits.toml` of a node's home, or give the defaults. Raises `UsageError` for a wrong entry."""
+    path = home / "limits.toml"
+    if not path.exists():
+        return Limits()
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Limits)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path} is not valid: {error}", "Correct the entry or remove the line.") from error

@@ -1,0 +1,716 @@
+"""Every message of Veilmart, in the order in which an order travels. START HERE.
+
+    customer                        broker                          merchant
+       | Hello ----------------------->|<----------------------- Hello |   who are you (HPKE to the broker)
+       |<-------------- Welcome |      |      | Welcome -------------->|   you may do this, until then
+       |                               |                               |
+       | Withdraw -------------------->|                               |   account scope: balance -> coins
+       |<------------------- Withdrawn |                               |
+       :      (another connection, another session, another day)       :
+       | AskMerchant ----------------->| Forward --------------------->|   shop scope: browse, sealed
+       |<-------------- MerchantAnswer |<--------------- AnswerForward |
+       | PlaceOrder ------------------>| ForwardOrder ---------------->|   coins are spent, money is held
+       |<----------------- OrderAnswer |<----------------- AnswerOrder |   accepted: captured; else refundable
+       | AnswerKept ------------------>| OrderOutcome ---------------->|   only now is the merchant paid ...
+       |                               |<----------------- OutcomeKept |
+       | FetchCells ------------------>| ForwardFetch ---------------->|   ... only now are cells served
+       |<---------------- MerchantCell |<------------------------ Cell |   (on a second connection)
+
+Rules of every message. Frozen; a field's type bounds its size, and a message that breaks a bound is
+refused before any code sees it. On the wire a message is a msgpack array `[name, field, field, ...]`,
+fields in the order written here, none left out and none added. Times are milliseconds since 1970 on the
+broker's clock, amounts minor units of the market's currency. Nothing in the account union names an
+order, nothing in the shop union an account: the two cannot even be decoded in each other's place.
+
+What stands under "Sealed" travels inside `sealed` and `answer` fields, readable by the customer and the
+merchant alone (`common.sealing`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
+
+from msgspec import Meta, Struct
+
+from common import config
+
+Id: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
+KeyId: TypeAlias = Annotated[bytes, Meta(min_length=8, max_length=8)]
+Bytes32: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+RsaBlock: TypeAlias = Annotated[bytes, Meta(min_length=256, max_length=256)]
+XWingPublic: TypeAlias = Annotated[bytes, Meta(min_length=1216, max_length=1216)]
+MerchantId: TypeAlias = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]
+Sku: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+Currency: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
+Amount: TypeAlias = Annotated[int, Meta(gt=0, le=config.MAXIMUM_AMOUNT)]
+Price: TypeAlias = Annotated[int, Meta(ge=0, le=config.MAXIMUM_AMOUNT)]
+Time: TypeAlias = Annotated[int, Meta(ge=0, le=2**52)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Password: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+Title: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+ShortText: TypeAlias = Annotated[str, Meta(max_length=200)]
+LongText: TypeAlias = Annotated[str, Meta(max_length=4000)]
+Sealed: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=config.MAXIMUM_SEALED)]
+CellBytes: TypeAlias = Annotated[bytes, Meta(min_length=52, max_length=config.CELL_CONTENT + 52)]
+ReplyToken: TypeAlias = Annotated[bytes, Meta(min_length=76, max_length=76)]
+Certificate: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=2048)]
+Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=384)]
+Month: TypeAlias = Annotated[str, Meta(pattern=r"\A\d{4}-(0[1-9]|1[0-2])\Z")]
+Scope: TypeAlias = Literal["account", "shop", "merchant"]
+Body = TypeVar("Body")
+
+
+class Message(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Base of everything that travels: a frozen, bounded msgpack array that begins with its name."""
+
+
+class Part(Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """A bounded piece of a message, which its place identifies: no name in front."""
+
+
+# --- Tokens: coins and tickets (common.coins, RFC 9474) ------------------------------------------------
+
+
+class Token(Part, frozen=True):
+    """A blind-signed coin or ticket, presented to be spent. Whoever shows it first owns it."""
+
+    key_id: KeyId
+    prefix: Bytes32
+    serial: Bytes32
+    signature: RsaBlock
+
+    def __repr__(self) -> str:
+        """Hide the token: it is bearer money."""
+        return f"Token(key_id={self.key_id.hex()})"
+
+
+class BlindedToken(Part, frozen=True):
+    """What the wallet asks the broker to sign without seeing it."""
+
+    key_id: KeyId
+    blinded: RsaBlock
+
+
+class IssuerKey(Part, frozen=True):
+    """A public blind-signature key: one per purpose, value and calendar month."""
+
+    key_id: KeyId
+    purpose: Literal["coin", "ticket"]
+    value: Price
+    month: Month
+    public: Annotated[bytes, Meta(min_length=256, max_length=512)]
+
+
+# --- Opening a session (common.frames, broker_node.sessions) -------------------------------------------
+
+
+class SignUp(Message, frozen=True):
+    """Credential: open a new account and log in."""
+
+    name: Name
+    password: Password
+
+    def __repr__(self) -> str:
+        """Hide the password."""
+        return "SignUp(...)"
+
+
+class LogIn(Message, frozen=True):
+    """Credential: log in to an account."""
+
+    name: Name
+    password: Password
+
+    def __repr__(self) -> str:
+        """Hide the password."""
+        return "LogIn(...)"
+
+
+class TicketCredential(Message, frozen=True):
+    """Credential: a one-time ticket, which says nothing about who drew it."""
+
+    ticket: Token
+
+
+class MerchantCredential(Message, frozen=True):
+    """Credential: a certificate, and a signature over market, hello key, `Hello.secret`'s hash, counter.
+
+    `counter` rises with every `Hello` of this merchant, so that an old one cannot be played again.
+    """
+
+    certificate: Certificate
+    counter: Annotated[int, Meta(ge=1, le=2**52)]
+    signature: Signature
+
+
+Credential: TypeAlias = SignUp | LogIn | TicketCredential | MerchantCredential
+
+
+class Hello(Message, frozen=True):
+    """customer, merchant -> broker, HPKE-sealed to the broker's hello key, padded to one size."""
+
+    secret: Bytes32
+    ephemeral: XWingPublic
+    credential: Credential
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"Hello(credential={type(self.credential).__name__})"
+
+
+class Welcome(Message, frozen=True):
+    """broker -> customer, merchant: the session is open. Stored, and repeated byte for byte."""
+
+    session: Id
+    scope: Scope
+    clock: Time
+    expires: Time
+    idle_ms: Annotated[int, Meta(ge=0, le=2**40)]
+    byte_budget: Annotated[int, Meta(ge=0, le=2**50)]
+
+
+class HelloRefused(Message, frozen=True):
+    """broker -> customer, merchant: no session. `retry_after_ms` is 0 where trying again is no use."""
+
+    code: RefusalCode
+    retry_after_ms: Annotated[int, Meta(ge=0, le=2**40)]
+
+
+HelloAnswer: TypeAlias = Welcome | HelloRefused
+
+RefusalCode: TypeAlias = Literal[
+    "authentication",
+    "name_taken",
+    "policy",
+    "busy",
+    "revoked",
+    "not_found",
+    "insufficient_funds",
+    "out_of_tickets",
+    "idempotency_conflict",
+    "double_spend",
+    "bad_token",
+    "unknown_key",
+    "wrong_amount",
+    "wrong_currency",
+    "wrong_secret",
+    "wrong_state",
+    "deadline",
+    "merchant_offline",
+    "byte_budget",
+    "session_over",
+]
+
+
+class Envelope(Part, Generic[Body], frozen=True):
+    """One send: a fresh id (a replay filter), the time on the broker's clock, and the message."""
+
+    id: Id
+    at: Time
+    body: Body
+
+
+class Refused(Message, frozen=True):
+    """broker -> customer: the request, operation or order `reference` was refused; nothing was changed."""
+
+    reference: Id
+    code: RefusalCode
+
+
+class SessionEnded(Message, frozen=True):
+    """broker -> customer, merchant: this session is over; open another one."""
+
+    code: RefusalCode
+
+
+# --- Account scope -------------------------------------------------------------------------------------
+
+
+class GetBalance(Message, frozen=True):
+    """customer -> broker."""
+
+    request: Id
+
+
+class Balance(Message, frozen=True):
+    """broker -> customer."""
+
+    request: Id
+    amount: Price
+    currency: Currency
+    tickets_left: Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class Withdraw(Message, frozen=True):
+    """customer -> broker: debit my account by the coins' sum and sign what is blinded.
+
+    A repetition of the same bytes gets the same signatures; other bytes under `operation` a conflict.
+    """
+
+    operation: Id
+    coins: Annotated[list[BlindedToken], Meta(max_length=config.MAXIMUM_COINS)]
+    tickets: Annotated[list[BlindedToken], Meta(max_length=config.MAXIMUM_COINS)]
+
+
+class Withdrawn(Message, frozen=True):
+    """broker -> customer: blind signatures in the order asked for."""
+
+    operation: Id
+    coins: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+    tickets: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+    balance: Price
+
+
+class LogOut(Message, frozen=True):
+    """customer -> broker: erase this session's keys."""
+
+    request: Id
+
+
+class LoggedOut(Message, frozen=True):
+    """broker -> customer: the last frame of the session."""
+
+    request: Id
+
+
+# --- Shop scope: browsing (customer -> broker -> merchant and back) -----------------------------------
+
+
+class AskMerchant(Message, frozen=True):
+    """customer -> broker: relay this sealed request."""
+
+    request: Id
+    merchant: MerchantId
+    sealed: Sealed
+
+
+class Forward(Message, frozen=True):
+    """broker -> merchant: a sealed request and an opaque token to answer to, fresh each time."""
+
+    reference: Id
+    token: ReplyToken
+    sealed: Sealed
+
+
+class AnswerForward(Message, frozen=True):
+    """merchant -> broker."""
+
+    reference: Id
+    token: ReplyToken
+    answer: Sealed
+
+
+class MerchantAnswer(Message, frozen=True):
+    """broker -> customer."""
+
+    request: Id
+    answer: Sealed
+
+
+# --- Shop scope: an order ------------------------------------------------------------------------------
+
+
+class PlaceOrder(Message, frozen=True):
+    """customer -> broker: hold these coins for this order and forward what is sealed.
+
+    Locks are SHA-256 of secrets that the wallet derives from one order secret: `claim_lock` for a
+    refund, `status_lock` for questions. The order id alone authorises nothing.
+    """
+
+    order_id: Id
+    merchant: MerchantId
+    amount: Amount
+    currency: Currency
+    deadline: Time
+    coins: Annotated[list[Token], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
+    claim_lock: Bytes32
+    status_lock: Bytes32
+    sealed: Sealed
+
+
+class ForwardOrder(Message, frozen=True):
+    """broker -> merchant, until it answers. The outer fields are bound into the sealed part."""
+
+    order_id: Id
+    amount: Amount
+    currency: Currency
+    deadline: Time
+    claim_lock: Bytes32
+    status_lock: Bytes32
+    sealed: Sealed
+
+
+Verdict: TypeAlias = Literal["accepted", "rejected"]
+
+
+class AnswerOrder(Message, frozen=True):
+    """merchant -> broker: the verdict in the open, the reasons sealed. Repeated byte for byte."""
+
+    order_id: Id
+    verdict: Verdict
+    answer: Annotated[bytes, Meta(max_length=config.MAXIMUM_SEALED)]
+    """Empty where the request could not be opened: then there is no key to answer under."""
+
+
+BrokerOrderState: TypeAlias = Literal["held", "captured", "refundable", "refunded"]
+
+
+class OrderAnswer(Message, frozen=True):
+    """broker -> customer: where the order stands. `answer` is the merchant's, once there is one.
+
+    `audit` is the pseudonym under which the public events of this order appear.
+    """
+
+    order_id: Id
+    state: BrokerOrderState
+    deadline: Time
+    merchant_online: bool
+    audit: Id
+    answer: Annotated[bytes, Meta(max_length=config.MAXIMUM_SEALED)]
+
+
+class OrderOutcome(Message, frozen=True):
+    """broker -> merchant, until `OutcomeKept`: you are paid, or the order is void and stock is free."""
+
+    order_id: Id
+    outcome: Literal["captured", "void"]
+
+
+class OutcomeKept(Message, frozen=True):
+    """merchant -> broker: the outcome is stored here; stop repeating it."""
+
+    order_id: Id
+
+
+class AskOrder(Message, frozen=True):
+    """customer -> broker, from any shop session: where does this order stand? Answer: `OrderAnswer`."""
+
+    order_id: Id
+    status_secret: Bytes32
+
+
+class AnswerKept(Message, frozen=True):
+    """customer -> broker: the answer is stored here; it may be erased there."""
+
+    order_id: Id
+    status_secret: Bytes32
+
+
+class ClaimRefund(Message, frozen=True):
+    """customer -> broker, from any shop session: blinded coins for the amount of a refundable order."""
+
+    order_id: Id
+    claim_secret: Bytes32
+    blinded: Annotated[list[BlindedToken], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
+
+
+class RefundIssued(Message, frozen=True):
+    """broker -> customer: blind signatures in the order asked for."""
+
+    order_id: Id
+    signatures: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+
+
+class Swap(Message, frozen=True):
+    """customer -> broker: coins in, blinded coins of the same sum out."""
+
+    operation: Id
+    coins: Annotated[list[Token], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
+    blinded: Annotated[list[BlindedToken], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
+
+
+class Swapped(Message, frozen=True):
+    """broker -> customer."""
+
+    operation: Id
+    signatures: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+
+
+# --- Shop scope: delivery ------------------------------------------------------------------------------
+
+
+class FetchCells(Message, frozen=True):
+    """customer -> broker: relay this sealed request, which asks for `cells` cells."""
+
+    request: Id
+    merchant: MerchantId
+    cells: Annotated[int, Meta(ge=1, le=64)]
+    sealed: Sealed
+
+
+class ForwardFetch(Message, frozen=True):
+    """broker -> merchant."""
+
+    reference: Id
+    token: ReplyToken
+    cells: Annotated[int, Meta(ge=1, le=64)]
+    sealed: Sealed
+
+
+class Cell(Message, frozen=True):
+    """merchant -> broker, on the cell connection: one cell of the answer stream."""
+
+    reference: Id
+    token: ReplyToken
+    cell: CellBytes
+
+
+class MerchantCell(Message, frozen=True):
+    """broker -> customer, on the cell connection."""
+
+    request: Id
+    cell: CellBytes
+
+
+class FetchRefused(Message, frozen=True):
+    """merchant -> broker -> customer (as `MerchantAnswer`): a sealed reason instead of cells."""
+
+    reference: Id
+    token: ReplyToken
+    answer: Sealed
+
+
+# --- Which side may send what --------------------------------------------------------------------------
+
+FromAccount: TypeAlias = GetBalance | Withdraw | LogOut
+ToAccount: TypeAlias = Balance | Withdrawn | LoggedOut | Refused | SessionEnded
+FromShop: TypeAlias = (
+    AskMerchant | PlaceOrder | AskOrder | AnswerKept | ClaimRefund | Swap | FetchCells | LogOut
+)
+ToShop: TypeAlias = (
+    MerchantAnswer | OrderAnswer | RefundIssued | Swapped | MerchantCell | LoggedOut | Refused | SessionEnded
+)
+FromMerchant: TypeAlias = AnswerForward | AnswerOrder | OutcomeKept | Cell | FetchRefused
+ToMerchant: TypeAlias = Forward | ForwardOrder | OrderOutcome | ForwardFetch | SessionEnded
+
+# --- Sealed: customer -> merchant ----------------------------------------------------------------------
+
+Sort: TypeAlias = Literal["title", "price", "newest"]
+StockLevel: TypeAlias = Literal["in", "low", "out"]
+
+
+class ListProducts(Message, frozen=True):
+    """A page of the catalog. The cursor is (catalog version, offset): nothing that could mark anyone."""
+
+    search: ShortText
+    category: ShortText
+    sort: Sort
+    offset: Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class GetProduct(Message, frozen=True):
+    """One product's signed record."""
+
+    sku: Sku
+
+
+class GetImage(Message, frozen=True):
+    """One product's image."""
+
+    sku: Sku
+
+
+class OrderLine(Part, frozen=True):
+    """A line as the customer saw it; `record` is SHA-256 of the product's signed record."""
+
+    sku: Sku
+    record: Bytes32
+    quantity: Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
+    unit_price: Price
+
+
+class OrderRequest(Message, frozen=True):
+    """The sealed part of `PlaceOrder`. `fetch_lock` is SHA-256 of the secret that fetches the cells."""
+
+    lines: Annotated[list[OrderLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    fetch_lock: Bytes32
+
+
+class GetCells(Message, frozen=True):
+    """The sealed part of `FetchCells`: cells `first` to `first + count - 1` of the order's stream."""
+
+    order_id: Id
+    fetch_secret: Bytes32
+    first: Annotated[int, Meta(ge=0, le=2**32)]
+    count: Annotated[int, Meta(ge=1, le=64)]
+
+
+SealedBody: TypeAlias = ListProducts | GetProduct | GetImage | OrderRequest | GetCells
+
+
+class SealedRequest(Part, frozen=True):
+    """What HPKE seals: the key material for the answer, and the question."""
+
+    answer_secret: Bytes32
+    body: SealedBody
+
+    def __repr__(self) -> str:
+        """Hide the answer secret."""
+        return f"SealedRequest({type(self.body).__name__})"
+
+
+# --- Sealed: merchant -> customer ----------------------------------------------------------------------
+
+
+class ProductRecord(Part, frozen=True):
+    """What the merchant signs about a product. A sold version keeps its content, digest and bucket.
+
+    `size` is the content's length in bytes, `digest` its SHA-256, `cells` the bucket: the number of
+    cells that a delivery has, content and padding. `image_digest` is empty where there is no image.
+    `group` ties variants of one product together; `variant` names this one among them.
+    """
+
+    merchant: MerchantId
+    sku: Sku
+    version: Annotated[int, Meta(ge=1, le=2**31)]
+    title: Title
+    description: LongText
+    category: ShortText
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=16)]
+    group: ShortText
+    variant: ShortText
+    price: Price
+    currency: Currency
+    file_name: Annotated[str, Meta(min_length=1, max_length=120)]
+    size: Annotated[int, Meta(ge=0, le=2**44)]
+    digest: Bytes32
+    cells: Annotated[int, Meta(ge=1, le=2**28)]
+    image_digest: Annotated[bytes, Meta(max_length=32)]
+    image_alt: ShortText
+
+
+class ProductSummary(Part, frozen=True):
+    """A product as a list shows it."""
+
+    sku: Sku
+    title: Title
+    category: ShortText
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=16)]
+    variant: ShortText
+    price: Price
+    stock: StockLevel
+    image: bool
+
+
+class ProductPage(Message, frozen=True):
+    """Answer to `ListProducts`. `next_offset` is 0 on the last page."""
+
+    catalog_version: Time
+    total: Annotated[int, Meta(ge=0, le=2**31)]
+    next_offset: Annotated[int, Meta(ge=0, le=2**31)]
+    categories: Annotated[list[ShortText], Meta(max_length=64)]
+    products: Annotated[list[ProductSummary], Meta(max_length=64)]
+
+
+class ProductDetail(Message, frozen=True):
+    """Answer to `GetProduct`: the record's bytes as signed, and the stock, which stands outside it."""
+
+    record: Annotated[bytes, Meta(max_length=6 * config.KIB)]
+    signature: Signature
+    stock: StockLevel
+
+
+class ProductImage(Message, frozen=True):
+    """Answer to `GetImage`."""
+
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    data: Annotated[bytes, Meta(max_length=config.IMAGE_ANSWER)]
+
+
+class ReceiptLine(Part, frozen=True):
+    """What was bought, and which cells of the order's stream deliver it.
+
+    Two of a file are two licences and one delivery: `cells` does not depend on `quantity`.
+    """
+
+    sku: Sku
+    title: Title
+    record: Bytes32
+    quantity: Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
+    unit_price: Price
+    amount: Price
+    file_name: Annotated[str, Meta(min_length=1, max_length=120)]
+    size: Annotated[int, Meta(ge=0, le=2**44)]
+    digest: Bytes32
+    first_cell: Annotated[int, Meta(ge=0, le=2**32)]
+    cells: Annotated[int, Meta(ge=1, le=2**28)]
+
+
+class Receipt(Part, frozen=True):
+    """What the merchant signs about an order that it accepted. `at` is cut to the minute."""
+
+    market: Id
+    merchant: MerchantId
+    order_id: Id
+    lines: Annotated[list[ReceiptLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    total: Amount
+    currency: Currency
+    at: Time
+
+
+class OrderAccepted(Message, frozen=True):
+    """Answer to `OrderRequest`: the receipt's bytes as signed."""
+
+    receipt: Annotated[bytes, Meta(max_length=32 * config.KIB)]
+    signature: Signature
+
+
+RejectionCode: TypeAlias = Literal[
+    "price_changed", "out_of_stock", "not_found", "wrong_amount", "deadline", "idempotency_conflict"
+]
+
+
+class OrderRejected(Message, frozen=True):
+    """Answer to `OrderRequest`: which line, why, and what would be right."""
+
+    code: RejectionCode
+    sku: Annotated[str, Meta(max_length=64)]
+    price: Price
+    available: Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class RequestRefused(Message, frozen=True):
+    """Answer to any other sealed request."""
+
+    code: Literal["not_found", "wrong_secret", "wrong_state", "not_yet"]
+
+
+SealedAnswer: TypeAlias = (
+    ProductPage | ProductDetail | ProductImage | OrderAccepted | OrderRejected | RequestRefused
+)
+
+# --- Cards: retained, signed announcements (common.cards) ----------------------------------------------
+
+
+class SlotKey(Part, frozen=True):
+    """An X-Wing public key and the calendar slot (start, milliseconds) that it belongs to."""
+
+    slot: Time
+    public: XWingPublic
+
+
+class BrokerCard(Part, frozen=True):
+    """broker -> everyone: how to open a session, and which blind-signature keys count."""
+
+    market: Id
+    issued: Time
+    not_after: Time
+    currency: Currency
+    hello_keys: Annotated[list[SlotKey], Meta(min_length=1, max_length=4)]
+    issuer_keys: Annotated[list[IssuerKey], Meta(max_length=128)]
+    log_key: Bytes32
+    order_deadline_ms: Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class MerchantCard(Part, frozen=True):
+    """merchant -> everyone: who it is, and the prekeys that open requests to it."""
+
+    market: Id
+    merchant: MerchantId
+    issued: Time
+    not_after: Time
+    name: Title
+    description: LongText
+    browse_prekeys: Annotated[list[SlotKey], Meta(min_length=1, max_length=4)]
+    order_prekeys: Annotated[list[SlotKey], Meta(min_length=1, max_length=32)]
+    catalog_version: Time

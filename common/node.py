@@ -1,0 +1,287 @@
+"""The loop that every node runs, and what a node's core is.
+
+    batch    = drain(small messages) + drain(cells, a few) + finished jobs + due timers
+    arrivals = those that open (size, MAC, GCM, types, fresh); the others are counted, and acknowledged
+               all the same
+    with store.immediate() as tx:
+        sends = core.receive_all(tx, arrivals, now, random)
+    publish what the core framed, acknowledge in arrival order, flush once
+
+Rule 1. A core decides and returns; its only effect is `tx`. The loop alone publishes, and only after the
+commit: whatever crashes in between is taken up again from the store.
+
+Rule 2. What a peer sends is refused by `WireError`: counted by reason, dropped, acknowledged.
+
+Rule 3. An error of our own rolls the batch back; then every message is tried alone, the culprit is
+quarantined (its reason and type are logged, never its content), and after a few of them the node stops.
+
+Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool and comes back as an arrival.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import structlog
+
+from common import bus, clock
+from common.config import Limits
+from common.errors import WireError
+from common.store import Store, Tx
+
+Lane: TypeAlias = Literal["main", "cells"]
+
+TICK_S = 0.25
+LANES: tuple[Lane, ...] = ("main", "cells")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What arrived on the bus, not checked yet."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One checked message: who sent it, its send's id, and its body."""
+
+    sender: Any
+    id: bytes
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One publish, framed."""
+
+    topic: str
+    payload: bytes
+    lane: Lane = "main"
+    retain: bool = False
+    expiry_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Slow work: `work()` runs in the pool `pool`, `done(result)` makes the arrival that it comes back as."""
+
+    pool: str
+    work: Callable[[], Any] = field(repr=False)
+    done: Callable[[Any], Arrival] = field(repr=False)
+
+
+class CellSource(Protocol):
+    """Cells to come, made one at a time as the connection takes them: constant memory at any size."""
+
+    def next_cell(self) -> Outgoing | None:
+        """Give the next cell, or None at the end. This is edge code: it reads files."""
+
+
+class Core(Protocol):
+    """What a node decides with."""
+
+    def unknown(self, incoming: Sequence[Incoming]) -> bool:
+        """Whether `check` needs something from the store first."""
+
+    def warm(self, tx: Tx, incoming: Sequence[Incoming]) -> None:
+        """Read that into memory."""
+
+    def check(self, incoming: Incoming, now: int) -> Sequence[Arrival]:
+        """Open a frame. Raises `WireError`."""
+
+    def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: clock.Random) -> list[Any]:
+        """Decide."""
+
+    def tick(self, tx: Tx, now: int, random: clock.Random) -> list[Any]:
+        """Do what is due by time."""
+
+    def seen(self, arrivals: Iterable[Arrival], now: int) -> None:
+        """Remember the ids of committed arrivals."""
+
+    def frame(
+        self, sends: Sequence[Any], now: int, random: clock.Random
+    ) -> list[Outgoing | Job | CellSource]:
+        """Group what goes to one place, shuffle it, and seal it into frames."""
+
+
+class Pools:
+    """Bounded pools of worker threads. A finished job wakes the loop through a socket pair."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self._executors = {name: ThreadPoolExecutor(size, f"veilmart-{name}") for name, size in sizes.items()}
+        self._finished: deque[tuple[Job, Future[Any]]] = deque()
+        self.wake_receiver, self._wake_sender = socket.socketpair()
+        self.wake_receiver.setblocking(False)
+
+    def submit(self, job: Job) -> None:
+        """Start a job. Cores bound how many may wait."""
+        future = self._executors[job.pool].submit(job.work)
+        future.add_done_callback(lambda done: self._finish(job, done))
+
+    def _finish(self, job: Job, future: Future[Any]) -> None:
+        self._finished.append((job, future))
+        self.wake()
+
+    def wake(self) -> None:
+        """End the loop's wait."""
+        self._wake_sender.send(b"\0")
+
+    def take(self) -> list[Arrival]:
+        """Give what has come back. An exception inside a job is ours: it is raised here."""
+        try:
+            self.wake_receiver.recv(4096)
+        except BlockingIOError:
+            return []
+        arrivals = []
+        while self._finished:
+            job, future = self._finished.popleft()
+            arrivals.append(job.done(future.result()))
+        return arrivals
+
+    def close(self) -> None:
+        """Stop the pools and the socket pair."""
+        for executor in self._executors.values():
+            executor.shutdown(wait=True, cancel_futures=True)
+        self.wake_receiver.close()
+        self._wake_sender.close()
+
+
+class TooManyFailuresError(Exception):
+    """Our own code failed on too many messages: better to stop than to go on."""
+
+
+class Loop:
+    """Drain, check, transaction, commit, publish, acknowledge."""
+
+    def __init__(
+        self,
+        core: Core,
+        store: Store,
+        connections: Mapping[Lane, bus.Connection],
+        pools: Pools,
+        limits: Limits,
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._connections = connections
+        self._pools = pools
+        self._limits = limits
+        self._log = structlog.get_logger("veilmart.node")
+        self._cells: deque[CellSource] = deque()
+        self._next_tick = 0
+        self.refused: Counter[str] = Counter()
+        self.quarantined = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; `Pools.wake` ends the wait."""
+        while not stop.is_set():
+            self.round()
+
+    def round(self, timeout_s: float = TICK_S) -> None:
+        """One round."""
+        connections = [self._connections[lane] for lane in LANES if lane in self._connections]
+        idle = not any(self._cell_room() for _ in self._cells)
+        bus.wait(connections, timeout_s if idle else 0.0, self._pools.wake_receiver)
+        batches = {
+            "main": self._connections["main"].take(self._limits.batch_messages),
+            "cells": self._connections["cells"].take(self._limits.batch_cells)
+            if "cells" in self._connections
+            else [],
+        }
+        now = clock.now_ms()
+        arrivals = self._open(batches["main"] + batches["cells"], now) + self._pools.take()
+        self.deliver(self.decide(arrivals, now), now)
+        for lane, connection in self._connections.items():
+            connection.acknowledge(batches[lane])
+        self._serve_cells()
+        for connection in connections:
+            connection.flush()
+
+    # --- check -----------------------------------------------------------------------------------------
+
+    def _open(self, deliveries: Sequence[bus.Delivery], now: int) -> list[Arrival]:
+        incoming = [Incoming(d.topic, d.payload, d.retained) for d in deliveries]
+        if incoming and self._core.unknown(incoming):
+            with self._store.immediate() as tx:
+                self._core.warm(tx, incoming)
+        arrivals: list[Arrival] = []
+        for message in incoming:
+            try:
+                arrivals.extend(self._core.check(message, now))
+            except WireError as error:
+                self.refused[error.reason] += 1
+                self._log.info("refused", reason=error.reason)
+        return arrivals
+
+    # --- decide ----------------------------------------------------------------------------------------
+
+    def decide(self, arrivals: Sequence[Arrival], now: int) -> list[Any]:
+        """One transaction for the whole batch, or, where our own code fails on it, one for each message."""
+        due = now >= self._next_tick
+        if not arrivals and not due:
+            return []
+        self._next_tick = now + int(TICK_S * 1000) if due else self._next_tick
+        try:
+            sends = self._commit(arrivals, now, due=due)
+        except Exception as error:
+            if not arrivals:
+                raise
+            self._log.exception("batch failed", error=type(error).__name__, messages=len(arrivals))
+            sends = [send for arrival in arrivals for send in self._alone(arrival, now)]
+        return sends
+
+    def _commit(self, arrivals: Sequence[Arrival], now: int, *, due: bool) -> list[Any]:
+        with self._store.immediate() as tx:
+            sends = self._core.receive_all(tx, arrivals, now, clock.random_bytes) if arrivals else []
+            if due:
+                sends += self._core.tick(tx, now, clock.random_bytes)
+        self._core.seen(arrivals, now)
+        return sends
+
+    def _alone(self, arrival: Arrival, now: int) -> list[Any]:
+        try:
+            return self._commit([arrival], now, due=False)
+        except Exception as error:
+            self.quarantined += 1
+            kind = type(arrival.body).__name__
+            self._log.exception("quarantined", error=type(error).__name__, message=kind)
+            if self.quarantined >= self._limits.quarantine_before_stop:
+                raise TooManyFailuresError(f"{self.quarantined} messages failed in our own code") from error
+            return []
+
+    # --- send ------------------------------------------------------------------------------------------
+
+    def deliver(self, sends: Sequence[Any], now: int) -> None:
+        """Frame and publish."""
+        for item in self._core.frame(sends, now, clock.random_bytes) if sends else ():
+            if isinstance(item, Outgoing):
+                self._put(item)
+            elif isinstance(item, Job):
+                self._pools.submit(item)
+            else:
+                self._cells.append(item)
+
+    def _put(self, item: Outgoing) -> bool:
+        connection = self._connections.get(item.lane, self._connections["main"])
+        return connection.put(item.topic, item.payload, retain=item.retain, expiry_ms=item.expiry_ms)
+
+    def _cell_room(self) -> bool:
+        connection = self._connections.get("cells")
+        return connection is not None and connection.under_way < self._limits.cell_window
+
+    def _serve_cells(self) -> None:
+        # In turn, so that one long delivery does not hold up another.
+        while self._cells and self._cell_room():
+            source = self._cells.popleft()
+            item = source.next_cell()
+            if item is not None and self._put(item):
+                self._cells.append(source)

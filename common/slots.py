@@ -1,0 +1,28 @@
+"""Calendar slots: every key belongs to one hour, day or month of UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from common.config import MINUTE_MS
+
+
+def slot_start(now: int, period_ms: int) -> int:
+    """Give the start of the slot that holds `now`; both in milliseconds since 1970."""
+    return now - now % period_ms
+
+
+def month_of(now: int) -> str:
+    """Give the month that holds `now`, as YYYY-MM."""
+    return datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m")
+
+
+def previous_month(month: str) -> str:
+    """Give the month before."""
+    year, number = int(month[:4]), int(month[5:])
+    return f"{year - 1}-12" if number == 1 else f"{year}-{number - 1:02}"
+
+
+def minute_of(now: int) -> int:
+    """Cut a time to the minute."""
+    return slot_start(now, MINUTE_MS)

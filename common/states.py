@@ -1,0 +1,54 @@
+"""The states of an order as each party sees them: tables that one reads at a glance.
+
+A step that is not listed raises `UnlistedStepError`. Asked for by a peer, a node refuses it with a typed
+answer before it comes to this; asked for by our own code, it is a bug, and the node stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+Table = Mapping[str, frozenset[str]]
+
+BROKER_ORDER: Final[Table] = {
+    "held": frozenset({"captured", "refundable"}),
+    "captured": frozenset(),
+    "refundable": frozenset({"refunded"}),
+    "refunded": frozenset(),
+}
+
+MERCHANT_ORDER: Final[Table] = {
+    "received": frozenset({"accepted", "rejected"}),
+    "accepted": frozenset({"captured", "cancelled"}),
+    "captured": frozenset({"delivered"}),
+    "delivered": frozenset(),
+    "rejected": frozenset(),
+    "cancelled": frozenset(),
+}
+
+CUSTOMER_ORDER: Final[Table] = {
+    "draft": frozenset({"placed"}),
+    "placed": frozenset({"accepted", "refundable"}),
+    "accepted": frozenset({"downloading"}),
+    "downloading": frozenset({"complete"}),
+    "complete": frozenset(),
+    "refundable": frozenset({"refunded"}),
+    "refunded": frozenset(),
+}
+
+
+class UnlistedStepError(Exception):
+    """Our own code asked for a step that the table does not list."""
+
+
+def step(table: Table, old: str, new: str) -> str:
+    """Give `new` where the table lists the step from `old`. Raises `UnlistedStepError`."""
+    if new not in table[old]:
+        raise UnlistedStepError(f"no step from {old} to {new}")
+    return new
+
+
+def sources(table: Table, new: str) -> tuple[str, ...]:
+    """List every state from which `new` can be reached: what an `UPDATE` puts behind `WHERE state IN`."""
+    return tuple(old for old, targets in table.items() if new in targets)

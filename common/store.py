@@ -1,0 +1,143 @@
+"""Durable state: SQLAlchemy Core over SQLite (WAL, `synchronous=FULL`), one transaction per batch.
+
+Rule 1. A transaction that writes begins with `BEGIN IMMEDIATE`: a deferred one that reads first and
+writes later fails at once when another has written, whatever the timeout.
+
+Rule 2. Rows are inserted in bulk: `Tx.insert` collects, and the rows go in with one `executemany` per
+table before anything is read, and before the commit. Tables are narrow and append-only where they can
+be; blobs stand apart.
+
+Rule 3. A step is an `UPDATE … WHERE state IN (…)` whose row count says whether it happened.
+
+Rule 4. Migrations exist from the first table on. Alembic is imported only when one is due, so that a
+command line that finds its store up to date starts fast.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+Row = sa.RowMapping
+
+
+class Tx:
+    """One transaction: the only effect that a core has."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._pending: dict[sa.Insert, list[Mapping[str, Any]]] = defaultdict(list)
+
+    def insert(self, statement: sa.Insert, row: Mapping[str, Any]) -> None:
+        """Queue one row for a prepared insert; equal statement objects go in together, in their order."""
+        self._pending[statement].append(row)
+
+    def flush(self) -> None:
+        """Write what is queued."""
+        pending, self._pending = self._pending, defaultdict(list)
+        for statement, rows in pending.items():
+            self._connection.execute(statement, rows)
+
+    def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
+        """Run a statement after what is queued."""
+        if self._pending:
+            self.flush()
+        return self._connection.execute(statement, parameters)
+
+    def one(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
+        """Give the only row, or None."""
+        return self.execute(statement, parameters).mappings().one_or_none()
+
+    def all(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+        """Give all rows."""
+        return self.execute(statement, parameters).mappings().all()
+
+    def scalar(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
+        """Give the first column of the first row, or None."""
+        return self.execute(statement, parameters).scalar()
+
+    def changed(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
+        """Run an update or delete and tell how many rows it changed."""
+        return self.execute(statement, parameters).rowcount
+
+
+class Store:
+    """One node's database. `migrations` names the package that holds its Alembic scripts."""
+
+    def __init__(self, url: str, migrations: str) -> None:
+        self.url = url
+        self._migrations = migrations
+        self._engine = sa.create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_immediate)
+
+    @classmethod
+    def in_home(cls, home: Path, name: str, migrations: str) -> Store:
+        """Open, and migrate where due, the SQLite store `name` of a home; the file has mode 0600."""
+        path = home / name
+        if not path.exists():
+            path.touch(mode=0o600)
+        store = cls(f"sqlite:///{path}", migrations)
+        store.migrate()
+        return store
+
+    @contextmanager
+    def immediate(self) -> Iterator[Tx]:
+        """Open a writing transaction; commits at the end, rolls back on any exception."""
+        with self._engine.begin() as connection:
+            tx = Tx(connection)
+            yield tx
+            tx.flush()
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest version; does nothing where it is there."""
+        package = import_module(self._migrations)
+        if self._version() == package.HEAD:
+            return
+        from alembic import command  # noqa: PLC0415 - 0.2 s to import, and rarely needed
+        from alembic.config import Config  # noqa: PLC0415
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(str(package.__file__)).parent))
+        with self._engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _version(self) -> str | None:
+        with self._engine.connect() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            version: str | None = connection.execute(
+                sa.text("SELECT version_num FROM alembic_version")
+            ).scalar()
+            return version
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own BEGIN is a deferred one; with None, ours below is the only one.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=10000",
+        "secure_delete=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
