@@ -263,6 +263,10 @@ class Connection:
         self._failure = reason
         self.abandon()
 
+    def wait(self, timeout_s: float) -> None:
+        """Read and write what is there, after waiting for it at most that long."""
+        wait([self], timeout_s)
+
     # --- paho's callbacks ------------------------------------------------------------------------------
 
     def _on_connect(

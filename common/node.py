@@ -169,7 +169,9 @@ class Loop:
         connections: Mapping[Lane, bus.Connection],
         pools: Pools,
         limits: Limits,
+        wait: Callable[..., None] = bus.wait,
     ) -> None:
+        self._wait = wait
         self._core = core
         self._store = store
         self._connections = connections
@@ -190,7 +192,7 @@ class Loop:
         """One round."""
         connections = [self._connections[lane] for lane in LANES if lane in self._connections]
         idle = not any(self._cell_room() for _ in self._cells)
-        bus.wait(connections, timeout_s if idle else 0.0, self._pools.wake_receiver)
+        self._wait(connections, timeout_s if idle else 0.0, self._pools.wake_receiver)
         batches = {
             "main": self._connections["main"].take(self._limits.batch_messages),
             "cells": self._connections["cells"].take(self._limits.batch_cells)
