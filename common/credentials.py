@@ -1,0 +1,18 @@
+"""What a merchant signs to open a session: made here for both ends, so that they agree on every byte."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+MERCHANT_HELLO_LABEL: Final = b"veilmart v1 merchant hello"
+
+
+def merchant_hello_statement(market: bytes, hello_key_id: bytes, secret: bytes, counter: int) -> bytes:
+    """Give the bytes under `MerchantCredential.signature`, label `MERCHANT_HELLO_LABEL`.
+
+    `market` (16 bytes) || `hello_key_id` (8) || SHA-256(`Hello.secret`) (32) || `counter` (u64, big
+    endian): every part has one length. The hash ties the signature to this one `Hello`, the counter to
+    its turn, so that neither can be used for another.
+    """
+    return market + hello_key_id + hashlib.sha256(secret).digest() + counter.to_bytes(8, "big")
