@@ -112,6 +112,11 @@ def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(str(name.value) for name in names)
 
 
+def check_host(host: str) -> None:
+    """Raise UsageError unless `host` is a DNS name or an IP address."""
+    _general_name(host)
+
+
 def build_crl(
     authority: Authority, entries: Iterable[x509.RevokedCertificate], number: int, now_ms: int
 ) -> bytes:
