@@ -21,12 +21,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
-Row = sa.RowMapping
+Row: TypeAlias = Mapping[str, Any]
+"""A row, by column name."""
+
+
+class LostStepError(Exception):
+    """A row that this transaction has read is not in the state that it was read in: a mistake of ours."""
 
 
 class Tx:
@@ -34,6 +39,7 @@ class Tx:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+        self.dialect = connection.dialect.name
         self._pending: dict[sa.Insert, list[Mapping[str, Any]]] = defaultdict(list)
 
     def insert(self, statement: sa.Insert, row: Mapping[str, Any]) -> None:
@@ -54,15 +60,23 @@ class Tx:
 
     def one(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
         """Give the only row, or None."""
-        return self.execute(statement, parameters).mappings().one_or_none()
+        return cast("Row | None", self.execute(statement, parameters).mappings().one_or_none())
 
     def all(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Give all rows."""
-        return self.execute(statement, parameters).mappings().all()
+        return cast("Sequence[Row]", self.execute(statement, parameters).mappings().all())
 
     def scalar(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """Give the first column of the first row, or None."""
         return self.execute(statement, parameters).scalar()
+
+    def step(self, statement: sa.Update, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run an update for each of `rows`, every one of which must change one row.
+
+        Raises `LostStepError` otherwise: the caller read these rows in this very transaction.
+        """
+        if rows and self.execute(statement, list(rows)).rowcount != len(rows):
+            raise LostStepError(f"{len(rows)} steps asked for, fewer happened")
 
     def changed(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
         """Run an update or delete and tell how many rows it changed."""

@@ -1,0 +1,151 @@
+"""Public events: CloudEvents 1.0 JSON on `veilmart/v1/audit/event/<type>`.
+
+Rule 1. An event is a row of the transaction that makes its fact, and is published after the commit; what
+a crash left unpublished is published at the next start. No event is numbered here: concurrent
+transactions commit out of order, so numbering is left to one publisher.
+
+Rule 2. No session, account, product or amount. An order appears under a random pseudonym, with its
+merchant and a time cut to the minute; what must be provable later stands in it as a commitment with a
+salt of its own.
+
+Rule 3. Totals are published at fixed boundaries only, and only over at least 20 orders: a count between
+two events would be the price of what happened between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from broker_node import schema
+from common import codec, slots, topics
+from common.clock import Random
+from common.config import Limits
+from common.node import Outgoing
+from common.store import Tx
+
+_EVENT = sa.insert(schema.events)
+_UNPUBLISHED = sa.insert(schema.unpublished)
+BATCH_ROOM = 48 * 1024
+
+
+class Audit:
+    """Writes events into the transaction and gives what is to be published after it."""
+
+    def __init__(self, market: bytes, limits: Limits) -> None:
+        self._source = f"urn:veilmart:market:{market.hex()}"
+        self._limits = limits
+        self._published: list[int] = []
+        self._boundary: int | None = None
+
+    def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
+        """Write one event into the transaction; `outbox` publishes it."""
+        minute = datetime.fromtimestamp(slots.minute_of(now) / 1000, UTC)
+        identifier = random(8)
+        event = {
+            "specversion": "1.0",
+            "id": random(16).hex(),
+            "source": self._source,
+            "type": f"veilmart.{kind}",
+            "time": minute.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "datacontenttype": "application/json",
+            "data": dict(data),
+        }
+        # A random key, so that the row's place says nothing about the order of commits.
+        key = int.from_bytes(identifier, "big") >> 1
+        tx.insert(
+            _EVENT, {"id": key, "type": kind, "body": json.dumps(event, separators=(",", ":")).encode()}
+        )
+        tx.insert(_UNPUBLISHED, {"event": key})
+
+    def order_step(self, tx: Tx, state: str, order: Mapping[str, Any], now: int, random: Random) -> None:
+        """Record one step of an order (a row of `orders`, or what becomes one).
+
+        The first step carries the commitment to what the order is.
+        """
+        data = {"order": order["pseudonym"].hex(), "merchant": order["merchant"]}
+        if state == "held":
+            data["commitment"] = commitment(
+                order["salt"], order["order_id"], order["merchant"], order["amount"]
+            )
+        self.record(tx, f"order.{state}", data, now, random)
+
+    def outbox(self, tx: Tx) -> list[Outgoing]:
+        """Give what waits to be published, and forget what the round before has published."""
+        if self._published:
+            tx.execute(
+                sa.delete(schema.unpublished).where(schema.unpublished.c.event == sa.bindparam("done")),
+                [{"done": event} for event in self._published],
+            )
+            self._published = []
+        waiting = tx.all(
+            sa.select(schema.events)
+            .join(schema.unpublished, schema.unpublished.c.event == schema.events.c.id)
+            .limit(2048)
+        )
+        by_type: dict[str, list[bytes]] = defaultdict(list)
+        for row in waiting:
+            by_type[row["type"]].append(row["body"])
+            self._published.append(row["id"])
+        return [
+            Outgoing(topics.audit_event(kind), payload)
+            for kind, bodies in by_type.items()
+            for payload in _payloads(bodies)
+        ]
+
+    def totals(self, tx: Tx, now: int, random: Random) -> None:
+        """Publish coin totals at an hour's boundary, when enough orders have happened since the last ones."""
+        boundary = slots.slot_start(now, self._limits.totals_period_ms)
+        first, crossed = self._boundary is None, boundary != self._boundary
+        self._boundary = boundary
+        if first or not crossed:
+            return
+        orders = int(tx.scalar(sa.select(sa.func.count()).select_from(schema.orders)) or 0)
+        before = int(tx.scalar(sa.select(sa.func.max(schema.totals.c.orders))) or 0)
+        if orders - before < self._limits.totals_minimum_orders:
+            return
+        tx.insert(sa.insert(schema.totals), {"at": boundary, "orders": orders})
+        spent = tx.all(
+            sa.select(
+                schema.issuer_keys.c.value,
+                schema.issuer_keys.c.month,
+                schema.issuer_keys.c.issued,
+                sa.func.count(schema.spent.c.mark).label("spent"),
+            )
+            .join(schema.spent, schema.spent.c.key_id == schema.issuer_keys.c.key_id, isouter=True)
+            .where(schema.issuer_keys.c.purpose == "coin")
+            .group_by(schema.issuer_keys.c.key_id)
+        )
+        data = [
+            {"value": r["value"], "month": r["month"], "issued": r["issued"], "spent": r["spent"]}
+            for r in spent
+        ]
+        self.record(tx, "coins.totals", {"coins": data}, boundary, random)
+
+
+def commitment(salt: bytes, *facts: object) -> str:
+    """Commit to facts that may be opened later: SHA-256 over a label, 16 random bytes and the facts."""
+    return hashlib.sha256(b"veilmart v1 commitment\0" + salt + codec.pack(list(facts))).hexdigest()
+
+
+def _payloads(bodies: Sequence[bytes]) -> list[bytes]:
+    """One event travels as a JSON object, several of one round as CloudEvents' batch format, an array."""
+    if len(bodies) == 1:
+        return [bodies[0]]
+    payloads: list[bytes] = []
+    batch: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if batch and size + len(body) > BATCH_ROOM:
+            payloads.append(b"[" + b",\n".join(batch) + b"]")
+            batch, size = [], 0
+        batch.append(body)
+        size += len(body) + 2
+    payloads.append(b"[" + b",\n".join(batch) + b"]")
+    return payloads

@@ -1,0 +1,271 @@
+"""The broker's core: what arrives is sorted by kind, decided in one transaction, and answered.
+
+    Hello           sessions.py   who may do what, until when
+    Withdraw, Swap, ClaimRefund   exchange.py   money against coins
+    PlaceOrder, AskOrder, AnswerKept, AnswerOrder, OutcomeKept   orders.py
+    AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
+
+A request that the rules refuse is answered with `Refused` and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+import structlog
+
+from broker_node import accounts, ledger, schema
+from broker_node.audit import Audit
+from broker_node.exchange import Exchange, Signed
+from broker_node.gate import Gate, Presence
+from broker_node.keys import BrokerKeys, Revocations
+from broker_node.mint import Mint
+from broker_node.orders import Orders
+from broker_node.relay import Relay
+from broker_node.sends import Session, ToSession
+from broker_node.sessions import Greeting, PasswordResult, Sessions
+from common import cards, config, messages, topics
+from common.clock import Random
+from common.config import Limits
+from common.errors import RefusedError, WireError
+from common.node import Arrival, CellSource, Incoming, Job, Outgoing
+from common.store import Tx
+
+BatchHandler: TypeAlias = Callable[[Tx, Sequence[Arrival], int, Random], list[Any]]
+Handler: TypeAlias = Callable[[Tx, Any, Any, int, Random], list[Any]]
+
+SWEEP_EVERY_MS = 60 * config.SECOND_MS
+CARD_GRACE_MS = config.HOUR_MS
+
+
+class Broker:
+    """`common.node.Core` of the broker."""
+
+    def __init__(self, keys: BrokerKeys, issuing: Mint, revocations: Revocations, limits: Limits) -> None:
+        self._keys = keys
+        self._mint = issuing
+        self._revocations = revocations
+        self._limits = limits
+        self._audit = Audit(keys.market, limits)
+        self._sessions = Sessions(keys, issuing, self._audit, revocations, limits)
+        self._gate = Gate(keys, self._sessions, limits)
+        self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
+        self._orders = Orders(issuing, self._audit, keys.currency, limits, self.merchant_online)
+        self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
+        self._online: set[str] = set()
+        self._next_sweep = 0
+        self._hour = 0
+        self._card_due = False
+        self._connected = False
+        self._revocations_due = True
+        self.refused: Counter[str] = Counter()
+        self._log = structlog.get_logger("veilmart.broker")
+        self._batches: Mapping[type, BatchHandler] = {
+            messages.PlaceOrder: self._orders.place,
+            messages.AnswerOrder: self._orders.answered,
+            messages.AnswerKept: self._orders.answer_kept,
+            messages.OutcomeKept: self._orders.outcome_kept,
+        }
+        self._handlers: Mapping[type, Handler] = {
+            Greeting: self._greet,
+            PasswordResult: self._password_checked,
+            Presence: self._presence,
+            messages.GetBalance: self._balance,
+            messages.LogOut: self._log_out,
+            messages.Withdraw: self._exchange.withdraw,
+            messages.Swap: self._exchange.swap,
+            messages.ClaimRefund: self._exchange.claim,
+            Signed: self._exchange.signed,
+            messages.AskOrder: self._orders.ask,
+            messages.AskMerchant: self._relay.ask,
+            messages.FetchCells: self._relay.fetch,
+            messages.AnswerForward: self._relay.answer,
+            messages.FetchRefused: self._relay.refuse_fetch,
+            messages.Cell: self._relay.cell,
+        }
+
+    # --- common.node.Core ------------------------------------------------------------------------------
+
+    def unknown(self, incoming: Sequence[Incoming]) -> bool:
+        """Whether a session is not in the cache."""
+        return bool(self._gate.unknown(incoming))
+
+    def warm(self, tx: Tx, incoming: Sequence[Incoming]) -> None:
+        """Bring sessions into the cache."""
+        self._sessions.load(tx, self._gate.unknown(incoming))
+
+    def check(self, incoming: Incoming, now: int) -> Sequence[Arrival]:
+        """Open one payload. Raises `WireError`."""
+        return self._gate.check(incoming, now)
+
+    def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
+        """Decide on a batch."""
+        self._sessions.begin()
+        by_kind: dict[type, list[Arrival]] = defaultdict(list)
+        sends: list[Any] = []
+        for arrival in arrivals:
+            kind = type(arrival.body)
+            if kind in self._batches:
+                by_kind[kind].append(arrival)
+            else:
+                sends += self.receive(tx, arrival.sender, arrival.body, now, random)
+        for kind, batch in by_kind.items():
+            sends += self._batches[kind](tx, batch, now, random)
+        return sends + self._events(tx)
+
+    def receive(self, tx: Tx, sender: Any, message: Any, now: int, random: Random) -> list[Any]:
+        """Decide on one message of a kind that has no batch of its own."""
+        try:
+            return self._handlers[type(message)](tx, sender, message, now, random)
+        except RefusedError as error:
+            self.refused[error.code] += 1
+            return _refusal(sender, message, error.code)
+        except WireError as error:
+            self.refused[error.reason] += 1
+            return []
+
+    def seen(self, arrivals: Iterable[Arrival], now: int) -> None:
+        """Remember what was committed."""
+        self._sessions.committed()
+        self._gate.seen(arrivals, now)
+
+    def frame(self, sends: Sequence[Any], now: int, random: Random) -> list[Outgoing | Job | CellSource]:
+        """Make frames; then erase the keys of sessions that have just had their last one."""
+        framed = self._gate.frame(sends, now, random)
+        self._sessions.forget_ended()
+        return list(framed)
+
+    def tick(self, tx: Tx, now: int, random: Random) -> list[Any]:
+        """Tell again, end what is over, publish what changed."""
+        sends: list[Any] = [*self._orders.tick(tx, now, random), *self._relay.tick(now, random)]
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_EVERY_MS
+            self._sessions.sweep(tx, now)
+            tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
+        if now // config.HOUR_MS != self._hour:
+            self._hour = now // config.HOUR_MS
+            accounts.decay_total(tx)
+        if self._revocations_due:
+            self._revocations_due = False
+            sends += self._revoke(tx, now, random)
+        if self._card_due and self._connected:
+            self._card_due = False
+            sends.append(self._card(now))
+        self._audit.totals(tx, now, random)
+        return sends + self._events(tx)
+
+    def _events(self, tx: Tx) -> list[Outgoing]:
+        return self._audit.outbox(tx) if self._connected else []
+
+    # --- told by the edge ------------------------------------------------------------------------------
+
+    def start(self, tx: Tx) -> None:
+        """Read what has to be in memory from the beginning."""
+        self._sessions.load_merchants(tx)
+
+    def connected(self, *, there: bool) -> None:
+        """Tell whether the bus is there: events wait in the store until it is, the card is made anew then."""
+        self._card_due = self._card_due or (there and not self._connected)
+        self._connected = there
+
+    def keys_changed(self) -> None:
+        """Tell that the card has to be made anew."""
+        self._card_due = True
+
+    def revocations_changed(self) -> None:
+        """Tell that the revocation list is another one."""
+        self._revocations_due = True
+
+    def note_keys(self, tx: Tx, issuers: Sequence[messages.IssuerKey], now: int, random: Random) -> None:
+        """Record new blind-signature keys as public events."""
+        for issuer in issuers:
+            data = {"key": issuer.key_id.hex(), "purpose": issuer.purpose, "value": issuer.value}
+            self._audit.record(tx, "key.announced", {**data, "month": issuer.month}, now, random)
+
+    # --- handlers that need several parts --------------------------------------------------------------
+
+    def _greet(self, tx: Tx, _sender: None, greeting: Greeting, now: int, random: Random) -> list[Any]:
+        sends: list[Any] = list(self._sessions.greet(tx, greeting, now, random))
+        if greeting.merchant is not None:
+            self._orders.merchant_is_back(tx, greeting.merchant, now)
+        return sends
+
+    def _password_checked(
+        self, tx: Tx, _sender: None, result: PasswordResult, now: int, random: Random
+    ) -> list[Any]:
+        return list(self._sessions.password_checked(tx, result, now, random))
+
+    def _presence(self, _tx: Tx, _sender: None, presence: Presence, _now: int, _random: Random) -> list[Any]:
+        (self._online.add if presence.online else self._online.discard)(presence.merchant)
+        return []
+
+    def _balance(
+        self, tx: Tx, session: Session, question: messages.GetBalance, now: int, _random: Random
+    ) -> list[Any]:
+        account = self._sessions.require_account(tx, session)
+        balance = messages.Balance(
+            request=question.request,
+            amount=ledger.balance(tx, account),
+            currency=self._keys.currency,
+            tickets_left=self._exchange.tickets_left(tx, account, now),
+        )
+        return [ToSession(session.sid, balance)]
+
+    def _log_out(
+        self, tx: Tx, session: Session, request: messages.LogOut, _now: int, _random: Random
+    ) -> list[Any]:
+        self._sessions.end(tx, session)
+        return [ToSession(session.sid, messages.LoggedOut(request=request.request))]
+
+    def merchant_online(self, merchant: str, now: int) -> bool:
+        """Whether the merchant says that it is there, and has a session."""
+        return merchant in self._online and self._sessions.of_merchant(merchant, now) is not None
+
+    def _over_budget(self, session: Session) -> bool:
+        live = self._sessions.find(session.sid)
+        return live is not None and live.bytes_used > self._limits.session_byte_budget
+
+    # --- what is published -----------------------------------------------------------------------------
+
+    def _card(self, now: int) -> Outgoing:
+        slots_and_keys = [
+            messages.SlotKey(slot=slot, public=key.public.raw) for slot, key in self._keys.hello.from_now(now)
+        ]
+        body = messages.BrokerCard(
+            market=self._keys.market,
+            issued=now,
+            not_after=self._keys.hello.end_of(slots_and_keys[0].slot) + CARD_GRACE_MS,
+            currency=self._keys.currency,
+            hello_keys=slots_and_keys,
+            issuer_keys=self._mint.announced(now),
+            log_key=self._keys.log_public,
+            order_deadline_ms=self._limits.order_deadline_ms,
+        )
+        card = cards.make_card(self._keys.identity, self._keys.certificate_der, "broker", body)
+        return Outgoing(topics.broker_card(), card, retain=True)
+
+    def _revoke(self, tx: Tx, now: int, random: Random) -> list[Any]:
+        admitted = tx.all(sa.select(schema.merchants).where(schema.merchants.c.state == "admitted"))
+        revoked = [row["id"] for row in admitted if self._revocations.has_serial(int(row["serial"], 16))]
+        return [
+            # An empty retained payload clears the card.
+            Outgoing(topics.merchant_card(merchant), b"", retain=True)
+            for merchant in self._sessions.revoke_merchants(tx, revoked, now, random)
+        ]
+
+
+def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:
+    if sender is None or sender.scope == "merchant":
+        return []
+    request = message.request if isinstance(message, Signed) else message
+    match request:
+        case messages.Withdraw() | messages.Swap():
+            reference = request.operation
+        case messages.ClaimRefund() | messages.AskOrder():
+            reference = request.order_id
+        case _:
+            reference = request.request
+    return [ToSession(sender.sid, messages.Refused(reference=reference, code=code))]  # type: ignore[arg-type] # codes of ours

@@ -1,0 +1,180 @@
+"""The mint: blind-signature keys, one per purpose, value and month, and the tokens made under them.
+
+Rule 1. One key per calendar slot: the table holds at most one, and it stays.
+Rule 2. A token counts while its key's month or the month after lasts.
+Rule 3. A token is spent by its mark, once; its owner is an order, an operation or a session. The same
+owner may show it again, another one may not.
+Rule 4. Private keys are files of the broker's home, one per key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from broker_node import schema
+from common import coins, slots
+from common.blind import BlindPrivateKey
+from common.errors import ForgedError, MalformedError, RefusedError
+from common.keys import PRIVATE_FILE_MODE, create_file
+from common.messages import BlindedToken, IssuerKey, Token
+from common.store import Tx
+
+_SPEND = {
+    "sqlite": sqlite.insert(schema.spent).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(schema.spent).on_conflict_do_nothing(),
+}
+_OWNERS = sa.select(schema.spent.c.mark, schema.spent.c.owner).where(
+    schema.spent.c.mark.in_(sa.bindparam("marks", expanding=True))
+)
+_UNSPEND = sa.delete(schema.spent).where(schema.spent.c.owner == sa.bindparam("loser"))
+_COUNT_ISSUED = (
+    sa.update(schema.issuer_keys)
+    .where(schema.issuer_keys.c.key_id == sa.bindparam("issuer"))
+    .values(issued=schema.issuer_keys.c.issued + 1)
+)
+
+MARKS_AT_ONCE = 400
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Tokens that verified: their marks, sorted, with the key of each, and what they are worth."""
+
+    marks: tuple[tuple[bytes, bytes], ...]
+    by_value: Mapping[int, int]
+    """Value -> how much is there in coins of that value."""
+
+    @property
+    def total(self) -> int:
+        """The sum in minor units."""
+        return sum(self.by_value.values())
+
+
+class Mint:
+    """Verifies, signs and spends. The private keys are loaded once."""
+
+    def __init__(self, folder: Path, issuers: Sequence[IssuerKey]) -> None:
+        self._folder = folder
+        self.issuers: dict[bytes, IssuerKey] = {issuer.key_id: issuer for issuer in issuers}
+        self._private = {
+            issuer.key_id: BlindPrivateKey.from_pem((folder / f"{issuer.key_id.hex()}.pem").read_bytes())
+            for issuer in issuers
+        }
+
+    def announced(self, now: int) -> list[IssuerKey]:
+        """Give the keys whose tokens count now, and those made ahead, for the broker's card."""
+        oldest = slots.previous_month(slots.month_of(now))
+        return [issuer for issuer in self.issuers.values() if issuer.month >= oldest]
+
+    def _issuer(self, key_id: bytes, purpose: str, now: int) -> IssuerKey:
+        issuer = self.issuers.get(key_id)
+        month = slots.month_of(now)
+        if (
+            issuer is None
+            or issuer.purpose != purpose
+            or not slots.previous_month(month) <= issuer.month <= month
+        ):
+            raise RefusedError("unknown_key")
+        return issuer
+
+    def verify(self, tokens: Sequence[Token], purpose: str, now: int) -> Checked:
+        """Verify every signature. Raises `RefusedError`: `unknown_key`, `bad_token` or `double_spend`."""
+        marks: dict[bytes, bytes] = {}
+        by_value: dict[int, int] = {}
+        for token in tokens:
+            issuer = self._issuer(token.key_id, purpose, now)
+            try:
+                mark = coins.verify_token(issuer, token)
+            except (ForgedError, MalformedError) as error:
+                raise RefusedError("bad_token") from error
+            if mark in marks:
+                raise RefusedError("double_spend")
+            marks[mark] = token.key_id
+            by_value[issuer.value] = by_value.get(issuer.value, 0) + issuer.value
+        return Checked(tuple(sorted(marks.items())), by_value)
+
+    def check_blinded(self, blinded: Sequence[BlindedToken], purpose: str, now: int) -> dict[int, int]:
+        """Check that this month's keys are asked for; give value -> sum. Raises `RefusedError`."""
+        by_value: dict[int, int] = {}
+        for item in blinded:
+            issuer = self._issuer(item.key_id, purpose, now)
+            if issuer.month != slots.month_of(now):
+                raise RefusedError("unknown_key")
+            by_value[issuer.value] = by_value.get(issuer.value, 0) + issuer.value
+        return by_value
+
+    def sign(self, blinded: Sequence[BlindedToken]) -> list[bytes]:
+        """Sign blindly: about a millisecond each, so it runs in a pool. Raises `MalformedError`."""
+        return [self._private[item.key_id].blind_sign(item.blinded) for item in blinded]
+
+    @staticmethod
+    def count_issued(tx: Tx, blinded: Sequence[BlindedToken]) -> None:
+        """Count what is handed out, for the public totals."""
+        if blinded:
+            tx.execute(_COUNT_ISSUED, [{"issuer": item.key_id} for item in blinded])
+
+
+def spend(tx: Tx, claims: Mapping[bytes, Checked]) -> set[bytes]:
+    """Mark tokens as spent for their owners; gives the owners that lost, whose marks are taken back.
+
+    Rows go in sorted and without conflict errors, then their owners are compared: unsorted inserts of
+    two transactions would deadlock PostgreSQL.
+    """
+    wanted = sorted(
+        (mark, key_id, owner) for owner, checked in claims.items() for mark, key_id in checked.marks
+    )
+    if not wanted:
+        return set()
+    tx.execute(_SPEND[tx.dialect], [{"mark": m, "key_id": k, "owner": o} for m, k, o in wanted])
+    marks = sorted({mark for mark, _, _ in wanted})
+    owners: dict[bytes, bytes] = {}
+    for start in range(0, len(marks), MARKS_AT_ONCE):
+        rows = tx.all(_OWNERS, {"marks": marks[start : start + MARKS_AT_ONCE]})
+        owners.update((row["mark"], row["owner"]) for row in rows)
+    losers = {owner for mark, _, owner in wanted if owners[mark] != owner}
+    if losers:
+        tx.execute(_UNSPEND, [{"loser": loser} for loser in sorted(losers)])
+    return losers
+
+
+def open_month(tx: Tx, folder: Path, month: str, top: int) -> list[IssuerKey]:
+    """Make the keys of a month that has none: every power of two up to `top`, and one for tickets.
+
+    A slot that has a key keeps it. The private file is written before the row, so that a row without
+    its key cannot exist; a file without a row is an attempt that a crash cut short.
+    """
+    rows = tx.all(sa.select(schema.issuer_keys).where(schema.issuer_keys.c.month == month))
+    have = {(row["purpose"], row["value"]) for row in rows}
+    values = [2**n for n in range(top.bit_length())]
+    made = []
+    for purpose, value in [*(("coin", value) for value in values), ("ticket", 0)]:
+        if (purpose, value) in have:
+            continue
+        private = BlindPrivateKey.generate()
+        key_id = private.public.key_id
+        create_file(folder / f"{key_id.hex()}.pem", private.to_pem(), mode=PRIVATE_FILE_MODE)
+        issuer = IssuerKey(
+            key_id=key_id,
+            purpose="coin" if purpose == "coin" else "ticket",
+            value=value,
+            month=month,
+            public=private.public.der,
+        )
+        row = {name: getattr(issuer, name) for name in ("key_id", "purpose", "value", "month", "public")}
+        tx.insert(sa.insert(schema.issuer_keys), row | {"issued": 0})
+        made.append(issuer)
+    return made
+
+
+def load_issuers(tx: Tx) -> list[IssuerKey]:
+    """Read every announced key."""
+    columns = ("key_id", "purpose", "value", "month", "public")
+    return [
+        IssuerKey(**{name: row[name] for name in columns})
+        for row in tx.all(sa.select(schema.issuer_keys).order_by(schema.issuer_keys.c.month))
+    ]

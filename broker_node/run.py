@@ -1,0 +1,146 @@
+"""Running a broker: everything is wired here.
+
+home/  identity.key identity.crt ca.crt crl.pem market.json limits.toml (optional)
+       broker.db hello/ wrap/ relay/ mint/ log.key client-ids
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker_node import mint
+from broker_node.broker import Broker
+from broker_node.keys import BrokerKeys, Revocations
+from broker_node.mint import Mint
+from common import bus, clock, slots, topics
+from common.client_ids import client_id
+from common.config import DAY_MS, Limits, load_limits
+from common.market_file import MarketFile
+from common.node import Lane, Loop, Pools
+from common.store import Store
+
+MIGRATIONS = "broker_node.migrations"
+PASSWORD_WORKERS = 1
+MINT_WORKERS = 2
+READY_TIMEOUT_S = 1.0
+MAINTAIN_EVERY_MS = 1_000
+
+
+def open_store(home: Path) -> Store:
+    """Open the broker's store, migrated."""
+    return Store.in_home(home, "broker.db", MIGRATIONS)
+
+
+@dataclass
+class BrokerNode:
+    """A broker, wired and ready to run."""
+
+    home: Path
+    limits: Limits
+    keys: BrokerKeys
+    revocations: Revocations
+    store: Store
+    broker: Broker
+    _maintained: int = 0
+
+    @classmethod
+    def open(cls, home: Path) -> BrokerNode:
+        """Load keys and store; make this month's blind-signature keys where they are missing."""
+        limits = load_limits(home)
+        now = clock.now_ms()
+        keys = BrokerKeys.load(home, limits)
+        keys.refresh(now)
+        store = open_store(home)
+        folder = home / "mint"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with store.immediate() as tx:
+            made = [
+                issuer
+                for month in _months_due(now)
+                for issuer in mint.open_month(tx, folder, month, limits.top_denomination)
+            ]
+            issuers = mint.load_issuers(tx)
+        revocations = Revocations(home, keys.ca_der)
+        broker = Broker(keys, Mint(folder, issuers), revocations, limits)
+        with store.immediate() as tx:
+            broker.start(tx)
+            broker.note_keys(tx, made, now, clock.random_bytes)
+        return cls(home, limits, keys, revocations, store, broker)
+
+    def maintain(self, now: int) -> None:
+        """Look after files: rotate slot keys, notice a new revocation list."""
+        if now - self._maintained < MAINTAIN_EVERY_MS:
+            return
+        self._maintained = now
+        if self.keys.refresh(now):
+            self.broker.keys_changed()
+        if self.revocations.reload():
+            self.broker.revocations_changed()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+
+def _months_due(now: int) -> list[str]:
+    """Give this month, and in its last two days the next one: keys are announced a day ahead."""
+    this, soon = slots.month_of(now), slots.month_of(now + 2 * DAY_MS)
+    return [this] if this == soon else [this, soon]
+
+
+def connections(home: Path, market: MarketFile, *, tls: bool = True) -> dict[Lane, bus.Connection]:
+    """Give the broker's two connections: small messages, and cells."""
+    files = bus.TlsFiles(home / "ca.crt", home / "identity.crt", home / "identity.key")
+    address = bus.Address(market.nodes.host, market.nodes.port, files.context() if tls else None)
+    online, offline = (json.dumps({"state": state}).encode() for state in ("online", "offline"))
+    main = bus.Settings(
+        address,
+        client_id(home, "main"),
+        (topics.ALL_SESSIONS_UP, topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES),
+        durable=True,
+        will=bus.Will(topics.broker_status(), offline),
+        greeting=((topics.broker_status(), online),),
+    )
+    cells = bus.Settings(address, client_id(home, "cells"), (topics.ALL_MERCHANTS_CELLS,), durable=True)
+    return {"main": bus.Connection(main), "cells": bus.Connection(cells)}
+
+
+def run_broker(
+    home: Path,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+    *,
+    tls: bool = True,
+    on_start: Callable[[Pools], None] = lambda _pools: None,
+) -> None:
+    """Run until `stop` is set.
+
+    `announce` gets the one ready line, `on_start` the pools, whose `wake` ends a wait.
+    """
+    node = BrokerNode.open(home)
+    market = MarketFile.load(home / "market.json")
+    lanes = connections(home, market, tls=tls)
+    pools = Pools({"passwords": PASSWORD_WORKERS, "mint": MINT_WORKERS})
+    on_start(pools)
+    loop = Loop(node.broker, node.store, lanes, pools, node.limits)
+    announced = False
+    try:
+        while not stop.is_set():
+            node.maintain(clock.now_ms())
+            loop.round()
+            ready = all(lane.ready for lane in lanes.values())
+            node.broker.connected(there=ready)
+            if ready and not announced:
+                announced = True
+                announce(f"broker ready: {market.currency} market {market.market_id.hex()[:8]}")
+    finally:
+        offline = json.dumps({"state": "offline"}).encode()
+        lanes["main"].put(topics.broker_status(), offline, retain=True)
+        for lane in lanes.values():
+            lane.close()
+        pools.close()
+        node.close()

@@ -1,0 +1,444 @@
+"""Sessions: a `Hello` with a credential becomes keys, a scope and an end.
+
+Rule 1. One `Hello` per session id. The same bytes get the same `Welcome`, byte for byte; others are
+refused. The hash of a `Hello` is kept until its hello key is erased, so an ended session stays ended.
+
+Rule 2. The scope decides what may follow, in the types: an account session cannot even decode an order,
+a shop session holds no account.
+
+Rule 3. Keys rest in the store wrapped under a daily key that is a file, and are erased with it. Hot ones
+are cached here; the cache is filled after the commit.
+
+Rule 4. Passwords are checked in a pool; what the check rests on is looked at again in the transaction
+that opens the session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from broker_node import accounts, schema
+from broker_node.audit import Audit
+from broker_node.keys import BrokerKeys, Revocations
+from broker_node.mint import Mint, spend
+from broker_node.sends import Session
+from common import frames, messages, topics
+from common.clock import Random
+from common.config import Limits
+from common.credentials import MERCHANT_HELLO_LABEL, merchant_hello_statement
+from common.errors import MalformedError, RefusedError, WireError
+from common.frames import SessionKeys
+from common.keys import verify_certificate, verify_identity
+from common.node import Arrival, Job, Outgoing
+from common.store import Row, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """An opened `Hello` and the place that it came from. `sid` is None for a merchant."""
+
+    frame: bytes = field(repr=False)
+    hello: messages.Hello = field(repr=False)
+    sid: bytes | None
+    merchant: str | None
+
+    @property
+    def hash(self) -> bytes:
+        """What identifies this `Hello`."""
+        return hashlib.sha256(self.frame).digest()
+
+    @property
+    def reply_topic(self) -> str:
+        """Where its `Welcome` goes."""
+        if self.merchant is not None:
+            return topics.merchant_in(self.merchant)
+        return topics.session_down(self.sid or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordResult:
+    """A password check that came back from the pool."""
+
+    greeting: Greeting
+    checked: accounts.PasswordChecked
+
+
+@dataclass(slots=True)
+class Live:
+    """A session in the cache."""
+
+    session: Session
+    keys: SessionKeys
+    expires: int
+    idle_ms: int
+    last_seen: int
+    bytes_used: int
+    noted: int
+    """`last_seen` as the store has it."""
+
+    def ended(self, now: int) -> bool:
+        """Whether it is over, by its end or by idleness."""
+        return now >= self.expires or (self.idle_ms > 0 and now > self.last_seen + self.idle_ms)
+
+
+_SESSION = sa.insert(schema.sessions)
+_WELCOME = sa.insert(schema.welcomes)
+NOTE_EVERY_MS = 60_000
+
+
+class Sessions:
+    """Opens, finds and ends sessions."""
+
+    def __init__(
+        self, keys: BrokerKeys, mint: Mint, audit: Audit, revocations: Revocations, limits: Limits
+    ) -> None:
+        self._keys = keys
+        self._mint = mint
+        self._audit = audit
+        self._revocations = revocations
+        self._limits = limits
+        self._live: dict[bytes, Live] = {}
+        self._newest: dict[str, bytes] = {}
+        self._staged: list[Live] = []
+        self._ended: list[bytes] = []
+        self._passwords_waiting = 0
+
+    # --- finding ---------------------------------------------------------------------------------------
+
+    def find(self, sid: bytes) -> Live | None:
+        """Give a cached session."""
+        return self._live.get(sid)
+
+    def of_merchant(self, merchant: str, now: int) -> Live | None:
+        """Give the merchant's newest session, if it is open."""
+        live = self._live.get(self._newest.get(merchant, b""))
+        return live if live is not None and not live.ended(now) else None
+
+    def by_key_id(self, merchant: str, key_id: bytes) -> Live | None:
+        """Give the merchant's session that a frame was made with: the newest, or the one before."""
+        for live in self._live.values():
+            if live.session.merchant == merchant and live.keys.key_id == key_id:
+                return live
+        return None
+
+    def load(self, tx: Tx, sids: Iterable[bytes]) -> None:
+        """Bring sessions into the cache, where their wrapping key still exists."""
+        rows = tx.all(sa.select(schema.sessions).where(schema.sessions.c.sid.in_(list(sids))))
+        for row in rows:
+            self._cache(row)
+
+    def load_merchants(self, tx: Tx) -> None:
+        """Bring every merchant's sessions into the cache, at the start."""
+        for row in tx.all(sa.select(schema.sessions).where(schema.sessions.c.scope == "merchant")):
+            self._cache(row)
+        for row in tx.all(sa.select(schema.merchants.c.id, schema.merchants.c.session)):
+            if row["session"] is not None:
+                self._newest[row["id"]] = row["session"]
+
+    def _cache(self, row: Row) -> None:
+        wrap = self._keys.wrap.by_id.get(row["wrap_id"])
+        if wrap is None:
+            return
+        wrapped = row["wrapped"]
+        raw = wrap.gcm.decrypt(wrapped[:12], wrapped[12:], row["sid"])
+        session = Session(row["sid"], row["scope"], row["account"], row["generation"], row["merchant"])
+        self._live[row["sid"]] = Live(
+            session,
+            SessionKeys.from_bytes(raw),
+            row["expires"],
+            0 if row["merchant"] else self._limits.session_idle_ms,
+            row["last_seen"],
+            row["bytes_used"],
+            row["last_seen"],
+        )
+
+    def require_account(self, tx: Tx, session: Session) -> int:
+        """Give the account of an account session after reading both rows again. Raises `RefusedError`."""
+        row = tx.one(
+            sa.select(schema.accounts.c.id)
+            .join(schema.sessions, schema.sessions.c.account == schema.accounts.c.id)
+            .where(schema.sessions.c.sid == session.sid)
+            .where(schema.sessions.c.generation == schema.accounts.c.generation)
+            .where(schema.accounts.c.state == "enabled")
+        )
+        if row is None:
+            raise RefusedError("session_over")
+        return int(row["id"])
+
+    # --- opening ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Forget what a transaction that was rolled back had staged."""
+        self._staged.clear()
+        self._ended.clear()
+
+    def committed(self) -> None:
+        """Put what was staged into the cache."""
+        for live in self._staged:
+            self._live[live.session.sid] = live
+            if live.session.merchant is not None:
+                self._newest[live.session.merchant] = live.session.sid
+        self._staged.clear()
+
+    def greet(self, tx: Tx, greeting: Greeting, now: int, random: Random) -> list[Outgoing | Job]:
+        """Answer a `Hello`. Raises `RefusedError` where nothing at all is answered."""
+        known = tx.one(
+            sa.select(schema.welcomes.c.hello_hash, schema.welcomes.c.frame).where(
+                sa.or_(
+                    schema.welcomes.c.hello_hash == greeting.hash,
+                    schema.welcomes.c.sid == (greeting.sid or b""),
+                )
+            )
+        )
+        if known is not None:
+            if known["hello_hash"] != greeting.hash or not known["frame"]:
+                raise RefusedError("session_over")
+            return [self._reply(greeting, known["frame"])]
+        try:
+            return self._admit(tx, greeting, now, random)
+        except RefusedError as error:
+            return [self._refuse(greeting, error.code, 0, random)]
+
+    def _admit(self, tx: Tx, greeting: Greeting, now: int, random: Random) -> list[Outgoing | Job]:
+        match greeting.hello.credential:
+            case messages.TicketCredential(ticket=ticket) if greeting.sid is not None:
+                checked = self._mint.verify([ticket], "ticket", now)
+                if spend(tx, {greeting.sid: checked}):
+                    raise RefusedError("double_spend")
+                session = Session(greeting.sid, "shop", None, None, None)
+                return [self._open(tx, greeting, session, self._limits.shop_session_ms, now, random)]
+            case messages.MerchantCredential() as credential if greeting.merchant is not None:
+                return self._admit_merchant(tx, greeting, greeting.merchant, credential, now, random)
+            case (messages.LogIn() | messages.SignUp()) as credential if greeting.sid is not None:
+                return self._ask_pool(tx, greeting, credential, now, random)
+        raise RefusedError("authentication")
+
+    def _ask_pool(
+        self,
+        tx: Tx,
+        greeting: Greeting,
+        credential: messages.LogIn | messages.SignUp,
+        now: int,
+        random: Random,
+    ) -> list[Outgoing | Job]:
+        if self._passwords_waiting >= self._limits.password_queue:
+            return [self._refuse(greeting, "busy", 1000, random)]
+        name, password = credential.name, credential.password
+        if isinstance(credential, messages.SignUp):
+            accounts.check_policy(credential)
+            if accounts.find(tx, name) is not None:
+                raise RefusedError("name_taken")
+            job = Job("passwords", lambda: accounts.hash_password(name, password), self._came_back(greeting))
+        else:
+            wait = accounts.delay(tx, name, now)
+            if wait:
+                return [self._refuse(greeting, "authentication", wait, random)]
+            account = accounts.find(tx, name)
+            job = Job(
+                "passwords",
+                lambda: accounts.check_password(name, password, account),
+                self._came_back(greeting),
+            )
+        self._passwords_waiting += 1
+        return [job]
+
+    def _came_back(self, greeting: Greeting) -> Callable[[accounts.PasswordChecked], Arrival]:
+        def arrive(checked: accounts.PasswordChecked) -> Arrival:
+            self._passwords_waiting -= 1
+            return Arrival(None, greeting.hash[:16], PasswordResult(greeting, checked))
+
+        return arrive
+
+    def password_checked(self, tx: Tx, result: PasswordResult, now: int, random: Random) -> list[Outgoing]:
+        """Open an account session, or refuse it, after the pool has looked at the password."""
+        checked, greeting = result.checked, result.greeting
+        if not checked.matched or greeting.sid is None:
+            accounts.count_failure(tx, checked.name, now, self._limits)
+            return [self._refuse(greeting, "authentication", accounts.delay(tx, checked.name, now), random)]
+        try:
+            account, generation = self._account_of(tx, checked, now)
+        except RefusedError as error:
+            return [self._refuse(greeting, error.code, 0, random)]
+        accounts.forget_failures(tx, checked.name)
+        session = Session(greeting.sid, "account", account, generation, None)
+        return [self._open(tx, greeting, session, self._limits.account_session_ms, now, random)]
+
+    @staticmethod
+    def _account_of(tx: Tx, checked: accounts.PasswordChecked, now: int) -> tuple[int, int]:
+        if checked.new_hash:
+            return accounts.create(tx, checked.name, checked.new_hash, now), 1
+        row = accounts.find(tx, checked.name)
+        if row is None or row["state"] != "enabled" or row["generation"] != checked.generation:
+            raise RefusedError("authentication")
+        return int(row["id"]), int(row["generation"])
+
+    def _admit_merchant(
+        self,
+        tx: Tx,
+        greeting: Greeting,
+        merchant: str,
+        credential: messages.MerchantCredential,
+        now: int,
+        random: Random,
+    ) -> list[Outgoing | Job]:
+        try:
+            certificate = verify_certificate(credential.certificate, self._keys.ca_der, now, "merchant")
+            statement = merchant_hello_statement(
+                self._keys.market,
+                frames.hello_key_id(greeting.frame),
+                greeting.hello.secret,
+                credential.counter,
+            )
+            verify_identity(certificate.public_key, MERCHANT_HELLO_LABEL, statement, credential.signature)
+        except WireError as error:
+            raise RefusedError("authentication") from error
+        if certificate.subject_id != merchant:
+            raise RefusedError("authentication")
+        if self._revocations.has_serial(certificate.serial_number):
+            raise RefusedError("revoked")
+        row = tx.one(sa.select(schema.merchants).where(schema.merchants.c.id == merchant))
+        if row is not None and credential.counter <= row["counter"]:
+            raise RefusedError("authentication")
+        sid = random(16)
+        values = {
+            "state": "admitted",
+            "fingerprint": certificate.fingerprint,
+            "serial": f"{certificate.serial_number:x}",
+            "counter": credential.counter,
+            "session": sid,
+        }
+        if row is None:
+            tx.insert(sa.insert(schema.merchants), {"id": merchant, **values})
+            self._audit.record(tx, "merchant.admitted", {"merchant": merchant}, now, random)
+        else:
+            tx.execute(sa.update(schema.merchants).where(schema.merchants.c.id == merchant).values(**values))
+        self._let_fade(tx, merchant, now)
+        session = Session(sid, "merchant", None, None, merchant)
+        return [self._open(tx, greeting, session, self._limits.merchant_session_ms, now, random)]
+
+    def _let_fade(self, tx: Tx, merchant: str, now: int) -> None:
+        # What is under way under the old keys may still arrive, for one freshness window.
+        end = now + self._limits.freshness_ms
+        tx.execute(
+            sa.update(schema.sessions)
+            .where(schema.sessions.c.merchant == merchant)
+            .where(schema.sessions.c.expires > end)
+            .values(expires=end)
+        )
+        for live in self._live.values():
+            if live.session.merchant == merchant:
+                live.expires = min(live.expires, end)
+
+    def _open(
+        self, tx: Tx, greeting: Greeting, session: Session, life_ms: int, now: int, random: Random
+    ) -> Outgoing:
+        idle_ms = 0 if session.scope == "merchant" else self._limits.session_idle_ms
+        answer = messages.Welcome(
+            session=session.sid,
+            scope=session.scope,
+            clock=now,
+            expires=now + life_ms,
+            idle_ms=idle_ms,
+            byte_budget=self._limits.session_byte_budget,
+        )
+        frame, keys = self._make(greeting, answer, random)
+        wrap, nonce = self._keys.wrap.current(now), random(12)
+        tx.insert(
+            _SESSION,
+            {
+                "sid": session.sid,
+                "scope": session.scope,
+                "account": session.account,
+                "generation": session.generation,
+                "merchant": session.merchant,
+                "wrap_id": wrap.key_id,
+                "wrapped": nonce + wrap.gcm.encrypt(nonce, keys.to_bytes(), session.sid),
+                "opened": now,
+                "last_seen": now,
+                "expires": now + life_ms,
+                "bytes_used": 0,
+            },
+        )
+        tx.insert(
+            _WELCOME,
+            {
+                "hello_hash": greeting.hash,
+                "sid": session.sid,
+                "hello_key_id": frames.hello_key_id(greeting.frame),
+                "frame": frame,
+            },
+        )
+        self._staged.append(Live(session, keys, now + life_ms, idle_ms, now, 0, now))
+        return self._reply(greeting, frame)
+
+    def _refuse(self, greeting: Greeting, code: str, retry_after_ms: int, random: Random) -> Outgoing:
+        refusal = messages.HelloRefused(code=code, retry_after_ms=retry_after_ms)  # type: ignore[arg-type] # codes of ours
+        frame, _ = self._make(greeting, refusal, random)
+        return self._reply(greeting, frame)
+
+    @staticmethod
+    def _make(greeting: Greeting, answer: messages.HelloAnswer, random: Random) -> tuple[bytes, SessionKeys]:
+        try:
+            return frames.make_welcome(
+                greeting.frame, greeting.hello, greeting.reply_topic, answer, random(44)
+            )
+        except MalformedError as error:
+            raise RefusedError("authentication") from error
+
+    def _reply(self, greeting: Greeting, frame: bytes) -> Outgoing:
+        return Outgoing(greeting.reply_topic, frame, expiry_ms=self._limits.freshness_ms)
+
+    # --- ending ----------------------------------------------------------------------------------------
+
+    def end(self, tx: Tx, session: Session) -> None:
+        """End a session: its keys are erased in the store now, and in the cache once it was answered."""
+        tx.execute(sa.delete(schema.sessions).where(schema.sessions.c.sid == session.sid))
+        tx.execute(sa.update(schema.welcomes).where(schema.welcomes.c.sid == session.sid).values(frame=b""))
+        self._ended.append(session.sid)
+
+    def forget_ended(self) -> None:
+        """Erase from the cache what has ended; called when its last frame was made."""
+        for sid in self._ended:
+            self._live.pop(sid, None)
+        self._ended.clear()
+
+    def revoke_merchants(self, tx: Tx, revoked: Iterable[str], now: int, random: Random) -> list[str]:
+        """End the sessions of revoked merchants; gives those that were admitted until now."""
+        newly = []
+        for merchant in revoked:
+            steps = tx.changed(
+                sa.update(schema.merchants)
+                .where(schema.merchants.c.id == merchant)
+                .where(schema.merchants.c.state == "admitted")
+                .values(state="revoked", session=None)
+            )
+            if steps:
+                newly.append(merchant)
+                self._audit.record(tx, "merchant.revoked", {"merchant": merchant}, now, random)
+                tx.execute(sa.delete(schema.sessions).where(schema.sessions.c.merchant == merchant))
+                self._ended += [s for s, live in self._live.items() if live.session.merchant == merchant]
+        return newly
+
+    def sweep(self, tx: Tx, now: int) -> None:
+        """Write down when sessions were last used, and erase what is over."""
+        for sid, live in list(self._live.items()):
+            if live.ended(now):
+                del self._live[sid]
+            elif live.last_seen - live.noted >= NOTE_EVERY_MS:
+                live.noted = live.last_seen
+                tx.execute(
+                    sa.update(schema.sessions)
+                    .where(schema.sessions.c.sid == sid)
+                    .values(last_seen=live.last_seen, bytes_used=live.bytes_used)
+                )
+        idle = sa.and_(
+            schema.sessions.c.merchant.is_(None),
+            schema.sessions.c.last_seen < now - self._limits.session_idle_ms - 2 * NOTE_EVERY_MS,
+        )
+        tx.execute(sa.delete(schema.sessions).where(sa.or_(schema.sessions.c.expires < now, idle)))
+        hello_keys = list(self._keys.hello.by_id)
+        tx.execute(sa.delete(schema.welcomes).where(schema.welcomes.c.hello_key_id.not_in(hello_keys)))
