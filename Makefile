@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up what is missing and say so.
+.PHONY: help set-up demo test check bench test-compose clean
+
+help:
+	@echo "make demo          set up, start a whole market, buy from it, and stay up (ARGS=\"--once --json\" ends)"
+	@echo "make test          set up, and run the tests"
+	@echo "make check         types and style"
+	@echo "make bench         measure (ARGS=\"orders --json\" or ARGS=\"delivery --json\")"
+	@echo "make test-compose  build and try compose.yaml on a running Docker engine"
+	@echo "make clean         remove .venv, .state and caches"
+
+set-up:
+	@scripts/set-up
+
+demo: set-up
+	@.venv/bin/veilmart demo $(ARGS)
+
+test: set-up
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: set-up
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+bench: set-up
+	@.venv/bin/python -m bench $(ARGS)
+
+test-compose: set-up
+	@.venv/bin/python -m pytest -m compose tests/test_compose.py $(ARGS)
+
+clean:
+	rm -rf .venv .state .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
