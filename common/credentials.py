@@ -1,4 +1,4 @@
-"""What a merchant signs to open a session: made here for both ends, so that they agree on every byte."""
+"""What a merchant signs, beside its card: labels and statements, so that both ends agree on every byte."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import hashlib
 from typing import Final
 
 MERCHANT_HELLO_LABEL: Final = b"veilmart v1 merchant hello"
+PRODUCT_RECORD_LABEL: Final = b"veilmart v1 product record"
+"""Under `ProductDetail.signature`, over `ProductDetail.record`."""
+RECEIPT_LABEL: Final = b"veilmart v1 receipt"
+"""Under `OrderAccepted.signature`, over `OrderAccepted.receipt`."""
 
 
 def merchant_hello_statement(market: bytes, hello_key_id: bytes, secret: bytes, counter: int) -> bytes:

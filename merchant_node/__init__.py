@@ -1,0 +1,1 @@
+"""The merchant: knows what is bought, never by whom."""

@@ -1,0 +1,192 @@
+"""Delivery: the fetch secret proves the right to ask, and cells come one at a time.
+
+Rule 1. Only a captured order is delivered. One stream numbers the cells of the whole order; padding cells
+are zeros and are served like all others, so that a delivery's length says no more than the bucket does.
+
+Rule 2. A cell is made when the connection has room for it: a file of any size takes the memory of one.
+
+Rule 3. An order counts as delivered when its last cell has been asked for. It can be fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+import structlog
+
+from common import codec, config, messages
+from common.clock import Random
+from common.errors import ForgedError
+from common.messages import FetchRefused, ForwardFetch, GetCells
+from common.node import Outgoing
+from common.sealing import AnswerKey, CellStream, open_request
+from common.states import MERCHANT_ORDER, sources
+from common.store import Row, Tx
+from merchant_node import schema
+from merchant_node.content import ContentFolder
+from merchant_node.prekeys import Prekeys
+from merchant_node.session import Session
+from merchant_node.shop import Shop
+
+REFUSAL_SIZE: Final = config.PRODUCT_ANSWER
+
+RefusalReason: TypeAlias = Literal["not_found", "wrong_secret", "wrong_state", "not_yet"]
+
+_ORDERS = sa.select(
+    schema.orders.c.order_id, schema.orders.c.state, schema.orders.c.fetch_lock, schema.orders.c.cells
+).where(schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)))
+_LINES = (
+    sa.select(
+        schema.order_lines.c.order_id,
+        schema.order_lines.c.first_cell,
+        schema.order_lines.c.size,
+        schema.order_lines.c.digest,
+    )
+    .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(schema.order_lines.c.order_id, schema.order_lines.c.position)
+)
+_DELIVERED = (
+    sa.update(schema.orders)
+    .where(
+        schema.orders.c.order_id == sa.bindparam("id"),
+        schema.orders.c.state.in_(sources(MERCHANT_ORDER, "delivered")),
+    )
+    .values(state="delivered")
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One file of an order: where its cells begin in the stream, how long it is, and its digest."""
+
+    first_cell: int
+    size: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Window:
+    """Cells that were asked for and may be served."""
+
+    fetch: ForwardFetch
+    first: int
+    pieces: Sequence[Piece]
+    stream: CellStream = field(repr=False)
+
+
+class Delivery:
+    """Opens `ForwardFetch`es and decides about them in bulk."""
+
+    def __init__(self, shop: Shop, prekeys: Prekeys) -> None:
+        self._shop = shop
+        self._prekeys = prekeys
+
+    def decide_all(
+        self, tx: Tx, fetches: Sequence[ForwardFetch], random: Random, refused: Counter[str]
+    ) -> list[FetchRefused | Window]:
+        """Decide a batch: what is served, and what is refused, with the reason sealed."""
+        opened: list[tuple[ForwardFetch, GetCells, AnswerKey]] = []
+        for fetch in fetches:
+            try:
+                opened.append((fetch, *self._open(fetch)))
+            except ForgedError as error:
+                refused[error.reason] += 1
+        if not opened:
+            return []
+        ids = sorted({request.order_id for _, request, _ in opened})
+        orders = {row["order_id"]: row for row in tx.all(_ORDERS, {"ids": ids})}
+        pieces = _pieces(tx, ids)
+        result: list[FetchRefused | Window] = []
+        delivered: set[bytes] = set()
+        for fetch, request, key in opened:
+            reason = _reason(orders.get(request.order_id), request)
+            if reason is not None:
+                refusal = messages.RequestRefused(code=reason)
+                sealed = key.seal(refusal, random(32), size=REFUSAL_SIZE)
+                result.append(FetchRefused(reference=fetch.reference, token=fetch.token, answer=sealed))
+                continue
+            order = orders[request.order_id]
+            if order["state"] == "captured" and request.first + request.count == order["cells"]:
+                delivered.add(request.order_id)
+            result.append(Window(fetch, request.first, pieces[request.order_id], key.stream(random(32))))
+        tx.step(_DELIVERED, [{"id": order_id} for order_id in sorted(delivered)])
+        return result
+
+    def _open(self, fetch: ForwardFetch) -> tuple[GetCells, AnswerKey]:
+        binding = self._shop.binding("cells", codec.pack(fetch.cells))
+        body, key = open_request(self._prekeys.browse.by_id, binding, fetch.sealed)
+        if not isinstance(body, GetCells) or body.count != fetch.cells:
+            raise ForgedError("cannot open")
+        return body, key
+
+
+def _reason(order: Row | None, request: GetCells) -> RefusalReason | None:
+    if order is None:
+        return "not_found"
+    lock = hashlib.sha256(request.fetch_secret).digest()
+    if not hmac.compare_digest(lock, order["fetch_lock"]):
+        return "wrong_secret"
+    if order["state"] == "accepted":
+        return "not_yet"
+    if order["state"] not in ("captured", "delivered"):
+        return "wrong_state"
+    return None if request.first + request.count <= order["cells"] else "not_found"
+
+
+def _pieces(tx: Tx, ids: Sequence[bytes]) -> dict[bytes, list[Piece]]:
+    pieces: dict[bytes, list[Piece]] = defaultdict(list)
+    for row in tx.execute(_LINES, {"ids": ids}):
+        pieces[row.order_id].append(Piece(row.first_cell, row.size, row.digest))
+    return pieces
+
+
+class WindowSource:
+    """Serves one window, cell by cell: a `common.node.CellSource`. Edge code: it reads files."""
+
+    def __init__(
+        self,
+        window: Window,
+        content: ContentFolder,
+        session: Session,
+        now: Callable[[], int],
+        random: Random,
+    ) -> None:
+        self._window = window
+        self._content = content
+        self._session = session
+        self._now = now
+        self._random = random
+        self._next = window.first
+
+    def next_cell(self) -> Outgoing | None:
+        """Give the next cell, or None at the end, without a session, or where its file is gone."""
+        window, index = self._window, self._next
+        if index == window.first + window.fetch.cells:
+            return None
+        try:
+            content = self._read(index)
+        except OSError as error:
+            structlog.get_logger("veilmart.merchant").error("cannot read sold content", error=error.strerror)
+            return None
+        self._next = index + 1
+        cell = messages.Cell(
+            reference=window.fetch.reference,
+            token=window.fetch.token,
+            cell=window.stream.seal(index, content),
+        )
+        return self._session.seal_cell(cell, self._now(), self._random)
+
+    def _read(self, index: int) -> bytes:
+        pieces = self._window.pieces
+        piece = pieces[bisect_right(pieces, index, key=lambda each: each.first_cell) - 1]
+        offset = index - piece.first_cell
+        if offset * config.CELL_CONTENT >= piece.size:
+            return bytes(config.CELL_CONTENT)
+        return self._content.piece(piece.digest, offset)

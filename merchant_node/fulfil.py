@@ -1,0 +1,268 @@
+"""Orders: opened, checked against what is on sale, reserved, signed, committed. `settle` does the rest.
+
+Rule 1. An order is an id and a SHA-256 over everything that came with it. Both are looked up before
+anything is opened: the same bytes get the same answer, byte for byte; other bytes under a known id are
+dropped, since the broker is the only sender and binds an order's content itself.
+
+Rule 2. What the customer saw is what it gets: each line names the signed record by its digest, and the
+prices make up the amount that the broker holds. Anything else is a reject, with the reason inside.
+
+Rule 3. An order that cannot be opened is a reject without a reason: the money goes back.
+
+Rule 4. Nothing is remembered of sealed requests beyond this: one that is played under another order id,
+amount or deadline does not open, since all of them are bound into it.
+
+Everything works on a whole batch: one look-up, one look at the stock, bulk inserts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from common import codec, config, messages
+from common.clock import Random
+from common.credentials import RECEIPT_LABEL
+from common.errors import ForgedError
+from common.messages import AnswerOrder, ForwardOrder, OrderLine, ReceiptLine
+from common.sealing import AnswerKey, open_request, order_outer
+from common.slots import minute_of
+from common.states import MERCHANT_ORDER, step
+from common.store import Tx
+from merchant_node import schema, stock
+from merchant_node.catalog import Catalog, Product
+from merchant_node.prekeys import Prekeys
+from merchant_node.shop import Shop
+
+_KNOWN = (
+    sa.select(
+        schema.orders.c.order_id,
+        schema.orders.c.content_hash,
+        schema.order_answers.c.verdict,
+        schema.order_answers.c.answer,
+    )
+    .join(schema.order_answers, schema.order_answers.c.order_id == schema.orders.c.order_id)
+    .where(schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)))
+)
+_ADD_ORDER = sa.insert(schema.orders)
+_ADD_ANSWER = sa.insert(schema.order_answers)
+_ADD_LINE = sa.insert(schema.order_lines)
+
+
+class _RejectedError(Exception):
+    """The order cannot be accepted, for a reason that the customer is told."""
+
+    def __init__(
+        self, code: messages.RejectionCode, sku: str = "", price: int = 0, available: int = 0
+    ) -> None:
+        super().__init__(code)
+        self.answer = messages.OrderRejected(code=code, sku=sku, price=price, available=available)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A new order. `request` and `key` are None where it could not be opened."""
+
+    order: ForwardOrder
+    content_hash: bytes
+    request: messages.OrderRequest | None
+    key: AnswerKey | None
+
+
+class Fulfilment:
+    """Decides about orders."""
+
+    def __init__(self, shop: Shop, prekeys: Prekeys, catalog: Catalog) -> None:
+        self._shop = shop
+        self._prekeys = prekeys
+        self._catalog = catalog
+
+    def answer_all(
+        self, tx: Tx, orders: Sequence[ForwardOrder], now: int, random: Random, refused: Counter[str]
+    ) -> list[messages.Message]:
+        """Answer a batch of orders; `now` is the broker's time, `refused` counts what was dropped."""
+        if not orders:
+            return []
+        self._catalog.refresh(tx)
+        hashes = [hashlib.sha256(codec.pack(order)).digest() for order in orders]
+        answers = _known_answers(tx, orders)
+        new: dict[bytes, _Opened] = {}
+        for order, content_hash in zip(orders, hashes, strict=True):
+            if order.order_id not in answers and order.order_id not in new:
+                new[order.order_id] = self._open(order, content_hash)
+        reservations = stock.Reservations(
+            tx, (line.sku for opened in new.values() if opened.request for line in opened.request.lines)
+        )
+        for order_id, opened in new.items():
+            answer = self._decide(tx, opened, reservations, now, random)
+            answers[order_id] = (opened.content_hash, answer)
+        reservations.write()
+        sends: list[messages.Message] = []
+        for order, content_hash in zip(orders, hashes, strict=True):
+            stored_hash, answer = answers[order.order_id]
+            if stored_hash == content_hash:
+                sends.append(answer)
+            else:
+                refused["conflict"] += 1
+        return sends
+
+    def _open(self, order: ForwardOrder, content_hash: bytes) -> _Opened:
+        binding = self._shop.binding("order", order_outer(order))
+        try:
+            body, key = open_request(self._prekeys.order.by_id, binding, order.sealed)
+        except ForgedError:
+            return _Opened(order, content_hash, None, None)
+        if not isinstance(body, messages.OrderRequest):
+            return _Opened(order, content_hash, None, None)
+        return _Opened(order, content_hash, body, key)
+
+    def _decide(
+        self, tx: Tx, opened: _Opened, reservations: stock.Reservations, now: int, random: Random
+    ) -> AnswerOrder:
+        request, key, order = opened.request, opened.key, opened.order
+        if request is None or key is None:
+            return _store(
+                tx, opened, AnswerOrder(order_id=order.order_id, verdict="rejected", answer=b""), now
+            )
+        body: messages.SealedAnswer
+        verdict: messages.Verdict
+        try:
+            products = self._check(order, request, reservations, now)
+        except _RejectedError as rejection:
+            body, verdict, lines = rejection.answer, "rejected", []
+        else:
+            lines = _receipt_lines(request.lines, products)
+            body, verdict = self._sign_receipt(order, lines, now), "accepted"
+            _store_lines(tx, order.order_id, lines, products, reservations)
+        sealed = key.seal(body, random(32), step=config.ORDER_ANSWER_STEP)
+        answer = AnswerOrder(order_id=order.order_id, verdict=verdict, answer=sealed)
+        return _store(tx, opened, answer, now, cells=sum(line.cells for line in lines))
+
+    def _check(
+        self,
+        order: ForwardOrder,
+        request: messages.OrderRequest,
+        reservations: stock.Reservations,
+        now: int,
+    ) -> list[Product]:
+        if now >= order.deadline:
+            raise _RejectedError("deadline")
+        wanted: Counter[str] = Counter()
+        products: list[Product] = []
+        for line in request.lines:
+            product = self._catalog.get(line.sku)
+            if product is None:
+                raise _RejectedError("not_found", line.sku)
+            record = product.record
+            if line.record != product.record_digest or line.unit_price != record.price:
+                raise _RejectedError("price_changed", line.sku, price=record.price)
+            wanted[line.sku] += line.quantity
+            left = reservations.left(line.sku)
+            if left is not None and wanted[line.sku] > left:
+                raise _RejectedError("out_of_stock", line.sku, price=record.price, available=left)
+            products.append(product)
+        total = sum(line.quantity * line.unit_price for line in request.lines)
+        if total != order.amount or order.currency != self._shop.currency:
+            raise _RejectedError("wrong_amount", price=min(total, config.MAXIMUM_AMOUNT))
+        return products
+
+    def _sign_receipt(
+        self, order: ForwardOrder, lines: list[ReceiptLine], now: int
+    ) -> messages.OrderAccepted:
+        receipt = codec.pack(
+            messages.Receipt(
+                market=self._shop.market,
+                merchant=self._shop.merchant,
+                order_id=order.order_id,
+                lines=lines,
+                total=order.amount,
+                currency=order.currency,
+                at=minute_of(now),
+            )
+        )
+        return messages.OrderAccepted(
+            receipt=receipt, signature=self._shop.identity.sign(RECEIPT_LABEL, receipt)
+        )
+
+
+def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[bytes, AnswerOrder]]:
+    ids = sorted({order.order_id for order in orders})
+    return {
+        row.order_id: (
+            row.content_hash,
+            AnswerOrder(order_id=row.order_id, verdict=row.verdict, answer=row.answer),
+        )
+        for row in tx.execute(_KNOWN, {"ids": ids})
+    }
+
+
+def _receipt_lines(lines: Sequence[OrderLine], products: Sequence[Product]) -> list[ReceiptLine]:
+    result: list[ReceiptLine] = []
+    first_cell = 0
+    for line, product in zip(lines, products, strict=True):
+        record = product.record
+        result.append(
+            ReceiptLine(
+                sku=record.sku,
+                title=record.title,
+                record=product.record_digest,
+                quantity=line.quantity,
+                unit_price=record.price,
+                amount=line.quantity * record.price,
+                file_name=record.file_name,
+                size=record.size,
+                digest=record.digest,
+                first_cell=first_cell,
+                cells=record.cells,
+            )
+        )
+        first_cell += record.cells
+    return result
+
+
+def _store(tx: Tx, opened: _Opened, answer: AnswerOrder, now: int, *, cells: int = 0) -> AnswerOrder:
+    order = opened.order
+    tx.insert(
+        _ADD_ORDER,
+        {
+            "order_id": order.order_id,
+            "content_hash": opened.content_hash,
+            "state": step(MERCHANT_ORDER, "received", answer.verdict),
+            "amount": order.amount,
+            "fetch_lock": opened.request.fetch_lock if opened.request is not None else b"",
+            "cells": cells,
+            "at": minute_of(now),
+        },
+    )
+    tx.insert(_ADD_ANSWER, {"order_id": order.order_id, "verdict": answer.verdict, "answer": answer.answer})
+    return answer
+
+
+def _store_lines(
+    tx: Tx,
+    order_id: bytes,
+    lines: Sequence[ReceiptLine],
+    products: Sequence[Product],
+    reservations: stock.Reservations,
+) -> None:
+    for position, (line, product) in enumerate(zip(lines, products, strict=True)):
+        tx.insert(
+            _ADD_LINE,
+            {
+                "order_id": order_id,
+                "position": position,
+                "version": product.version_id,
+                "sku": line.sku,
+                "quantity": line.quantity,
+                "reserved": reservations.take(line.sku, line.quantity),
+                "unit_price": line.unit_price,
+                "first_cell": line.first_cell,
+                "cells": line.cells,
+                "size": line.size,
+                "digest": line.digest,
+            },
+        )

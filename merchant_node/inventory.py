@@ -1,0 +1,302 @@
+"""What the merchant offers: products, their versions, stock and files.
+
+Rule 1. Every change makes a new version with a record of its own, signed; old ones stay, for those who
+bought them. Stock is no part of the record, so counting it down changes no version.
+
+Rule 2. A file lies in the content folder before any row names it.
+
+Rule 3. It works on the same store as the running node, which reads the catalog again when its version
+has risen.
+
+    inventory.add(Path("plan.pdf"), "plan-10k", title="10 km in 8 weeks", price=999, category="Plans")
+    inventory.edit("plan-10k", price=899)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import UNSET, Meta, UnsetType
+
+from common import clock, codec, config, messages
+from common.config import Limits
+from common.credentials import PRODUCT_RECORD_LABEL
+from common.errors import NotFoundError, UsageError
+from common.store import Store, Tx
+from merchant_node import buckets, schema, stock
+from merchant_node.catalog import Product, catalog_version, read_on_sale
+from merchant_node.content import ContentFolder
+from merchant_node.shop import Shop
+
+LARGEST_RECORD: Final = 6 * config.KIB
+LARGEST_STOCK: Final = 2**31 - 1
+
+_SOLD = (
+    sa.select(schema.order_lines.c.version)
+    .distinct()
+    .join(schema.orders, schema.orders.c.order_id == schema.order_lines.c.order_id)
+    .where(schema.orders.c.state.in_(("accepted", "captured", "delivered")))
+)
+_LAST_VERSION = sa.select(sa.func.max(schema.product_versions.c.version)).where(
+    schema.product_versions.c.sku == sa.bindparam("of")
+)
+_VERSION_ID = sa.select(schema.product_versions.c.id).where(
+    schema.product_versions.c.sku == sa.bindparam("of"),
+    schema.product_versions.c.version == sa.bindparam("number"),
+)
+_OFFER = sa.update(schema.products).where(schema.products.c.sku == sa.bindparam("of"))
+_WITHDRAW = sa.delete(schema.products).where(schema.products.c.sku == sa.bindparam("of"))
+_UNLIMIT = sa.delete(schema.stock).where(schema.stock.c.sku == sa.bindparam("of"))
+_SET_CATALOG = (
+    sa.update(schema.counters).where(schema.counters.c.name == "catalog").values(value=sa.bindparam("to"))
+)
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A product as the merchant describes it, within the bounds of `messages.ProductRecord`."""
+
+    sku: messages.Sku
+    title: messages.Title
+    description: messages.LongText
+    category: messages.ShortText
+    tags: Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=16)]
+    group: messages.ShortText
+    variant: messages.ShortText
+    price: messages.Amount
+    file_name: Annotated[str, Meta(min_length=1, max_length=120)]
+    size: int
+    digest: bytes
+    image_digest: bytes
+    image_alt: messages.ShortText
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A product on sale, as `product list` shows it. `stock` is None where it is unlimited."""
+
+    record: messages.ProductRecord
+    stock: int | None
+
+
+class Inventory:
+    """Adds, edits and removes products. Each call is one transaction."""
+
+    def __init__(
+        self,
+        shop: Shop,
+        store: Store,
+        content: ContentFolder,
+        limits: Limits,
+        now: Callable[[], int] = clock.now_ms,
+    ) -> None:
+        self._shop = shop
+        self._store = store
+        self._content = content
+        self._limits = limits
+        self._now = now
+
+    def add(
+        self,
+        file: Path,
+        sku: str,
+        *,
+        title: str,
+        price: int,
+        category: str = "",
+        tags: Sequence[str] = (),
+        description: str = "",
+        image: Path | None = None,
+        image_alt: str = "",
+        stock: int | None = None,
+        group: str = "",
+        variant: str = "",
+    ) -> messages.ProductRecord:
+        """Put a file on sale; `price` is in minor units, `stock` None is unlimited.
+
+        Raises `UsageError` for a value out of bounds and for a SKU that is on sale already.
+        """
+        stored = self._content.add(file)
+        draft = _draft(
+            {
+                "sku": sku,
+                "title": title,
+                "description": description,
+                "category": category,
+                "tags": list(tags),
+                "group": group,
+                "variant": variant,
+                "price": price,
+                "file_name": file.name,
+                "size": stored.size,
+                "digest": stored.digest,
+                "image_digest": self._content.add_image(image) if image is not None else b"",
+                "image_alt": image_alt,
+            }
+        )
+        with self._store.immediate() as tx:
+            if sku in _by_sku(tx):
+                raise UsageError(f"{sku} is on sale already", "Change it with `product edit`.")
+            version = self._write_version(tx, draft, buckets.rung(buckets.cells_of(draft.size)))
+            tx.execute(sa.insert(schema.products), {"sku": sku, "current": version, "added": self._now()})
+            _set_stock(tx, sku, stock)
+            return self._changed(tx)[sku].record
+
+    def edit(
+        self,
+        sku: str,
+        *,
+        file: Path | None = None,
+        title: str | None = None,
+        price: int | None = None,
+        category: str | None = None,
+        tags: Sequence[str] | None = None,
+        description: str | None = None,
+        image: Path | None = None,
+        image_alt: str | None = None,
+        stock: int | UnsetType | None = UNSET,
+        group: str | None = None,
+        variant: str | None = None,
+    ) -> messages.ProductRecord:
+        """Change what is given, and nothing else. A new version is made only where the record changes.
+
+        Raises `NotFoundError` for an unknown SKU, `UsageError` for a value out of bounds.
+        """
+        changes: dict[str, Any] = {
+            "title": title,
+            "description": description,
+            "category": category,
+            "tags": list(tags) if tags is not None else None,
+            "group": group,
+            "variant": variant,
+            "price": price,
+            "image_alt": image_alt,
+        }
+        if file is not None:
+            stored = self._content.add(file)
+            changes |= {"file_name": file.name, "size": stored.size, "digest": stored.digest}
+        if image is not None:
+            changes["image_digest"] = self._content.add_image(image)
+        with self._store.immediate() as tx:
+            product = _find(tx, sku)
+            before = _draft_of(product.record)
+            draft = _draft(
+                msgspec.structs.asdict(before) | {k: v for k, v in changes.items() if v is not None}
+            )
+            if draft != before:
+                version = self._write_version(tx, draft, buckets.rung(buckets.cells_of(draft.size)))
+                tx.changed(_OFFER.values(current=version), {"of": sku})
+            if not isinstance(stock, UnsetType):
+                _set_stock(tx, sku, stock)
+            return self._changed(tx)[sku].record
+
+    def remove(self, sku: str) -> None:
+        """Take a product off sale; those who bought it can still fetch it. Raises `NotFoundError`."""
+        with self._store.immediate() as tx:
+            _find(tx, sku)
+            tx.changed(_WITHDRAW, {"of": sku})
+            tx.changed(_UNLIMIT, {"of": sku})
+            self._changed(tx)
+
+    def products(self) -> list[Listed]:
+        """Give what is on sale, by SKU."""
+        with self._store.immediate() as tx:
+            products = read_on_sale(tx)
+            left = stock.available(tx, (product.record.sku for product in products))
+        return [Listed(product.record, left.get(product.record.sku)) for product in products]
+
+    def privacy(self) -> list[buckets.Privacy]:
+        """Say for each product among how many it hides, and what would help."""
+        with self._store.immediate() as tx:
+            products = read_on_sale(tx)
+            sized = _sized(tx, products)
+        present = {product.record.sku: product.record.cells for product in products}
+        return buckets.privacy(
+            sized, present, self._limits.privacy_group, self._limits.privacy_overhead, self._shop.currency
+        )
+
+    # --- versions --------------------------------------------------------------------------------------
+
+    def _changed(self, tx: Tx) -> dict[str, Product]:
+        """Bring the buckets up to date, raise the catalog version, and give what is on sale."""
+        products = _by_sku(tx)
+        sized = _sized(tx, list(products.values()))
+        assigned = buckets.assign(sized, self._limits.privacy_group, self._limits.privacy_overhead)
+        for sku, cells in assigned.items():
+            if products[sku].record.cells != cells:
+                version = self._write_version(tx, _draft_of(products[sku].record), cells)
+                tx.changed(_OFFER.values(current=version), {"of": sku})
+        tx.changed(_SET_CATALOG, {"to": max(self._now(), catalog_version(tx) + 1)})
+        return _by_sku(tx)
+
+    def _write_version(self, tx: Tx, draft: Draft, cells: int) -> int:
+        number = int(tx.scalar(_LAST_VERSION, {"of": draft.sku}) or 0) + 1
+        record = codec.pack(
+            messages.ProductRecord(
+                merchant=self._shop.merchant,
+                version=number,
+                currency=self._shop.currency,
+                cells=cells,
+                **msgspec.structs.asdict(draft),
+            )
+        )
+        if len(record) > LARGEST_RECORD:
+            raise UsageError(
+                f"the description of {draft.sku} takes {len(record)} bytes, more than {LARGEST_RECORD}",
+                "Shorten its texts.",
+            )
+        row = {
+            "sku": draft.sku,
+            "version": number,
+            "record": record,
+            "signature": self._shop.identity.sign(PRODUCT_RECORD_LABEL, record),
+        }
+        tx.execute(sa.insert(schema.product_versions), row)
+        return int(tx.scalar(_VERSION_ID, {"of": draft.sku, "number": number}))
+
+
+def _draft(fields: dict[str, Any]) -> Draft:
+    try:
+        return msgspec.convert(fields, Draft)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the product cannot be described so: {error}") from error
+
+
+def _draft_of(record: messages.ProductRecord) -> Draft:
+    return msgspec.convert(record, Draft, from_attributes=True)
+
+
+def _by_sku(tx: Tx) -> dict[str, Product]:
+    return {product.record.sku: product for product in read_on_sale(tx)}
+
+
+def _find(tx: Tx, sku: str) -> Product:
+    product = _by_sku(tx).get(sku)
+    if product is None:
+        raise NotFoundError(f"no product {sku} is on sale", "`product list` shows them all.")
+    return product
+
+
+def _sized(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:
+    sold = set(tx.execute(_SOLD).scalars())
+    return [
+        buckets.Sized(
+            sku=product.record.sku,
+            price=product.record.price,
+            needs=buckets.cells_of(product.record.size),
+            fixed=product.record.cells if product.version_id in sold else None,
+        )
+        for product in products
+    ]
+
+
+def _set_stock(tx: Tx, sku: str, left: int | None) -> None:
+    if left is not None and not 0 <= left <= LARGEST_STOCK:
+        raise UsageError("stock is a number from 0 on", "Leave it out where it is unlimited.")
+    tx.changed(_UNLIMIT, {"of": sku})
+    if left is not None:
+        tx.execute(sa.insert(schema.stock), {"sku": sku, "available": left})

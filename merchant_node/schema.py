@@ -1,0 +1,96 @@
+"""The merchant's tables. Narrow and append-only where they can be; blobs stand apart.
+
+A version of a product is never changed and never deleted: whoever bought it can fetch it, whatever
+becomes of the product. `products` says which version is on sale. `stock` has a row only for what is
+limited. Nothing here names a customer: an order is an id and a lock.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""`catalog`: when the catalog last changed, in milliseconds. `hello`: the last counter signed."""
+
+product_versions = sa.Table(
+    "product_versions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sku", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("sku", "version", name="one_record_per_version"),
+)
+"""`record`: the packed `ProductRecord`, as signed."""
+
+products = sa.Table(
+    "products",
+    metadata,
+    sa.Column("sku", sa.String(64), primary_key=True),
+    sa.Column("current", sa.Integer, sa.ForeignKey("product_versions.id"), nullable=False),
+    sa.Column("added", sa.BigInteger, nullable=False),
+)
+
+stock = sa.Table(
+    "stock",
+    metadata,
+    sa.Column("sku", sa.String(64), primary_key=True),
+    sa.Column("available", sa.Integer, nullable=False),
+    sa.CheckConstraint("available >= 0", name="no_negative_stock"),
+)
+
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("order_id", sa.LargeBinary(16), nullable=False, unique=True),
+    sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("fetch_lock", sa.LargeBinary(32), nullable=False),
+    sa.Column("cells", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+"""`content_hash`: SHA-256 of the whole packed `ForwardOrder`. `at` is cut to the minute."""
+
+order_answers = sa.Table(
+    "order_answers",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+)
+
+order_lines = sa.Table(
+    "order_lines",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, sa.ForeignKey("product_versions.id"), nullable=False, index=True),
+    sa.Column("sku", sa.String(64), nullable=False),
+    sa.Column("quantity", sa.Integer, nullable=False),
+    sa.Column("reserved", sa.Integer, nullable=False),
+    sa.Column("unit_price", sa.BigInteger, nullable=False),
+    sa.Column("first_cell", sa.BigInteger, nullable=False),
+    sa.Column("cells", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),
+)
+"""`reserved`: what was taken from the stock, 0 where the product was unlimited then."""
+
+sales = sa.Table(
+    "sales",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("order_id", sa.LargeBinary(16), nullable=False, unique=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+"""One row for each captured order, in the order of their capture."""
