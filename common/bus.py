@@ -158,6 +158,10 @@ class _Client(mqtt.Client):
         self._out_packet.extend(merged)
         return super()._packet_write()
 
+    def allow_in_flight(self, count: int) -> None:
+        """Set what the server's CONNACK allows; paho's own setter works before a connection only."""
+        self._max_inflight_messages = count
+
     def has_unread(self) -> bool:
         """Whether bytes already taken off the socket wait."""
         return self._position < len(self._unread)
@@ -276,7 +280,8 @@ class Connection:
             self._failure = str(code)
             return
         allowed = getattr(granted, "ReceiveMaximum", None) if granted is not None else None
-        client.max_inflight_messages = min(int(allowed or 65535), RECEIVE_MAXIMUM)
+        if isinstance(client, _Client):
+            client.allow_in_flight(min(int(allowed or 65535), RECEIVE_MAXIMUM))
         for topic, payload in self.settings.greeting:
             client.publish(topic, payload, qos=1, retain=True)
         if self.settings.subscriptions:
