@@ -199,6 +199,9 @@ def verify_certificate(der: bytes, ca_der: bytes, now_ms: int, role: Role) -> Ce
         certificate = x509.load_der_x509_certificate(der)
     except (ValueError, x509.InvalidVersion) as error:
         raise MalformedError("not a certificate") from error
+    # Outside of what is signed: the signature's count of unused bits, which the library reads leniently.
+    if not der.endswith(b"\0" + certificate.signature):
+        raise MalformedError("the certificate has a second spelling")
     authority = _load_authority(ca_der)
     try:
         certificate.verify_directly_issued_by(authority)

@@ -99,10 +99,10 @@ def find_mosquitto() -> str:
 def run_bus(bus_home: Path, announce: Callable[[str], None]) -> int:
     """Run Mosquitto in the foreground until it ends or SIGTERM or SIGINT arrives; return its exit code.
 
-    Calls `announce` with one line once both listeners accept and the market's certificate is shown. SIGHUP, or a
-    changed revocation list, makes Mosquitto read the list again (for new connections). Must be called in
-    the main thread. Raises BusUnreachableError if Mosquitto is missing or a port is taken, VeilmartError
-    if it does not start.
+    Calls `announce` with one line once both listeners accept and the market's certificate is shown. SIGHUP,
+    or a replaced revocation list or server certificate, makes Mosquitto read them again (for new
+    connections). Must be called in the main thread. Raises BusUnreachableError if Mosquitto is missing or
+    a port is taken, VeilmartError if it does not start.
     """
     program = find_mosquitto()
     public, nodes = read_listeners(bus_home)
