@@ -100,7 +100,8 @@ def connections(home: Path, market: MarketFile, *, tls: bool = True) -> dict[Lan
     main = bus.Settings(
         address,
         client_id(home, "main"),
-        (topics.ALL_SESSIONS_UP, topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES),
+        (topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES),
+        live_subscriptions=(topics.ALL_SESSIONS_UP,),
         durable=True,
         will=bus.Will(topics.broker_status(), offline),
         greeting=((topics.broker_status(), online),),

@@ -103,6 +103,8 @@ class Settings:
     address: Address
     client_id: str = field(repr=False)
     subscriptions: Sequence[str]
+    live_subscriptions: Sequence[str] = ()
+    """Filters whose retained messages are not wanted: anybody may leave one on a topic of his own."""
     durable: bool = False
     will: Will | None = None
     greeting: Sequence[tuple[str, bytes]] = ()
@@ -284,8 +286,11 @@ class Connection:
             client.allow_in_flight(min(int(allowed or 65535), RECEIVE_MAXIMUM))
         for topic, payload in self.settings.greeting:
             client.publish(topic, payload, qos=1, retain=True)
-        if self.settings.subscriptions:
-            client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self.settings.subscriptions])
+        wanted = [(topic, SubscribeOptions(qos=1)) for topic in self.settings.subscriptions]
+        never = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        wanted += [(topic, never) for topic in self.settings.live_subscriptions]
+        if wanted:
+            client.subscribe(wanted)
         else:
             self._become_ready()
 

@@ -76,7 +76,7 @@ class MemoryBus:
             else:
                 self.retained.pop(publish.topic, None)
         for connection in self.connections:
-            if any(matches(pattern, publish.topic) for pattern in connection.settings.subscriptions):
+            if any(matches(pattern, publish.topic) for pattern in connection.patterns):
                 connection.arrive(publish.topic, publish.payload, retained=False)
 
 
@@ -90,6 +90,7 @@ class MemoryConnection:
         self.ready = False
         self.under_way = 0
         self.inbox: list[bus.Delivery] = []
+        self.patterns = (*settings.subscriptions, *settings.live_subscriptions)
 
     def open(self, timeout_s: float = 5.0) -> None:
         if not self.world.bus.up:
