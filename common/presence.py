@@ -1,6 +1,6 @@
 """Presence: the retained status of a node, which is also its last will.
 
-    {"status": "online", "since": 1767225600000}
+    {"state": "online", "since": 1767225600000}
 
 Rule. A time is cut to the minute, and a last will has none: it is written before anyone knows when.
 """
@@ -16,19 +16,19 @@ from common.slots import minute_of
 
 MAXIMUM_STATUS = 256
 
-Status: TypeAlias = Literal["online", "offline"]
+State: TypeAlias = Literal["online", "offline"]
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether a node is there. `since` is milliseconds since 1970, cut to the minute."""
 
-    status: Status
+    state: State
     since: int | None = None
 
 
-def presence(status: Status, now: int | None = None) -> bytes:
+def presence(state: State, now: int | None = None) -> bytes:
     """Make a status payload (JSON); without `now` it is a last will's."""
-    return msgspec.json.encode(Presence(status=status, since=None if now is None else minute_of(now)))
+    return msgspec.json.encode(Presence(state=state, since=None if now is None else minute_of(now)))
 
 
 def read_presence(payload: bytes) -> Presence:

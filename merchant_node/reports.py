@@ -1,0 +1,140 @@
+"""The merchant's books: its orders, its sales as they happen, and what they bring in.
+
+Nobody appears here as a buyer: all that is known of one is an order's id.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from common.errors import NotFoundError
+from common.store import Store, Tx
+from merchant_node import schema
+
+_LINES = (
+    sa.select(schema.order_lines)
+    .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(schema.order_lines.c.order_id, schema.order_lines.c.position)
+)
+_SALES = sa.select(
+    schema.sales.c.number.label("sale"), schema.sales.c.at.label("sold_at"), schema.orders
+).join(schema.orders, schema.orders.c.order_id == schema.sales.c.order_id)
+_REVENUE = (
+    sa.select(
+        schema.order_lines.c.sku,
+        schema.sales.c.at,
+        schema.order_lines.c.quantity,
+        schema.order_lines.c.unit_price,
+    )
+    .join(schema.sales, schema.sales.c.order_id == schema.order_lines.c.order_id)
+    .where(schema.sales.c.at >= sa.bindparam("since"))
+)
+
+
+@dataclass(frozen=True)
+class OrderLineReport:
+    """One line of an order; prices are in minor units."""
+
+    sku: str
+    quantity: int
+    unit_price: int
+    cells: int
+
+
+@dataclass(frozen=True)
+class OrderReport:
+    """One order. `at` is when it came in, in milliseconds, cut to the minute."""
+
+    order_id: bytes
+    state: str
+    amount: int
+    at: int
+    lines: Sequence[OrderLineReport]
+
+
+@dataclass(frozen=True)
+class Sale:
+    """An order that is paid for. `number` rises: `sales_since(number)` gives what came after it."""
+
+    number: int
+    at: int
+    order: OrderReport
+
+
+@dataclass(frozen=True)
+class Takings:
+    """What one product brought in on one day (YYYY-MM-DD, UTC): how many licences, how much."""
+
+    day: str
+    sku: str
+    quantity: int
+    revenue: int
+
+
+class Reports:
+    """Reads the store; each call is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def orders(self, *, limit: int = 100, state: str | None = None) -> list[OrderReport]:
+        """Give the newest orders first."""
+        query = sa.select(schema.orders).order_by(schema.orders.c.number.desc()).limit(limit)
+        if state is not None:
+            query = query.where(schema.orders.c.state == state)
+        with self._store.immediate() as tx:
+            return _reports(tx, tx.all(query))
+
+    def order(self, order_id: bytes) -> OrderReport:
+        """Give one order. Raises `NotFoundError`."""
+        with self._store.immediate() as tx:
+            rows = tx.all(sa.select(schema.orders).where(schema.orders.c.order_id == order_id))
+            if not rows:
+                raise NotFoundError("no such order")
+            return _reports(tx, rows)[0]
+
+    def last_sale(self) -> int:
+        """Give the number of the newest sale, 0 where there is none: where to follow from."""
+        with self._store.immediate() as tx:
+            return int(tx.scalar(sa.select(sa.func.max(schema.sales.c.number))) or 0)
+
+    def sales_since(self, number: int, *, limit: int = 100) -> list[Sale]:
+        """Give the sales after sale `number`, oldest first."""
+        query = _SALES.where(schema.sales.c.number > number).order_by(schema.sales.c.number).limit(limit)
+        with self._store.immediate() as tx:
+            rows = tx.all(query)
+            reports = _reports(tx, rows)
+        return [Sale(row["sale"], row["sold_at"], report) for row, report in zip(rows, reports, strict=True)]
+
+    def takings(self, *, since: int = 0) -> list[Takings]:
+        """Give what each product brought in on each day, newest day first."""
+        sums: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        with self._store.immediate() as tx:
+            for row in tx.execute(_REVENUE, {"since": since}):
+                entry = sums[_day(row.at), row.sku]
+                entry[0] += row.quantity
+                entry[1] += row.quantity * row.unit_price
+        takings = [Takings(day, sku, quantity, revenue) for (day, sku), (quantity, revenue) in sums.items()]
+        by_sku = sorted(takings, key=lambda each: each.sku)
+        return sorted(by_sku, key=lambda each: each.day, reverse=True)
+
+
+def _day(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _reports(tx: Tx, rows: Sequence[Any]) -> list[OrderReport]:
+    lines: defaultdict[bytes, list[OrderLineReport]] = defaultdict(list)
+    ids = [row["order_id"] for row in rows]
+    for row in tx.execute(_LINES, {"ids": ids}) if ids else ():
+        lines[row.order_id].append(OrderLineReport(row.sku, row.quantity, row.unit_price, row.cells))
+    return [
+        OrderReport(row["order_id"], row["state"], row["amount"], row["at"], lines[row["order_id"]])
+        for row in rows
+    ]
