@@ -20,7 +20,7 @@ import structlog
 from broker_node import accounts, ledger, schema
 from broker_node.audit import Audit
 from broker_node.exchange import Exchange, Signed
-from broker_node.gate import Gate, Presence
+from broker_node.gate import Gate, MerchantPresence
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
@@ -72,7 +72,7 @@ class Broker:
         self._handlers: Mapping[type, Handler] = {
             Greeting: self._greet,
             PasswordResult: self._password_checked,
-            Presence: self._presence,
+            MerchantPresence: self._presence,
             messages.GetBalance: self._balance,
             messages.LogOut: self._log_out,
             messages.Withdraw: self._exchange.withdraw,
@@ -198,7 +198,9 @@ class Broker:
     ) -> list[Any]:
         return list(self._sessions.password_checked(tx, result, now, random))
 
-    def _presence(self, _tx: Tx, _sender: None, presence: Presence, _now: int, _random: Random) -> list[Any]:
+    def _presence(
+        self, _tx: Tx, _sender: None, presence: MerchantPresence, _now: int, _random: Random
+    ) -> list[Any]:
         (self._online.add if presence.online else self._online.discard)(presence.merchant)
         return []
 

@@ -6,7 +6,6 @@ session's own scope, freshness, replay. Outwards: grouped by destination, shuffl
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from broker_node.sessions import Greeting, Live, Sessions
 from common import codec, frames, grouping, messages, topics
 from common.clock import Random
 from common.config import Limits
-from common.errors import ForgedError, MalformedError, StaleError
+from common.errors import MalformedError, StaleError
 from common.node import Arrival, Incoming, Job, Outgoing
+from common.presence import read_presence
 
-MAXIMUM_STATUS = 512
 CELL_MESSAGES = (messages.Cell,)
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class MerchantPresence:
     """A merchant's retained status."""
 
     merchant: str
@@ -68,7 +67,8 @@ class Gate:
             case topics.MerchantCells(merchant_id=merchant):
                 return self._of_merchant(incoming, merchant, now, cells=True)
             case topics.MerchantStatus(merchant_id=merchant):
-                return [Arrival(None, b"", _presence(merchant, incoming.payload))]
+                online = read_presence(incoming.payload).state == "online"
+                return [Arrival(None, b"", MerchantPresence(merchant, online=online))]
         raise MalformedError("nothing is read from this topic")
 
     def _greeting(self, incoming: Incoming, sid: bytes | None, merchant: str | None) -> Arrival:
@@ -174,17 +174,3 @@ def _place(topic: str) -> topics.Topic | None:
         return topics.parse(topic)
     except MalformedError:
         return None
-
-
-def _presence(merchant: str, payload: bytes) -> Presence:
-    if len(payload) > MAXIMUM_STATUS:
-        raise MalformedError("status too long")
-    if not payload:
-        return Presence(merchant, online=False)
-    try:
-        status = json.loads(payload)
-    except ValueError as error:
-        raise MalformedError("status is not JSON") from error
-    if not isinstance(status, dict) or status.get("state") not in {"online", "offline"}:
-        raise ForgedError("not a status")
-    return Presence(merchant, online=status["state"] == "online")

@@ -6,7 +6,6 @@ home/  identity.key identity.crt ca.crt crl.pem market.json limits.toml (optiona
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from common.client_ids import client_id
 from common.config import DAY_MS, Limits, load_limits
 from common.market_file import MarketFile
 from common.node import Lane, Loop, Pools
+from common.presence import presence
 from common.store import Store
 
 MIGRATIONS = "broker_node.migrations"
@@ -96,15 +96,14 @@ def connections(home: Path, market: MarketFile, *, tls: bool = True) -> dict[Lan
     """Give the broker's two connections: small messages, and cells."""
     files = bus.TlsFiles(home / "ca.crt", home / "identity.crt", home / "identity.key")
     address = bus.Address(market.nodes.host, market.nodes.port, files.context() if tls else None)
-    online, offline = (json.dumps({"state": state}).encode() for state in ("online", "offline"))
     main = bus.Settings(
         address,
         client_id(home, "main"),
         (topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES),
         live_subscriptions=(topics.ALL_SESSIONS_UP,),
         durable=True,
-        will=bus.Will(topics.broker_status(), offline),
-        greeting=((topics.broker_status(), online),),
+        will=bus.Will(topics.broker_status(), presence("offline")),
+        greeting=((topics.broker_status(), presence("online", clock.now_ms())),),
     )
     cells = bus.Settings(address, client_id(home, "cells"), (topics.ALL_MERCHANTS_CELLS,), durable=True)
     return {"main": bus.Connection(main), "cells": bus.Connection(cells)}
@@ -139,8 +138,8 @@ def run_broker(
                 announced = True
                 announce(f"broker ready: {market.currency} market {market.market_id.hex()[:8]}")
     finally:
-        offline = json.dumps({"state": "offline"}).encode()
-        lanes["main"].put(topics.broker_status(), offline, retain=True)
+        # A DISCONNECT silences the last will, and the retained "online" would stand.
+        lanes["main"].put(topics.broker_status(), presence("offline", clock.now_ms()), retain=True)
         for lane in lanes.values():
             lane.close()
         pools.close()

@@ -23,10 +23,14 @@ from typing import Any
 from broker_node import accounts
 from broker_node.run import BrokerNode
 from broker_node.run import connections as broker_connections
-from common import bus, clock
+from common import bus, clock, topics
 from common.errors import BusUnreachableError
 from common.market_file import MarketFile
 from common.node import Loop, Pools
+from merchant_node.home import Profile
+from merchant_node.run import MerchantNode
+from merchant_node.run import connections as merchant_connections
+from veilmart import ca
 from veilmart.init import init_market
 
 PATIENCE_S = 20.0
@@ -164,6 +168,7 @@ class World:
         self.root = root
         self.bus = MemoryBus()
         self.running: dict[str, Running] = {}
+        self.merchants: dict[str, MerchantNode] = {}
         report = init_market(
             root / "market", key_type=key_type, minimum_age_seconds=minimum_age_seconds, now_ms=clock.now_ms()
         )
@@ -217,6 +222,26 @@ class World:
             node.close,
         )
         self.pump(lambda: "veilmart/v1/broker/card" in self.bus.retained)
+
+    def add_merchant(self, merchant: str) -> MerchantNode:
+        """Make a merchant's home, have its certificate signed, and run it."""
+        home = self.root / "merchants" / merchant
+        request = ca.make_request(home, merchant, key_type=self.key_type)
+        pem = ca.sign_csr(self.ca_home, request, merchant, now_ms=clock.now_ms())
+        ca.install_certificate(home, pem, self.market.ca(), now_ms=clock.now_ms())
+        self.market.save(home / "market.json")
+        Profile(name=f"The {merchant} shop").save(home / "merchant.toml")
+        return self.start_merchant(merchant)
+
+    def start_merchant(self, merchant: str) -> MerchantNode:
+        """Run a merchant whose home is there."""
+        home = self.root / "merchants" / merchant
+        node = self.merchants[merchant] = MerchantNode.open(home)
+        lanes = self.lanes(merchant_connections(home, merchant, tls=False))
+        self.run(merchant, node.merchant, node.store, node.limits, lanes, {}, lambda: None, node.close)
+        self.pump(lambda: node.merchant.session.usable)
+        self.pump(lambda: topics.merchant_card(merchant) in self.bus.retained)
+        return node
 
     def stop(self, name: str) -> None:
         """Stop a node as a crash would: no goodbye, its last wills are published."""
