@@ -89,7 +89,8 @@ class Store:
     def __init__(self, url: str, migrations: str) -> None:
         self.url = url
         self._migrations = migrations
-        self._engine = sa.create_engine(url)
+        # An error's text would otherwise hold the row that it failed on, and reach the log.
+        self._engine = sa.create_engine(url, hide_parameters=True)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediate)
