@@ -54,6 +54,7 @@ def init_market(
     *,
     currency: str = "EUR",
     bus_hosts: Sequence[str] = DEFAULT_HOSTS,
+    node_host: str | None = None,
     listen: str = "127.0.0.1",
     public_port: int = DEFAULT_PUBLIC_PORT,
     node_port: int = DEFAULT_NODE_PORT,
@@ -61,12 +62,13 @@ def init_market(
     minimum_age_seconds: int = 3600,
     now_ms: int,
 ) -> InitReport:
-    """Make a market in `home`. Customers and merchants are told the first of `bus_hosts`.
+    """Make a market in `home`. Customers are told the first of `bus_hosts`, nodes `node_host` or the same.
 
     A market that exists keeps its own settings, whatever the arguments say. Raises UsageError for an
     unusable argument, BusyError while another process does the same.
     """
-    _check_arguments(currency, bus_hosts, listen, (public_port, node_port))
+    node_host = node_host or (bus_hosts[0] if bus_hosts else "")
+    _check_arguments(currency, (*bus_hosts, node_host), listen, (public_port, node_port))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with FileLock(home / ".init.lock", timeout=LOCK_SECONDS):
@@ -82,7 +84,7 @@ def init_market(
                     currency=currency,
                     ca_certificate=(ca_home / ca.CA_CERTIFICATE_FILE).read_text(),
                     public=Address(host=bus_hosts[0], port=public_port),
-                    nodes=Address(host=bus_hosts[0], port=node_port),
+                    nodes=Address(host=node_host, port=node_port),
                     broker_fingerprint=fingerprint.hex(),
                     minimum_age_seconds=minimum_age_seconds,
                 ),
