@@ -1,0 +1,43 @@
+"""A customer's node: a wallet, a cart, and orders whose content only the merchant reads. See `Market`."""
+
+from common.errors import (
+    AuthenticationError,
+    BrokerUnreachableError,
+    BusUnreachableError,
+    BusyError,
+    DeadlineError,
+    IdempotencyConflictError,
+    InsufficientFundsError,
+    MerchantOfflineError,
+    NotFoundError,
+    OutOfStockError,
+    OutOfTicketsError,
+    PriceChangedError,
+    RejectedError,
+    UnreachableError,
+    UntrustedError,
+    UsageError,
+    VeilmartError,
+)
+from customer_node.market import Market
+
+__all__ = [
+    "AuthenticationError",
+    "BrokerUnreachableError",
+    "BusUnreachableError",
+    "BusyError",
+    "DeadlineError",
+    "IdempotencyConflictError",
+    "InsufficientFundsError",
+    "Market",
+    "MerchantOfflineError",
+    "NotFoundError",
+    "OutOfStockError",
+    "OutOfTicketsError",
+    "PriceChangedError",
+    "RejectedError",
+    "UnreachableError",
+    "UntrustedError",
+    "UsageError",
+    "VeilmartError",
+]

@@ -1,0 +1,240 @@
+"""The account: the only part that knows a name, and it knows no product.
+
+    sign up, log in      a session, whose keys stay in the profile until it ends
+    withdraw             balance -> coins and tickets, always in the same bundle
+    log out              erases the session's keys here and at the broker
+
+Rule 1. Nothing here can shop, and nothing that shops can come here: `buy` never opens this session.
+
+Rule 2. A withdrawal's exact request is stored first, and repeated until the broker has signed or refused
+it. It costs the account once, however often it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from common import codec, coins, messages, slots
+from common.errors import (
+    AuthenticationError,
+    BrokerUnreachableError,
+    InsufficientFundsError,
+    RejectedError,
+    UnreachableError,
+    UntrustedError,
+    UsageError,
+    VeilmartError,
+)
+from customer_node import sessions
+from customer_node.connection import POLL_MS
+from customer_node.context import Context
+from customer_node.refusals import SessionOverError
+from customer_node.schema import account_sessions
+from customer_node.sessions import HelloRefusedError, KeptSession, Opening, Session
+from customer_node.timing import Countdown
+from customer_node.views import BalanceView, WithdrawalView
+from customer_node.wallet import TICKET, Key, Operation
+
+PLACE: Final = "account"
+MAXIMUM_BUNDLES: Final = 50
+_WITHDRAW: Final[codec.Codec[messages.Withdraw]] = codec.Codec(messages.Withdraw)
+
+Result = TypeVar("Result")
+AccountSession = Session[messages.ToAccount]
+
+
+class Account:
+    """Account scope."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    # --- sessions --------------------------------------------------------------------------------------
+
+    def sign_up(self, name: str, password: str) -> None:
+        """Open an account and log in.
+
+        Raises `RejectedError` if the name is taken or the password against the rules, `UsageError`,
+        `BrokerUnreachableError`, `UntrustedError`.
+        """
+        self._open(messages.SignUp(name=name, password=password))
+
+    def log_in(self, name: str, password: str) -> None:
+        """Log in. Raises `AuthenticationError`, else as `sign_up`."""
+        self._open(messages.LogIn(name=name, password=password))
+
+    def log_out(self) -> None:
+        """Erase the session's keys, here in any case and at the broker if it answers.
+
+        Raises `UnreachableError` where it does not; its session then ends by itself.
+        """
+        context = self._context
+        try:
+            session = self._session()
+        except AuthenticationError:
+            return
+        try:
+            request = context.random(16)
+            session.ask(messages.LogOut(request=request), messages.LoggedOut, context.timeout_ms)
+        except SessionOverError:
+            pass
+        finally:
+            self._forget()
+
+    @property
+    def logged_in(self) -> bool:
+        """Whether the profile holds a session that should still be open."""
+        with self._context.profile.store.immediate() as tx:
+            return sessions.find(tx, account_sessions, PLACE, self._context.clock()) is not None
+
+    def _open(self, credential: messages.SignUp | messages.LogIn) -> None:
+        context = self._context
+        countdown = Countdown(context.clock, context.timeout_ms)
+        while True:
+            link = context.uplink.link(context.random(16), "account")
+            opening = Opening(
+                link, context.broker(link), context.profile.market_id, context.clock, context.random
+            )
+            try:
+                kept, _ = opening.open(credential, "account", context.timeout_ms)
+                break
+            except HelloRefusedError as refused:
+                if refused.code != "busy" or countdown.over:
+                    raise refused.explained() from None
+                pause = Countdown(context.clock, max(refused.retry_after_ms, POLL_MS))
+                while not pause.over:
+                    link.pump(pause.slice_s(POLL_MS))
+        with context.profile.store.immediate() as tx:
+            sessions.keep(tx, account_sessions, PLACE, kept)
+
+    def _session(self) -> AccountSession:
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            kept = sessions.find(tx, account_sessions, PLACE, context.clock())
+        if kept is None:
+            raise _not_logged_in()
+        return self._resume(kept)
+
+    def _resume(self, kept: KeptSession) -> AccountSession:
+        context = self._context
+        link = context.uplink.link(kept.session, "account")
+        with context.profile.store.immediate() as tx:
+            sessions.touch(tx, account_sessions, kept.session, context.clock())
+        return Session(link, kept, codec.TO_ACCOUNT, context.clock, context.random)
+
+    def _forget(self) -> None:
+        with self._context.profile.store.immediate() as tx:
+            sessions.forget(tx, account_sessions, PLACE)
+        self._context.uplink.close()
+
+    def _within(self, action: Callable[[AccountSession], Result]) -> Result:
+        session = self._session()
+        try:
+            return action(session)
+        except SessionOverError:
+            self._forget()
+            raise _not_logged_in() from None
+
+    # --- money -----------------------------------------------------------------------------------------
+
+    def balance(self) -> BalanceView:
+        """Ask for the balance. Raises `AuthenticationError`, `UnreachableError`, `DeadlineError`."""
+        return self._within(self._balance)
+
+    def _balance(self, session: AccountSession) -> BalanceView:
+        question = messages.GetBalance(request=self._context.random(16))
+        answer = session.ask(question, messages.Balance, self._context.timeout_ms)
+        return BalanceView(answer.amount, answer.currency, answer.tickets_left)
+
+    def withdraw(self, bundles: int = 1) -> WithdrawalView:
+        """Draw bundles of coins, with tickets as far as today's limit allows.
+
+        Raises `InsufficientFundsError`, `AuthenticationError`, `UntrustedError`, `UnreachableError`,
+        `DeadlineError`; after the last two `resume` completes what is under way.
+        """
+        if not 1 <= bundles <= MAXIMUM_BUNDLES:
+            raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
+        return self._within(lambda session: self._withdraw(session, bundles))
+
+    def _withdraw(self, session: AccountSession, bundles: int) -> WithdrawalView:
+        context = self._context
+        card = context.broker(session.link)
+        for operation in self._open_operations():
+            self._finish(session, operation)
+        before = self._balance(session)
+        bundle = sum(coins.BUNDLE)
+        if before.amount < bundles * bundle:
+            raise InsufficientFundsError(
+                f"The account holds {before.amount}, {bundles} bundles are {bundles * bundle} minor units.",
+                "The market's operator credits accounts (`veilmart broker account credit`).",
+            )
+        tickets_left, drawn, balance = before.tickets_left, 0, before.amount
+        for _ in range(bundles):
+            tickets = min(coins.BUNDLE_TICKETS, tickets_left)
+            balance = self._finish(session, self._begin(session, tickets)).balance
+            tickets_left -= tickets
+            drawn += tickets
+        return WithdrawalView(
+            amount=bundles * bundle,
+            coins=bundles * len(coins.BUNDLE),
+            tickets=drawn,
+            balance=balance,
+            currency=card.currency,
+            usable_from=self._usable_from(),
+        )
+
+    def _begin(self, session: AccountSession, tickets: int) -> Operation:
+        context = self._context
+        operation, month = context.random(16), slots.month_of(session.now)
+        wanted: list[Key] = [("coin", value) for value in coins.BUNDLE] + [TICKET] * tickets
+        with context.profile.store.immediate() as tx:
+            blinded = context.wallet.draw(tx, operation, wanted, month)
+            count = len(coins.BUNDLE)
+            request = codec.pack(
+                messages.Withdraw(operation=operation, coins=blinded[:count], tickets=blinded[count:])
+            )
+            context.wallet.begin_operation(tx, operation, "withdraw", request, context.clock())
+        return Operation(operation, "withdraw", request)
+
+    def _finish(self, session: AccountSession, operation: Operation) -> messages.Withdrawn:
+        context = self._context
+        question = _WITHDRAW.unpack(operation.request)
+        try:
+            answer = session.ask(question, messages.Withdrawn, context.timeout_ms)
+        except (RejectedError, AuthenticationError):
+            with context.profile.store.immediate() as tx:
+                context.wallet.end_operation(tx, operation.id, "refused")
+            raise
+        try:
+            with context.profile.store.immediate() as tx:
+                signatures = [*answer.coins, *answer.tickets]
+                context.wallet.issue(tx, operation.id, signatures, self._usable_from())
+        except UntrustedError:
+            context.profile.keep_evidence("withdrawal", codec.pack(answer), context.clock())
+            raise
+        return answer
+
+    def _usable_from(self) -> int:
+        return self._context.clock() + 1000 * self._context.profile.market.minimum_age_seconds
+
+    def _open_operations(self) -> list[Operation]:
+        with self._context.profile.store.immediate() as tx:
+            return self._context.wallet.open_operations(tx, "withdraw")
+
+    def resume(self) -> list[tuple[str, VeilmartError | None]]:
+        """Complete open withdrawals; gives each one's id and what stopped it."""
+        results: list[tuple[str, VeilmartError | None]] = []
+        for operation in self._open_operations():
+            try:
+                self._within(lambda session, it=operation: self._finish(session, it))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                results.append((operation.id.hex(), None))
+            except VeilmartError as error:
+                results.append((operation.id.hex(), error))
+                if isinstance(error, AuthenticationError | UnreachableError | BrokerUnreachableError):
+                    break
+        return results
+
+
+def _not_logged_in() -> AuthenticationError:
+    return AuthenticationError("No account session is open.", "Log in first (`veilmart login NAME`).")

@@ -1,0 +1,210 @@
+"""Who the broker and the merchants are, and which keys they use now: cards, verified.
+
+Rule 1. A card counts only with the market CA's certificate for its sender, and the broker's only under
+the key that the market file names.
+
+Rule 2. A merchant's identity key is pinned at first sight. Whoever holds the CA could certify itself as
+the merchant; so a change is an `UntrustedError`, and the new card is kept as evidence.
+
+Rule 3. One key per calendar slot. A second one for the same slot is refused and kept: whoever is shown a
+key of its own can be recognised by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+import sqlalchemy as sa
+
+from common import cards, config, messages, sealing, topics
+from common.errors import (
+    BrokerUnreachableError,
+    MalformedError,
+    NotFoundError,
+    StaleError,
+    UntrustedError,
+    WireError,
+)
+from common.keys import PublicIdentity
+from common.store import Tx
+from customer_node.connection import Link
+from customer_node.profile import Profile
+from customer_node.schema import key_slots, merchants
+from customer_node.timing import Clock
+
+_INSERT_SLOT: Final = sa.insert(key_slots)
+_INSERT_MERCHANT: Final = sa.insert(merchants)
+SLOTS_KEPT_MS: Final = 40 * config.DAY_MS
+
+
+@dataclass(frozen=True)
+class Merchant:
+    """A merchant whose card was verified and whose identity is the pinned one."""
+
+    id: str
+    card: messages.MerchantCard = field(repr=False)
+    identity: PublicIdentity = field(repr=False)
+    fingerprint: bytes
+    certificate: bytes = field(repr=False)
+    online: bool | None
+
+
+class Directory:
+    """Reads cards off a link."""
+
+    def __init__(self, profile: Profile, clock: Clock) -> None:
+        self._profile = profile
+        self._clock = clock
+
+    def broker(self, link: Link, timeout_ms: int) -> messages.BrokerCard:
+        """Give the broker's card. Raises `BrokerUnreachableError` or `UntrustedError`."""
+        payload = link.wait_for(topics.broker_card(), self._clock, timeout_ms)
+        if payload is None:
+            raise link.silence() or BrokerUnreachableError(
+                "The broker has published no card.", "Start it with `veilmart broker run`."
+            )
+        market = self._profile.market
+        try:
+            card = cards.open_broker_card(
+                payload, self._profile.ca_der, self._profile.market_id, self._clock()
+            )
+        except WireError as error:
+            _distrust("The broker's card", error)
+        if card.certificate.fingerprint != market.broker_identity or card.body.currency != market.currency:
+            self._profile.keep_evidence("broker card", payload, self._clock())
+            raise UntrustedError(
+                "The broker's card is not that of the market file's broker.",
+                "Ask the market's operator for the present market file.",
+            )
+        self._check_slots("broker", {"hello": card.body.hello_keys}, payload)
+        return card.body
+
+    def merchant(self, link: Link, merchant: str) -> Merchant:
+        """Give a merchant. Raises `NotFoundError` or `UntrustedError`."""
+        try:
+            topic = topics.merchant_card(merchant)
+        except MalformedError:
+            raise _no_merchant(merchant) from None
+        if not link.board.get(topic):
+            link.settle()
+        payload = link.board.get(topic)
+        if not payload:
+            raise _no_merchant(merchant)
+        return self._open(link, merchant, payload)
+
+    def merchants(self, link: Link) -> tuple[list[Merchant], dict[str, UntrustedError]]:
+        """Give every merchant whose card holds, in the order of their ids, and what is wrong with others."""
+        link.settle()
+        good: list[Merchant] = []
+        bad: dict[str, UntrustedError] = {}
+        for topic in sorted(link.board):
+            try:
+                parsed = topics.parse(topic)
+            except MalformedError:
+                continue
+            if isinstance(parsed, topics.MerchantCard) and link.board[topic]:
+                try:
+                    good.append(self._open(link, parsed.merchant_id, link.board[topic]))
+                except UntrustedError as error:
+                    bad[parsed.merchant_id] = error
+        return good, bad
+
+    def _open(self, link: Link, merchant: str, payload: bytes) -> Merchant:
+        now = self._clock()
+        try:
+            card = cards.open_merchant_card(
+                payload, self._profile.ca_der, self._profile.market_id, merchant, now
+            )
+        except WireError as error:
+            _distrust(f"The card of {merchant}", error)
+        if self._pin(merchant, card.certificate.fingerprint, now) != card.certificate.fingerprint:
+            self._profile.keep_evidence("merchant identity", payload, now)
+            raise UntrustedError(
+                f"The identity key of {merchant} is not the one that this profile knows.",
+                "Ask the merchant by another way. Nothing was sent to it.",
+            )
+        prekeys = {"browse": card.body.browse_prekeys, "order": card.body.order_prekeys}
+        self._check_slots(f"merchant/{merchant}", prekeys, payload)
+        return Merchant(
+            id=merchant,
+            card=card.body,
+            identity=card.certificate.public_key,
+            fingerprint=card.certificate.fingerprint,
+            certificate=card.certificate_der,
+            online=link.merchant_online(merchant),
+        )
+
+    def _pin(self, merchant: str, fingerprint: bytes, now: int) -> bytes:
+        with self._profile.store.immediate() as tx:
+            pinned: bytes | None = tx.scalar(
+                sa.select(merchants.c.fingerprint).where(merchants.c.merchant == merchant)
+            )
+            if pinned is None:
+                row = {"merchant": merchant, "fingerprint": fingerprint, "first_seen": now}
+                tx.insert(_INSERT_MERCHANT, row)
+        return fingerprint if pinned is None else pinned
+
+    def _check_slots(
+        self, holder: str, keys: Mapping[str, Sequence[messages.SlotKey]], payload: bytes
+    ) -> None:
+        shown = [
+            (purpose, key.slot, _key_id(holder, key)) for purpose, listed in keys.items() for key in listed
+        ]
+        with self._profile.store.immediate() as tx:
+            conflict = _remember_slots(tx, holder, shown, self._clock())
+        if conflict:
+            self._profile.keep_evidence(f"second key for a slot: {holder}", payload, self._clock())
+            raise UntrustedError(
+                f"{holder} shows a second {conflict} key for the same time.",
+                "The card was kept as evidence; ask the market's operator.",
+            )
+
+
+def _remember_slots(tx: Tx, holder: str, shown: Sequence[tuple[str, int, bytes]], now: int) -> str | None:
+    """Store new slots; give the purpose of one that had another key."""
+    tx.execute(sa.delete(key_slots).where(key_slots.c.slot < now - SLOTS_KEPT_MS))
+    rows = tx.all(sa.select(key_slots).where(key_slots.c.holder == holder))
+    known: dict[tuple[str, int], bytes] = {(row["purpose"], row["slot"]): row["key_id"] for row in rows}
+    for purpose, slot, key_id in shown:
+        present = known.setdefault((purpose, slot), key_id)
+        if present != key_id:
+            return purpose
+    new = {(row["purpose"], row["slot"]) for row in rows}
+    for (purpose, slot), key_id in known.items():
+        if (purpose, slot) not in new:
+            row = {"holder": holder, "purpose": purpose, "slot": slot, "key_id": key_id}
+            tx.insert(_INSERT_SLOT, row)
+    return None
+
+
+def _key_id(holder: str, key: messages.SlotKey) -> bytes:
+    try:
+        return sealing.load_public(key.public).key_id
+    except MalformedError as error:
+        raise UntrustedError(f"{holder} shows a degenerate key.") from error
+
+
+def newest_key(keys: Sequence[messages.SlotKey], now: int) -> sealing.XWingPublicKey:
+    """Give the key of the newest slot that has begun at `now`, or else of the first slot.
+
+    Raises `MalformedError` for a degenerate key.
+    """
+    begun = [key for key in keys if key.slot <= now]
+    chosen = max(begun, key=lambda key: key.slot) if begun else min(keys, key=lambda key: key.slot)
+    return sealing.load_public(chosen.public)
+
+
+def _distrust(what: str, error: WireError) -> NoReturn:
+    if isinstance(error, StaleError):
+        raise UntrustedError(
+            f"{what} is not valid at this time.", "Check this machine's clock; the card may be an old one."
+        ) from error
+    raise UntrustedError(f"{what} does not prove what it claims: {error}.") from error
+
+
+def _no_merchant(merchant: str) -> NotFoundError:
+    return NotFoundError(
+        f"This market has no merchant {merchant!r}.", "`veilmart merchants` lists those that there are."
+    )

@@ -1,0 +1,206 @@
+"""Downloads: an accepted order's stream of cells becomes files.
+
+    plan (names chosen, stored) --> batches of cells --> disk --> progress stored --> digest --> name
+
+Rule 1. Progress is stored after what it speaks of is on the disk. After a crash only what is missing is
+asked for.
+
+Rule 2. One stream serves the whole order, padding included: how its files lie in it cannot be seen.
+
+Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from common import config, messages
+from common.errors import RejectedError, UntrustedError, UsageError
+from common.store import Tx
+from customer_node import orders, receipts
+from customer_node.context import Context
+from customer_node.fetching import Fetch
+from customer_node.files import Target, Writer, digest_of, finish, free_names, make_folder
+from customer_node.orders import Order
+from customer_node.schema import deliveries, delivery_files
+from customer_node.shop import Shop, Visit, merchant_place, order_place
+from customer_node.views import DeliveredFile, Progress
+
+BATCH: Final = 64
+"""Cells between two entries of progress."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An order's files, and how many cells of its stream are on disk."""
+
+    order: Order
+    targets: tuple[Target, ...]
+    done: int
+
+    @property
+    def cells(self) -> int:
+        """How many cells the stream has."""
+        return sum(target.line.cells for target in self.targets)
+
+    def progress(self, done: int) -> Progress:
+        """Say how far `done` cells are."""
+        return Progress(
+            cells_done=done,
+            cells=self.cells,
+            bytes_done=sum(_bytes_done(target.line, done) for target in self.targets),
+            size=sum(target.line.size for target in self.targets),
+        )
+
+
+def _bytes_done(line: messages.ReceiptLine, done: int) -> int:
+    return min(line.size, max(0, done - line.first_cell) * config.CELL_CONTENT)
+
+
+class Downloads:
+    """Shop scope: cells."""
+
+    def __init__(self, context: Context, shop: Shop) -> None:
+        self._context = context
+        self._shop = shop
+
+    def place_of(self, order: Order) -> str:
+        """Name the session for an order: the visit in which it was placed, or else one of its own."""
+        visit = self._shop.visiting(order.merchant)
+        placed_here = visit is not None and visit.session == order.visit
+        return merchant_place(order.merchant) if placed_here else order_place(order.id)
+
+    def steps(self, order_id: bytes, folder: Path | None) -> Iterator[Progress]:
+        """Deliver an order, batch by batch. `folder` None goes on in the one where it began.
+
+        Raises `UsageError`, `RejectedError` for an order that was not accepted, `UntrustedError` for
+        content that the merchant did not sign, and what a visit raises. Whatever is raised, or if the
+        iteration is given up: the next call goes on where this one ended.
+        """
+        delivery = self._plan(order_id, folder)
+        yield delivery.progress(delivery.done)
+        place, done = self.place_of(delivery.order), delivery.done
+        while done < delivery.cells:
+            done = self._shop.at(delivery.order.merchant, lambda visit: self._batch(visit, delivery), place)
+            yield delivery.progress(done)
+        self._finish(delivery)
+
+    def files(self, order_id: bytes) -> tuple[DeliveredFile, ...]:
+        """List a delivered order's files."""
+        with self._context.profile.store.immediate() as tx:
+            delivery = self._stored(tx, orders.load(tx, order_id))
+        if delivery is None:
+            return ()
+        return tuple(
+            DeliveredFile(target.path, target.line.sku, target.line.size, target.line.digest.hex())
+            for target in delivery.targets
+        )
+
+    # --- plan ------------------------------------------------------------------------------------------
+
+    def _plan(self, order_id: bytes, folder: Path | None) -> Delivery:
+        with self._context.profile.store.immediate() as tx:
+            order = orders.load(tx, order_id)
+            if order.state in orders.OPEN or order.state == "refunded":
+                raise RejectedError(
+                    f"Order {order_id.hex()} is {order.state}: there is nothing to download.",
+                    "`veilmart resume` takes open orders to their end.",
+                )
+            present = self._stored(tx, order)
+            wanted = make_folder(folder) if folder is not None else None
+            if present is not None and wanted in (None, present.targets[0].path.parent):
+                return self._again(tx, present)
+            if wanted is None:
+                raise UsageError("Name a folder to download into.")
+            if present is not None:
+                _forget(tx, present)
+            delivery = self._begin(tx, order, wanted)
+            if order.state == "accepted":
+                orders.step(tx, order_id, "downloading")
+        return delivery
+
+    def _again(self, tx: Tx, present: Delivery) -> Delivery:
+        """Go on with a delivery, or start it over where its files are gone."""
+        if present.order.state == "complete":
+            intact = all(_is_right(target) for target in present.targets)
+        else:
+            begun = [target for target in present.targets if _bytes_done(target.line, present.done)]
+            intact = all(target.part.exists() or target.path.exists() for target in begun)
+        if intact:
+            return present
+        folder = present.targets[0].path.parent
+        _forget(tx, present)
+        return self._begin(tx, present.order, folder)
+
+    def _begin(self, tx: Tx, order: Order, folder: Path) -> Delivery:
+        lines = receipts.stored(tx, order.id).lines
+        names = free_names(folder, [line.file_name for line in lines])
+        tx.execute(sa.insert(deliveries), {"order_id": order.id, "folder": str(folder), "done": 0})
+        for position, name in enumerate(names):
+            row = {"order_id": order.id, "position": position, "name": name}
+            tx.execute(sa.insert(delivery_files), row)
+        targets = (Target(line, folder / name) for line, name in zip(lines, names, strict=True))
+        return Delivery(order, tuple(targets), 0)
+
+    def _stored(self, tx: Tx, order: Order) -> Delivery | None:
+        row = tx.one(sa.select(deliveries).where(deliveries.c.order_id == order.id))
+        if row is None:
+            return None
+        names = tx.all(
+            sa.select(delivery_files.c.name)
+            .where(delivery_files.c.order_id == order.id)
+            .order_by(delivery_files.c.position)
+        )
+        lines = receipts.stored(tx, order.id).lines
+        folder = Path(row["folder"])
+        targets = (Target(line, folder / name["name"]) for line, name in zip(lines, names, strict=True))
+        return Delivery(order, tuple(targets), row["done"])
+
+    # --- cells -----------------------------------------------------------------------------------------
+
+    def _batch(self, visit: Visit, delivery: Delivery) -> int:
+        """Fetch the next batch; gives how many cells are on disk. A new visit goes on from there."""
+        order = delivery.order
+        with self._context.profile.store.immediate() as tx:
+            first: int = tx.scalar(sa.select(deliveries.c.done).where(deliveries.c.order_id == order.id))
+        writer = Writer(delivery.targets)
+        fetch = Fetch(visit, order, first, min(first + BATCH, delivery.cells), writer.write)
+        try:
+            fetch.run()
+        finally:
+            writer.sync()
+            writer.close()
+            self._record(order.id, fetch.done)
+        return fetch.done
+
+    def _record(self, order_id: bytes, done: int) -> None:
+        with self._context.profile.store.immediate() as tx:
+            tx.execute(sa.update(deliveries).where(deliveries.c.order_id == order_id).values(done=done))
+
+    def _finish(self, delivery: Delivery) -> None:
+        wrong = [target for target in delivery.targets if not finish(target)]
+        if wrong:
+            self._record(delivery.order.id, min(target.line.first_cell for target in wrong))
+            raise UntrustedError(
+                f"The content of {wrong[0].line.sku} is not what {delivery.order.merchant} signed.",
+                "The next download starts it over; the receipt proves what was promised.",
+            )
+        with self._context.profile.store.immediate() as tx:
+            if orders.load(tx, delivery.order.id).state == "downloading":
+                orders.step(tx, delivery.order.id, "complete")
+
+
+def _is_right(target: Target) -> bool:
+    return target.path.exists() and digest_of(target.path) == target.line.digest
+
+
+def _forget(tx: Tx, delivery: Delivery) -> None:
+    for target in delivery.targets:
+        target.part.unlink(missing_ok=True)
+    tx.execute(sa.delete(delivery_files).where(delivery_files.c.order_id == delivery.order.id))
+    tx.execute(sa.delete(deliveries).where(deliveries.c.order_id == delivery.order.id))

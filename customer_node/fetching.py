@@ -1,0 +1,173 @@
+"""Fetching: windows of cells, several under way, each cell put where it belongs.
+
+    GetCells (sealed) in FetchCells --> MerchantCell, MerchantCell, ... --> Writer
+
+Rule 1. The customer pulls: what was not asked for is dropped, what does not come is asked for again, and
+only that.
+
+Rule 2. Each window is a request of its own, with its own keys; a cell's index is authenticated with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from common import codec, config, messages, sealing
+from common.errors import NotFoundError, RejectedError, UntrustedError, VeilmartError, WireError
+from customer_node.connection import POLL_MS
+from customer_node.orders import Order
+from customer_node.refusals import refusal_error
+from customer_node.shop import Visit
+from customer_node.timing import Countdown
+
+WINDOW: Final = config.Limits().cell_window // 2
+"""Cells asked for at once. Two windows fill what a session may have under way, so that the next one is
+asked for while the last one still comes."""
+
+WINDOWS_UNDER_WAY: Final = 3
+PATIENCE_MS: Final = 11 * config.SECOND_MS
+"""How long nothing comes before all is asked for again: a little longer than the broker keeps the place of
+a window that nobody serves, so that the new windows do not queue behind the lost ones."""
+
+PAUSE_MS: Final = 250
+
+
+@dataclass
+class _Window:
+    key: sealing.AnswerKey = field(repr=False)
+    missing: set[int]
+
+
+class Fetch:
+    """Fetches cells `first` to `last - 1` of an order's stream in one visit."""
+
+    def __init__(
+        self, visit: Visit, order: Order, first: int, last: int, write: Callable[[int, bytes], None]
+    ) -> None:
+        self._visit = visit
+        self._order = order
+        self._write = write
+        self._wanted: deque[tuple[int, int]] = deque(
+            (start, min(WINDOW, last - start)) for start in range(first, last, WINDOW)
+        )
+        self._windows: dict[bytes, _Window] = {}
+        self._missing = set(range(first, last))
+        self._last = last
+        self._pause: Countdown | None = None
+
+    @property
+    def done(self) -> int:
+        """Every cell before this one has been written."""
+        return min(self._missing, default=self._last)
+
+    def run(self) -> None:
+        """Fetch until every cell is there.
+
+        Raises `SessionOverError`, `MerchantOfflineError`, `DeadlineError`, `RejectedError`,
+        `UntrustedError`; what has been written until then counts.
+        """
+        context, session = self._visit.context, self._visit.session
+        silence = Countdown(context.clock, context.timeout_ms)
+        patience = Countdown(context.clock, PATIENCE_MS)
+        while self._missing:
+            self._ask()
+            taken = [self._take(body) for body in session.receive(POLL_MS / 1000)]
+            if any(taken):
+                silence = Countdown(context.clock, context.timeout_ms)
+                patience = Countdown(context.clock, PATIENCE_MS)
+            elif silence.over:
+                raise session.link.silence() or self._visit.silence()
+            elif patience.over:
+                patience = Countdown(context.clock, PATIENCE_MS)
+                for request in list(self._windows):
+                    self._give_up(request)
+
+    def _ask(self) -> None:
+        context = self._visit.context
+        if self._pause is not None and not self._pause.over:
+            return
+        while self._wanted and len(self._windows) < WINDOWS_UNDER_WAY:
+            first, count = self._wanted.popleft()
+            body = messages.GetCells(
+                order_id=self._order.id,
+                fetch_secret=self._order.secrets.fetch,
+                first=first,
+                count=count,
+            )
+            sealed, key = self._visit.seal_browse(body, "cells", codec.pack(count))
+            question = messages.FetchCells(
+                request=context.random(16), merchant=self._order.merchant, cells=count, sealed=sealed
+            )
+            self._windows[question.request] = _Window(key, set(range(first, first + count)))
+            self._visit.session.post(question)
+
+    def _give_up(self, request: bytes) -> None:
+        """Put what a window still misses back to the front, as ranges."""
+        missing = sorted(self._windows.pop(request).missing)
+        while missing:
+            first = missing[0]
+            run = [index for offset, index in enumerate(missing) if index == first + offset]
+            self._wanted.appendleft((first, len(run)))
+            missing = missing[len(run) :]
+
+    def _take(self, body: messages.ToShop) -> bool:
+        """Take what came; tell whether it was a cell that was missing."""
+        if isinstance(body, messages.MerchantCell):
+            window = self._windows.get(body.request)
+            return window is not None and self._take_cell(body, window)
+        if isinstance(body, messages.MerchantAnswer) and body.request in self._windows:
+            self._merchant_refused(body)
+        if isinstance(body, messages.Refused) and body.reference in self._windows:
+            self._broker_refused(body)
+        return False
+
+    def _take_cell(self, body: messages.MerchantCell, window: _Window) -> bool:
+        try:
+            index, content = window.key.unseal_cell(body.cell)
+        except WireError as error:
+            self._visit.session.dropped[error.reason] += 1
+            return False
+        if index not in window.missing or len(content) != config.CELL_CONTENT:
+            self._visit.session.dropped["malformed"] += 1
+            return False
+        self._write(index, content)
+        window.missing.discard(index)
+        self._missing.discard(index)
+        if not window.missing:
+            del self._windows[body.request]
+        return True
+
+    def _merchant_refused(self, body: messages.MerchantAnswer) -> None:
+        try:
+            answer = self._windows[body.request].key.unseal(body.answer)
+        except WireError as error:
+            self._visit.session.dropped[error.reason] += 1
+            return
+        self._give_up(body.request)
+        if isinstance(answer, messages.RequestRefused) and answer.code == "not_yet":
+            # The merchant has not heard yet that it is paid: the broker tells it until it has.
+            self._wait()
+            return
+        raise _refusal(answer)
+
+    def _broker_refused(self, body: messages.Refused) -> None:
+        self._give_up(body.reference)
+        if body.code != "busy":
+            raise refusal_error(body.code)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._pause = Countdown(self._visit.context.clock, PAUSE_MS)
+
+
+def _refusal(answer: messages.SealedAnswer) -> VeilmartError:
+    match answer:
+        case messages.RequestRefused(code="not_found"):
+            return NotFoundError("The merchant does not know this order.")
+        case messages.RequestRefused(code=code):
+            return RejectedError(f"The merchant does not deliver this order: {code}.")
+        case _:
+            return UntrustedError("The merchant answered something else than cells.")

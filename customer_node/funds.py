@@ -1,0 +1,134 @@
+"""Paying exactly: coins in the wallet, swapped first where no choice of them has the sum.
+
+    Swap (one coin in, the rest and change out) --> Swapped --> coins that pay exactly
+
+Rule. A swap is an operation: its exact message is stored first, and repeated until it is answered.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common import codec, coins, config, messages, slots
+from common.errors import InsufficientFundsError, RejectedError, UntrustedError, VeilmartError
+from common.store import Tx
+from customer_node.context import Context
+from customer_node.refusals import DoubleSpendError
+from customer_node.shop import ShopSession
+from customer_node.wallet import Key, Operation, change_for
+
+_SWAP: Final[codec.Codec[messages.Swap]] = codec.Codec(messages.Swap)
+MOST_SWAPS: Final = 16
+
+
+class Funds:
+    """Coins for an order."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def make_exact(self, session: ShopSession, amount: int) -> None:
+        """Swap until the wallet can pay `amount` exactly.
+
+        Raises `InsufficientFundsError`, `RejectedError`, `UntrustedError`, and what asking raises; after
+        silence `resume` completes the swap.
+        """
+        context = self._context
+        for _ in range(MOST_SWAPS):
+            swap = self._next_swap(session, amount)
+            if swap is None:
+                return
+            try:
+                self.finish(session, swap)
+            except RejectedError:
+                # A coin that was spent elsewhere is out of the wallet now: go on with the others.
+                with context.profile.store.immediate() as tx:
+                    if not context.wallet.held(tx, context.clock()):
+                        raise
+        raise InsufficientFundsError("The wallet's coins cannot pay that.", "`veilmart withdraw` draws more.")
+
+    def _next_swap(self, session: ShopSession, amount: int) -> Operation | None:
+        context, now = self._context, self._context.clock()
+        context.broker(session.link)
+        month = slots.month_of(session.now)
+        with context.profile.store.immediate() as tx:
+            top = context.wallet.top(tx, month)
+            try:
+                given, wanted = change_for(amount, context.wallet.held(tx, now), top)
+            except InsufficientFundsError as error:
+                raise self._explained(tx, error) from None
+            return self._begin(tx, given, wanted, month) if given else None
+
+    def reserve(self, tx: Tx, order_id: bytes, amount: int) -> list[messages.Token]:
+        """Reserve coins of exactly `amount` for an order; `make_exact` has seen to it that they are there."""
+        context, now = self._context, self._context.clock()
+        values = coins.exact(context.wallet.held(tx, now), amount)
+        if values is None or len(values) > config.MAXIMUM_COINS:
+            raise self._explained(tx, InsufficientFundsError("The wallet holds less than that."))
+        return context.wallet.reserve(tx, order_id, values, now)
+
+    def _begin(self, tx: Tx, given: list[int], wanted: list[int], month: str) -> Operation:
+        context, now = self._context, self._context.clock()
+        operation = context.random(16)
+        tokens = context.wallet.reserve(tx, operation, given, now)
+        kinds: list[Key] = [("coin", value) for value in wanted]
+        blinded = context.wallet.draw(tx, operation, kinds, month)
+        request = codec.pack(messages.Swap(operation=operation, coins=tokens, blinded=blinded))
+        context.wallet.begin_operation(tx, operation, "swap", request, now)
+        return Operation(operation, "swap", request)
+
+    def finish(self, session: ShopSession, swap: Operation) -> None:
+        """Ask until a swap is answered. Raises `RejectedError` for a refusal, and what asking raises."""
+        context = self._context
+        question = _SWAP.unpack(swap.request)
+        try:
+            answer = session.ask(question, messages.Swapped, context.timeout_ms)
+        except RejectedError as error:
+            with context.profile.store.immediate() as tx:
+                if isinstance(error, DoubleSpendError) and len(question.coins) == 1:
+                    context.wallet.spend(tx, swap.id)
+                else:
+                    context.wallet.release(tx, swap.id)
+                context.wallet.end_operation(tx, swap.id, "refused")
+            raise
+        try:
+            with context.profile.store.immediate() as tx:
+                context.wallet.issue(tx, swap.id, answer.signatures, context.clock())
+                context.wallet.spend(tx, swap.id)
+        except UntrustedError:
+            context.profile.keep_evidence("swap", codec.pack(answer), context.clock())
+            raise
+
+    def sift(self, session: ShopSession, order_id: bytes) -> None:
+        """Swap each coin of a refused order for another one: those that were spent before stay out.
+
+        After a profile came back from a backup some coins in it are spent; this finds out which.
+        """
+        context = self._context
+        month = slots.month_of(session.now)
+        context.broker(session.link)
+        with context.profile.store.immediate() as tx:
+            rows = context.wallet.reserved_for(tx, order_id)
+        for row in rows:
+            with context.profile.store.immediate() as tx:
+                operation = context.random(16)
+                token = context.wallet.pass_on(tx, row, operation)
+                blinded = context.wallet.draw(tx, operation, [("coin", row["value"])], month)
+                request = codec.pack(messages.Swap(operation=operation, coins=[token], blinded=blinded))
+                context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
+            try:
+                self.finish(session, Operation(operation, "swap", request))
+            except RejectedError:
+                continue
+
+    def _explained(self, tx: Tx, error: InsufficientFundsError) -> VeilmartError:
+        """Say which coins would do if one waited."""
+        context, now = self._context, self._context.clock()
+        _, young_until = context.wallet.stock(tx, now)
+        if young_until:
+            minutes = -(-(young_until - now) // config.MINUTE_MS)
+            hint = f"Coins become usable in {minutes} min; `--now` uses them at once."
+            return InsufficientFundsError(error.message, hint)
+        if context.wallet.open_operations(tx, "swap"):
+            return InsufficientFundsError(error.message, "`veilmart resume` completes what is under way.")
+        return error

@@ -1,0 +1,349 @@
+"""The Python API of a customer: one profile, one market.
+
+    with Market(profile) as market:
+        market.cart.add("sports", "PLAN-10K")
+        quote = market.quote()                        # prices now
+        order, = market.buy(idempotency_key="tuesday")
+        for file in market.download(order.order_id, Path("bought")):
+            print(file.path)
+
+Amounts are minor units, times milliseconds since 1970, ids hex text. Every method raises a
+`VeilmartError` with a stable `code` for whatever a person can do something about; whatever was under way
+then goes on with the same call or with `resume`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from common import bus, clock, messages
+from common.clock import Random
+from common.errors import NotFoundError
+from common.market_file import MarketFile
+from customer_node import orders
+from customer_node.account import Account
+from customer_node.browse import MAXIMUM_TICKETS, Browse
+from customer_node.cart import Cart, Wanted, check_quantity
+from customer_node.checkout import Checkout
+from customer_node.connection import Connect, Uplink
+from customer_node.context import Context
+from customer_node.directory import Directory
+from customer_node.downloads import Downloads
+from customer_node.funds import Funds
+from customer_node.profile import Profile
+from customer_node.purchasing import Purchasing
+from customer_node.receipts import Receipts
+from customer_node.resume import Resume
+from customer_node.shop import Shop
+from customer_node.timing import Clock, steady_clock
+from customer_node.views import (
+    BalanceView,
+    CoinStockView,
+    DeliveredFile,
+    ImageView,
+    MarketView,
+    MerchantView,
+    OrderView,
+    ProductView,
+    Progress,
+    PurchaseView,
+    QuoteView,
+    ReceiptView,
+    ResumedView,
+    SearchView,
+    WalletView,
+    WithdrawalView,
+)
+from customer_node.wallet import TICKET, Stock, Wallet
+
+
+class Market:
+    """An open profile. One process at a time may have it (`BusyError`); close it, or use `with`."""
+
+    def __init__(
+        self,
+        profile: Path,
+        *,
+        proxy: str | None = None,
+        timeout_s: float = 30.0,
+        connect: Connect = bus.Connection,
+        allow_young: bool = False,
+        clock: Clock | None = None,
+        random: Random = clock.random_bytes,
+    ) -> None:
+        """Open a profile that joined a market.
+
+        `proxy` is `socks5://HOST:PORT`; each session then takes a circuit of its own. `timeout_s` is how
+        long one answer may take. `allow_young` spends coins and tickets before their minimum age, which
+        makes it easier to tie a purchase to the withdrawal before it. Raises `UsageError`, `BusyError`.
+        """
+        opened = Profile.open(profile)
+        now = clock or steady_clock()
+        context = Context(
+            profile=opened,
+            uplink=Uplink(opened, connect, proxy, timeout_s),
+            directory=Directory(opened, now),
+            wallet=Wallet(opened.seed, allow_young=allow_young),
+            clock=now,
+            random=random,
+            timeout_ms=int(timeout_s * 1000),
+        )
+        self._context = context
+        self._account = Account(context)
+        self._shop = Shop(context)
+        self._browse = Browse(context, self._shop)
+        self._downloads = Downloads(context, self._shop)
+        self._receipts = Receipts(context)
+        funds = Funds(context)
+        checkout = Checkout(context, funds)
+        self._purchasing = Purchasing(context, self._shop, checkout, self._downloads)
+        self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads)
+        self.cart = Cart(context, self._shop, self._browse)
+        """The cart: `add`, `set`, `remove`, `view`, `clear`."""
+
+    @classmethod
+    def join(cls, profile: Path, market_file_path: Path) -> MarketView:
+        """Make a profile for a market. Joining the same market again changes nothing but its addresses.
+
+        Raises `UsageError` or `UntrustedError` for a bad file, `UntrustedError` where the profile belongs
+        to another market, `BusyError`.
+        """
+        joined = Profile.join(profile, market_file_path, clock.random_bytes)
+        try:
+            return _market_view(joined.market)
+        finally:
+            joined.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and let other processes in. Sessions stay open for the next command."""
+        self._context.uplink.close()
+        self._context.profile.close()
+
+    @property
+    def market(self) -> MarketView:
+        """The market that this profile joined."""
+        return _market_view(self._context.profile.market)
+
+    # --- account ---------------------------------------------------------------------------------------
+
+    def sign_up(self, name: str, password: str) -> None:
+        """Open an account and log in. Raises `RejectedError` if the name is taken or the rules say no."""
+        self._account.sign_up(name, password)
+
+    def log_in(self, name: str, password: str) -> None:
+        """Log in. Raises `AuthenticationError`."""
+        self._account.log_in(name, password)
+
+    def log_out(self) -> None:
+        """End the account session and erase its keys, here and at the broker."""
+        self._account.log_out()
+
+    def balance(self) -> BalanceView:
+        """Ask for the account's balance. Raises `AuthenticationError` where nobody is logged in."""
+        return self._account.balance()
+
+    def withdraw(self, bundles: int = 1) -> WithdrawalView:
+        """Draw bundles of coins and tickets from the account into the wallet.
+
+        Raises `InsufficientFundsError`, `AuthenticationError`.
+        """
+        return self._account.withdraw(bundles)
+
+    def wallet(self) -> WalletView:
+        """Count what the wallet holds; asks nobody."""
+        context, now = self._context, self._context.clock()
+        with context.profile.store.immediate() as tx:
+            stock, young_until = context.wallet.stock(tx, now)
+            reserved = context.wallet.reserved(tx)
+            under_way = context.wallet.under_way(tx)
+        tickets = stock.pop(TICKET, Stock())
+        coins = tuple(
+            CoinStockView(value, kept.usable, kept.young, kept.expired)
+            for (_, value), kept in sorted(stock.items(), key=lambda item: item[0][1])
+        )
+        return WalletView(
+            currency=context.profile.market.currency,
+            usable=sum(coin.value * coin.usable for coin in coins),
+            young=sum(coin.value * coin.young for coin in coins),
+            reserved=reserved,
+            coins=coins,
+            tickets=tickets.usable,
+            young_tickets=tickets.young,
+            young_until=young_until,
+            open_operations=under_way,
+            logged_in=self._account.logged_in,
+        )
+
+    # --- looking around --------------------------------------------------------------------------------
+
+    def merchants(self) -> tuple[MerchantView, ...]:
+        """List the market's merchants. Takes no ticket."""
+        return self._browse.merchants()
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        merchant: str | None = None,
+        category: str = "",
+        sort: messages.Sort = "title",
+        limit: int = 50,
+        max_tickets: int = MAXIMUM_TICKETS,
+    ) -> SearchView:
+        """Search one merchant's products, or those of all.
+
+        Asking a merchant for the first time takes a ticket. Raises `RejectedError` where that would take
+        more than `max_tickets`, `OutOfTicketsError`, `NotFoundError`, `MerchantOfflineError`.
+        """
+        return self._browse.search(text, merchant, category, sort, limit, max_tickets)
+
+    def show(self, merchant: str, sku: str) -> ProductView:
+        """Give a product, its record verified. Raises `NotFoundError`."""
+        return self._browse.show(merchant, sku)
+
+    def image(self, merchant: str, sku: str) -> ImageView:
+        """Give a product's image, verified. Raises `NotFoundError` where there is none."""
+        return self._browse.image(merchant, sku)
+
+    # --- buying ----------------------------------------------------------------------------------------
+
+    def quote(self) -> QuoteView:
+        """Read the cart's prices and stock anew; what this shows is what `buy` then takes."""
+        return self.cart.quote()
+
+    def purchase(self, idempotency_key: str | None = None, *, deadline_ms: int | None = None) -> PurchaseView:
+        """Buy the cart: one independent order per merchant, all attempted, each with its own result.
+
+        The same key gives the same orders. `deadline_ms` is how long a merchant may take to answer, at
+        most the market's own limit. Raises `UsageError` for an empty cart, `IdempotencyConflictError`;
+        what goes wrong with a merchant stands in its result and is not raised.
+        """
+        return self._purchasing.purchase(self.cart.wanted(), idempotency_key, "cart", deadline_ms)
+
+    def buy(
+        self, idempotency_key: str | None = None, *, deadline_ms: int | None = None
+    ) -> tuple[OrderView, ...]:
+        """Buy the cart as `purchase` does, and raise the first thing that went wrong with any order.
+
+        All merchants are attempted before anything is raised; `orders` shows how each order stands.
+        """
+        return _all_good(self.purchase(idempotency_key, deadline_ms=deadline_ms))
+
+    def buy_now(
+        self,
+        merchant: str,
+        sku: str,
+        quantity: int = 1,
+        idempotency_key: str | None = None,
+        *,
+        unit_price: int | None = None,
+        deadline_ms: int | None = None,
+    ) -> OrderView:
+        """Buy one product past the cart, at `unit_price`, or at its present price where that is None."""
+        check_quantity(quantity)
+        wanted = {merchant: [Wanted(sku, quantity, unit_price)]}
+        bought = self._purchasing.purchase(wanted, idempotency_key, "direct", deadline_ms)
+        return _all_good(bought)[0]
+
+    def orders(self) -> tuple[OrderView, ...]:
+        """List the orders of this profile, oldest first."""
+        with self._context.profile.store.immediate() as tx:
+            return tuple(orders.views(tx))
+
+    def order(self, order_id: str) -> OrderView:
+        """Give an order by its id, or the beginning of it. Raises `NotFoundError`."""
+        with self._context.profile.store.immediate() as tx:
+            return orders.views(tx, order_id=orders.find(tx, order_id))[0]
+
+    def last_order(self) -> OrderView:
+        """Give the newest order. Raises `NotFoundError` where there is none."""
+        placed = self.orders()
+        if not placed:
+            raise NotFoundError("This profile has no order yet.")
+        return placed[-1]
+
+    # --- delivery --------------------------------------------------------------------------------------
+
+    def download(
+        self,
+        order_id: str,
+        folder: Path | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[DeliveredFile, ...]:
+        """Download an order's files into a folder, going on where an earlier call ended.
+
+        `progress` is called after each part. `folder` None goes on in the folder where it began. Raises
+        `RejectedError` for an order that was not accepted, `UntrustedError` for content that the merchant
+        did not sign, `MerchantOfflineError`, `DeadlineError`, `UsageError`.
+        """
+        for step in self.download_steps(order_id, folder):
+            if progress is not None:
+                progress(step)
+        return self.files(order_id)
+
+    def download_steps(self, order_id: str, folder: Path | None = None) -> Iterator[Progress]:
+        """Download as `download` does, as an iterator; it may be given up and started again."""
+        return self._downloads.steps(self._find(order_id), folder)
+
+    def files(self, order_id: str) -> tuple[DeliveredFile, ...]:
+        """List an order's files."""
+        return self._downloads.files(self._find(order_id))
+
+    # --- receipts --------------------------------------------------------------------------------------
+
+    def receipt(self, order_id: str) -> ReceiptView:
+        """Verify and show an order's receipt. Raises `NotFoundError`, `UntrustedError`."""
+        return self._receipts.view(self._find(order_id))
+
+    def export_receipt(self, order_id: str, path: Path) -> ReceiptView:
+        """Verify a receipt and write it to a file that anyone in this market can verify."""
+        return self._receipts.export(self._find(order_id), path)
+
+    def verify_receipt(self, path: Path) -> ReceiptView:
+        """Verify an exported receipt off line. Raises `UntrustedError`."""
+        return self._receipts.verify(path)
+
+    # --- carrying on -----------------------------------------------------------------------------------
+
+    def resume(self, folder: Path | None = None) -> list[ResumedView]:
+        """Take everything that is open to its end, and say what became of it.
+
+        Deliveries that have not begun go to `folder`, or else into the profile's own `downloads`. Raises
+        nothing of what stands in the results.
+        """
+        return self._resume.run(folder)
+
+    def _find(self, order_id: str) -> bytes:
+        with self._context.profile.store.immediate() as tx:
+            return orders.find(tx, order_id)
+
+
+def _all_good(bought: PurchaseView) -> tuple[OrderView, ...]:
+    if bought.errors:
+        raise bought.errors[0]
+    return bought.orders
+
+
+def _market_view(market: MarketFile) -> MarketView:
+    return MarketView(
+        market_id=market.market_id.hex(),
+        currency=market.currency,
+        host=market.public.host,
+        port=market.public.port,
+        minimum_age_seconds=market.minimum_age_seconds,
+        broker_fingerprint=market.broker_fingerprint,
+    )

@@ -1,0 +1,3 @@
+"""The profile's schema, step by step (Alembic)."""
+
+HEAD = "0001"

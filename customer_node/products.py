@@ -1,0 +1,78 @@
+"""Products: a merchant's signed records, checked before anything of them is shown.
+
+Rule. A record counts with the pinned merchant's signature, and only at the place that it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from common import codec, config, messages
+from common.errors import UntrustedError, WireError
+from common.keys import verify_identity
+from customer_node.shop import Visit
+from customer_node.views import ProductView
+
+RECORD_LABEL: Final = b"veilmart v1 product record"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A verified record, with its bytes, their SHA-256 and their signature, and the stock now."""
+
+    record: messages.ProductRecord
+    packed: bytes = field(repr=False)
+    digest: bytes
+    signature: bytes = field(repr=False)
+    stock: messages.StockLevel
+
+    def view(self) -> ProductView:
+        """Show it."""
+        record = self.record
+        return ProductView(
+            merchant=record.merchant,
+            sku=record.sku,
+            version=record.version,
+            title=record.title,
+            description=record.description,
+            category=record.category,
+            tags=tuple(record.tags),
+            group=record.group,
+            variant=record.variant,
+            price=record.price,
+            currency=record.currency,
+            stock=self.stock,
+            file_name=record.file_name,
+            size=record.size,
+            digest=record.digest.hex(),
+            cells=record.cells,
+            image=bool(record.image_digest),
+            image_alt=record.image_alt,
+            record=self.digest.hex(),
+        )
+
+
+def fetch_product(visit: Visit, sku: str) -> Product:
+    """Ask for a product and verify its record. Raises as `Visit.ask` does."""
+    detail = visit.ask(messages.GetProduct(sku=sku), messages.ProductDetail)
+    merchant = visit.merchant
+    try:
+        verify_identity(merchant.identity, RECORD_LABEL, detail.record, detail.signature)
+        record = codec.PRODUCT_RECORD.unpack(detail.record)
+    except WireError as error:
+        raise UntrustedError(f"{merchant.id} did not sign this product.") from error
+    if (
+        (record.merchant, record.sku) != (merchant.id, sku)
+        or record.currency != visit.context.profile.market.currency
+        or record.size > record.cells * config.CELL_CONTENT
+    ):
+        raise UntrustedError(f"{merchant.id} answered with another product's record.")
+    return Product(
+        record=record,
+        packed=detail.record,
+        digest=hashlib.sha256(detail.record).digest(),
+        signature=detail.signature,
+        stock=detail.stock,
+    )

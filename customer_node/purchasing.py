@@ -1,0 +1,170 @@
+"""Purchases: what an idempotency key stands for, and one independent order per merchant.
+
+Rule 1. The same key with the same lines gives the same orders and carries them on; other lines under it
+are a conflict. A part of the lines is the same purchase: bought lines have left the cart.
+
+Rule 2. Without a key a purchase is new. But a cart whose order to a merchant is still open, with the very
+same lines, goes on with that order: whoever types `buy` again after a crash does not pay twice.
+
+Rule 3. All merchants are attempted. What goes wrong with one is in its result and hides nothing of the
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from common import codec
+from common.errors import IdempotencyConflictError, UsageError, VeilmartError
+from common.store import Tx
+from customer_node import orders
+from customer_node.cart import Wanted
+from customer_node.checkout import Checkout
+from customer_node.context import Context
+from customer_node.downloads import Downloads
+from customer_node.orders import Order
+from customer_node.schema import orders as order_rows
+from customer_node.schema import purchases
+from customer_node.shop import Shop, Visit
+from customer_node.views import OrderResult, PurchaseView
+
+Origin: TypeAlias = Literal["cart", "direct"]
+MAXIMUM_KEY = 200
+
+
+class Purchasing:
+    """Turns a cart, or a single line, into orders."""
+
+    def __init__(self, context: Context, shop: Shop, checkout: Checkout, downloads: Downloads) -> None:
+        self._context = context
+        self._shop = shop
+        self._checkout = checkout
+        self._downloads = downloads
+
+    def purchase(
+        self,
+        wanted: Mapping[str, Sequence[Wanted]],
+        key: str | None,
+        origin: Origin,
+        deadline_ms: int | None,
+    ) -> PurchaseView:
+        """Order from every merchant.
+
+        Raises `UsageError` where there is nothing to buy, `IdempotencyConflictError`. What goes wrong
+        with a merchant's order stands in its result.
+        """
+        if key is not None and not 1 <= len(key) <= MAXIMUM_KEY:
+            raise UsageError(f"An idempotency key has 1 to {MAXIMUM_KEY} characters.")
+        with self._context.profile.store.immediate() as tx:
+            chosen = key or self._context.random(16).hex()
+            merchants = self._register(tx, wanted, chosen, origin, known=key is not None)
+        if not merchants:
+            raise UsageError("There is nothing to buy.", "Put something into the cart first.")
+        results = [
+            self._result(merchant, purchase, wanted.get(merchant, ()), deadline_ms)
+            for merchant, purchase in merchants.items()
+        ]
+        return PurchaseView(chosen, tuple(results))
+
+    def _register(
+        self, tx: Tx, wanted: Mapping[str, Sequence[Wanted]], key: str, origin: Origin, *, known: bool
+    ) -> dict[str, str]:
+        """Store what the key stands for; gives merchant to purchase key, the key's other merchants too."""
+        rows = tx.all(sa.select(purchases).where(purchases.c.key == key)) if known else []
+        present = {row["merchant"]: row["content"] for row in rows}
+        merchants = dict.fromkeys(present, key)
+        for merchant, lines in wanted.items():
+            content = _content(lines)
+            if present and present.get(merchant) != content:
+                raise IdempotencyConflictError(
+                    f"The key {key!r} stands for another purchase.", "Use a new key for a new purchase."
+                )
+            if present:
+                continue
+            open_purchase = _open_purchase(tx, merchant, content) if origin == "cart" and not known else None
+            merchants[merchant] = open_purchase or key
+            if open_purchase is None:
+                row = {
+                    "key": key,
+                    "merchant": merchant,
+                    "content": content,
+                    "origin": origin,
+                    "created": self._context.clock(),
+                }
+                tx.execute(sa.insert(purchases), row)
+        return merchants
+
+    def _result(
+        self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None
+    ) -> OrderResult:
+        error: VeilmartError | None = None
+        try:
+            self._order(merchant, purchase, lines, deadline_ms)
+        except VeilmartError as failure:
+            error = failure
+        with self._context.profile.store.immediate() as tx:
+            order_id = _order_of(tx, purchase, merchant)
+            shown = orders.views(tx, order_id=order_id) if order_id is not None else []
+        return OrderResult(merchant, shown[0] if shown else None, error)
+
+    def _order(self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None) -> None:
+        present = self._present(merchant, purchase)
+        if present is not None:
+            if present.state not in (*orders.OPEN, "refunded"):
+                return
+            place = self._downloads.place_of(present)
+            self._shop.within(place, lambda session: self._checkout.settle(session, present.id))
+            return
+
+        def order(visit: Visit) -> None:
+            # After a session that ended half-way this runs again, and the order may be there already.
+            there = self._present(merchant, purchase)
+            order_id = there.id if there else self._checkout.draft(visit, lines, purchase, deadline_ms)
+            self._checkout.settle(visit.session, order_id)
+
+        if not lines:
+            raise UsageError(
+                "The broker refused this part of the purchase; its lines are gone from the cart."
+            )
+        self._shop.at(merchant, order)
+
+    def _present(self, merchant: str, purchase: str) -> Order | None:
+        with self._context.profile.store.immediate() as tx:
+            order_id = _order_of(tx, purchase, merchant)
+            return orders.load(tx, order_id) if order_id is not None else None
+
+
+def _content(lines: Sequence[Wanted]) -> bytes:
+    """Hash SKUs and quantities; prices are not part of what a key stands for."""
+    return hashlib.sha256(codec.pack(sorted((line.sku, line.quantity) for line in lines))).digest()
+
+
+def _order_of(tx: Tx, purchase: str, merchant: str) -> bytes | None:
+    order_id: bytes | None = tx.scalar(
+        sa.select(order_rows.c.order_id).where(
+            order_rows.c.purchase == purchase, order_rows.c.merchant == merchant
+        )
+    )
+    return order_id
+
+
+def _open_purchase(tx: Tx, merchant: str, content: bytes) -> str | None:
+    """Give the key of a cart's purchase whose order to this merchant is still open."""
+    key: str | None = tx.scalar(
+        sa.select(purchases.c.key)
+        .join(
+            order_rows,
+            sa.and_(order_rows.c.purchase == purchases.c.key, order_rows.c.merchant == purchases.c.merchant),
+        )
+        .where(
+            purchases.c.merchant == merchant,
+            purchases.c.content == content,
+            purchases.c.origin == "cart",
+            order_rows.c.state.in_(orders.OPEN),
+        )
+    )
+    return key

@@ -1,0 +1,205 @@
+"""Receipts: what the merchant signed about an accepted order, checked against what was ordered.
+
+    bundle = {"veilmart_receipt": 1, "receipt": base64, "signature": base64, "certificate": PEM,
+              "ca_certificate": PEM, "market": hex, "order": {... for people to read ...}}
+
+Rule 1. A receipt counts with the signature of the merchant that was pinned when the order was placed, and
+only if it says exactly what was ordered: lines, signed records, prices, total, market, order.
+
+Rule 2. An exported bundle is verified off line, against the CA of this profile's market and never against
+the one inside; the readable part is not trusted, it is made anew from the signed bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from common import codec, config, messages
+from common.errors import ForgedError, NotFoundError, UntrustedError, UsageError, WireError
+from common.keys import (
+    CertificateInfo,
+    PublicIdentity,
+    replace_file,
+    verify_certificate,
+    verify_identity,
+)
+from common.store import Row, Tx
+from customer_node import orders
+from customer_node.context import Context
+from customer_node.orders import Order
+from customer_node.schema import order_secrets
+from customer_node.schema import receipts as receipt_rows
+from customer_node.views import ReceiptLineView, ReceiptView
+
+RECEIPT_LABEL: Final = b"veilmart v1 receipt"
+MAXIMUM_BUNDLE: Final = 256 * config.KIB
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An exported receipt, as JSON."""
+
+    veilmart_receipt: Literal[1]
+    receipt: Annotated[str, msgspec.Meta(max_length=64 * config.KIB)]
+    signature: Annotated[str, msgspec.Meta(max_length=config.KIB)]
+    certificate: Annotated[str, msgspec.Meta(max_length=8 * config.KIB)]
+    ca_certificate: Annotated[str, msgspec.Meta(max_length=8 * config.KIB)]
+    market: Annotated[str, msgspec.Meta(max_length=64)]
+    order: dict[str, Any]
+
+
+def check_accepted(
+    order: Order, accepted: messages.OrderAccepted, identity: PublicIdentity, market: bytes
+) -> messages.Receipt:
+    """Verify the answer to an order. Raises `UntrustedError`."""
+    try:
+        verify_identity(identity, RECEIPT_LABEL, accepted.receipt, accepted.signature)
+        receipt = codec.RECEIPT.unpack(accepted.receipt)
+        _check_same(order, receipt, market)
+    except WireError as error:
+        raise UntrustedError(f"The receipt of {order.merchant} is not about this order: {error}.") from error
+    return receipt
+
+
+def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:
+    """Raise `ForgedError` where the receipt says anything else than what was ordered."""
+    shown = (receipt.market, receipt.merchant, receipt.order_id, receipt.total, receipt.currency)
+    if shown != (market, order.merchant, order.id, order.amount, order.currency):
+        raise ForgedError("another order, total or market")
+    if len(receipt.lines) != len(order.lines):
+        raise ForgedError("another number of lines")
+    next_cell = 0
+    for have, line in zip(receipt.lines, order.lines, strict=True):
+        record = codec.PRODUCT_RECORD.unpack(line.record)
+        wanted = messages.ReceiptLine(
+            sku=line.sku,
+            title=record.title,
+            record=hashlib.sha256(line.record).digest(),
+            quantity=line.quantity,
+            unit_price=line.unit_price,
+            amount=line.quantity * line.unit_price,
+            file_name=record.file_name,
+            size=record.size,
+            digest=record.digest,
+            first_cell=next_cell,
+            cells=record.cells,
+        )
+        if have != wanted:
+            raise ForgedError(f"the line of {line.sku} differs")
+        next_cell += record.cells
+
+
+class Receipts:
+    """Stored receipts, shown and exported."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def view(self, order_id: bytes) -> ReceiptView:
+        """Verify and show an order's receipt. Raises `NotFoundError` or `UntrustedError`."""
+        row = self._row(order_id)
+        return self._verified(row["receipt"], row["signature"], row["merchant_certificate"])
+
+    def export(self, order_id: bytes, path: Path) -> ReceiptView:
+        """Verify a receipt and write it as a bundle. Raises also `UsageError` for a bad path."""
+        row, market = self._row(order_id), self._context.profile.market
+        view = self._verified(row["receipt"], row["signature"], row["merchant_certificate"])
+        certificate = x509.load_der_x509_certificate(row["merchant_certificate"])
+        bundle = Bundle(
+            veilmart_receipt=1,
+            receipt=base64.b64encode(row["receipt"]).decode(),
+            signature=base64.b64encode(row["signature"]).decode(),
+            certificate=certificate.public_bytes(Encoding.PEM).decode(),
+            ca_certificate=market.ca_certificate,
+            market=view.market_id,
+            order=msgspec.to_builtins(view),
+        )
+        try:
+            replace_file(path, msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        return view
+
+    def verify(self, path: Path) -> ReceiptView:
+        """Verify a bundle off line. Raises `UsageError` if it cannot be read, `UntrustedError`."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAXIMUM_BUNDLE + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        try:
+            bundle = msgspec.json.decode(data[:MAXIMUM_BUNDLE], type=Bundle)
+            certificate = x509.load_pem_x509_certificate(bundle.certificate.encode())
+            packed = base64.b64decode(bundle.receipt, validate=True)
+            signature = base64.b64decode(bundle.signature, validate=True)
+        except (msgspec.MsgspecError, ValueError, binascii.Error) as error:
+            raise UntrustedError(f"{path} is not a receipt.") from error
+        view = self._verified(packed, signature, certificate.public_bytes(Encoding.DER))
+        if msgspec.to_builtins(view) != bundle.order or bundle.market != view.market_id:
+            raise UntrustedError(f"What {path} shows is not what the merchant signed.")
+        return view
+
+    def _row(self, order_id: bytes) -> Row:
+        with self._context.profile.store.immediate() as tx:
+            row = tx.one(
+                sa.select(receipt_rows, order_secrets.c.merchant_certificate)
+                .join(order_secrets, order_secrets.c.order_id == receipt_rows.c.order_id)
+                .where(receipt_rows.c.order_id == order_id)
+            )
+        if row is None:
+            raise NotFoundError("This order has no receipt.", "A merchant signs one when it accepts.")
+        return row
+
+    def _verified(self, packed: bytes, signature: bytes, certificate: bytes) -> ReceiptView:
+        profile = self._context.profile
+        try:
+            receipt = codec.RECEIPT.unpack(packed)
+            # The certificate has to hold when the receipt was signed, not for ever after.
+            signer = verify_certificate(certificate, profile.ca_der, receipt.at, "merchant")
+            verify_identity(signer.public_key, RECEIPT_LABEL, packed, signature)
+        except WireError as error:
+            raise UntrustedError(f"This receipt does not prove what it claims: {error}.") from error
+        if receipt.market != profile.market_id or receipt.merchant != signer.subject_id:
+            raise UntrustedError("This receipt is of another market or merchant.")
+        return _view(receipt, signer)
+
+
+def stored(tx: Tx, order_id: bytes) -> messages.Receipt:
+    """Give an accepted order's receipt. Raises `NotFoundError`."""
+    packed = tx.scalar(sa.select(receipt_rows.c.receipt).where(receipt_rows.c.order_id == order_id))
+    if packed is None:
+        raise orders.no_order(order_id.hex())
+    return codec.RECEIPT.unpack(packed)
+
+
+def _view(receipt: messages.Receipt, signer: CertificateInfo) -> ReceiptView:
+    return ReceiptView(
+        order_id=receipt.order_id.hex(),
+        market_id=receipt.market.hex(),
+        merchant=receipt.merchant,
+        lines=tuple(
+            ReceiptLineView(
+                sku=line.sku,
+                title=line.title,
+                quantity=line.quantity,
+                unit_price=line.unit_price,
+                amount=line.amount,
+                file_name=line.file_name,
+                size=line.size,
+                sha256=line.digest.hex(),
+            )
+            for line in receipt.lines
+        ),
+        total=receipt.total,
+        currency=receipt.currency,
+        at=receipt.at,
+        fingerprint=signer.fingerprint.hex(),
+    )

@@ -1,0 +1,70 @@
+"""What the broker's and the merchant's refusals mean to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from common.errors import (
+    AuthenticationError,
+    BrokerUnreachableError,
+    IdempotencyConflictError,
+    InsufficientFundsError,
+    MerchantOfflineError,
+    NotFoundError,
+    OutOfTicketsError,
+    RejectedError,
+    VeilmartError,
+)
+
+
+class SessionOverError(Exception):
+    """This session cannot be used any more; whoever asked opens another one. Never leaves this package."""
+
+
+class DoubleSpendError(RejectedError):
+    """A coin or ticket was spent before."""
+
+
+_ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
+    "authentication": lambda: AuthenticationError(
+        "The name or the password is wrong.", "Check both; after some failures the broker waits longer."
+    ),
+    "revoked": lambda: AuthenticationError("This account is disabled.", "Ask the market's operator."),
+    "name_taken": lambda: RejectedError(
+        "An account of that name exists already.", "Choose another name, or log in if it is yours."
+    ),
+    "policy": lambda: RejectedError(
+        "The market's rules do not allow that.", "A password may be too short, or a daily limit used up."
+    ),
+    "busy": lambda: BrokerUnreachableError("The broker is too busy.", "Try again in a moment."),
+    "not_found": lambda: NotFoundError("The broker does not know that."),
+    "insufficient_funds": lambda: InsufficientFundsError(
+        "The account holds less than that.", "The market's operator credits accounts."
+    ),
+    "out_of_tickets": lambda: OutOfTicketsError(
+        "The account has drawn all of today's tickets.", "Withdraw again tomorrow."
+    ),
+    "idempotency_conflict": lambda: IdempotencyConflictError(
+        "The broker knows this operation with other content."
+    ),
+    "double_spend": lambda: DoubleSpendError(
+        "A coin was spent before.", "Was this profile restored from a backup? `veilmart resume` sorts it out."
+    ),
+    "bad_token": lambda: RejectedError("The broker does not accept a coin or ticket."),
+    "unknown_key": lambda: RejectedError("A coin or ticket is of a month that is over."),
+    "wrong_amount": lambda: RejectedError("The broker refuses this amount."),
+    "wrong_currency": lambda: RejectedError("The broker refuses this currency."),
+    "wrong_secret": lambda: RejectedError("The broker does not accept this order's secret."),
+    "wrong_state": lambda: RejectedError("That cannot be done in the order's present state."),
+    "deadline": lambda: RejectedError("The broker refuses the order's deadline.", "Place the order anew."),
+    "merchant_offline": lambda: MerchantOfflineError("The merchant is away.", "Try again later."),
+}
+
+
+def refusal_error(code: str) -> VeilmartError:
+    """Give the error for a `messages.RefusalCode`. Raises `SessionOverError` where a session ended."""
+    if code in {"byte_budget", "session_over"}:
+        raise SessionOverError(code)
+    make = _ERRORS.get(code)
+    return make() if make else RejectedError(f"The broker refused: {code}.")

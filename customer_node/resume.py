@@ -1,0 +1,103 @@
+"""Resume: whatever a crash, a silence or an absent merchant left open is taken to its end.
+
+    open withdrawals   asked again byte for byte, where the account session is still open
+    open swaps         each in a session of its own
+    open orders        each in its visit, or in a session of its own: answered, refunded, or still open
+    accepted orders    delivered, where a folder is known
+
+Rule. One thing that goes no further does not hold up the others: each is reported with its error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.errors import RejectedError, VeilmartError
+from customer_node import orders
+from customer_node.account import Account
+from customer_node.checkout import Checkout
+from customer_node.context import Context
+from customer_node.downloads import Downloads
+from customer_node.funds import Funds
+from customer_node.orders import Order
+from customer_node.shop import Shop
+from customer_node.views import ResumedView
+from customer_node.wallet import Operation
+
+
+class Resume:
+    """Looks for what is open and carries it on."""
+
+    def __init__(
+        self,
+        context: Context,
+        account: Account,
+        shop: Shop,
+        funds: Funds,
+        checkout: Checkout,
+        downloads: Downloads,
+    ) -> None:
+        self._context = context
+        self._account = account
+        self._shop = shop
+        self._funds = funds
+        self._checkout = checkout
+        self._downloads = downloads
+
+    def run(self, folder: Path | None) -> list[ResumedView]:
+        """Carry everything on; `folder` is where deliveries go that have not begun."""
+        done = [
+            ResumedView("withdrawal", name, "open" if error else "done", error)
+            for name, error in self._account.resume()
+        ]
+        with self._context.profile.store.immediate() as tx:
+            swaps = self._context.wallet.open_operations(tx, "swap")
+            open_orders = orders.in_states(tx, orders.OPEN)
+        done += [self._swap(swap) for swap in swaps]
+        for order_id in open_orders:
+            done.append(self._order(order_id))
+        with self._context.profile.store.immediate() as tx:
+            undelivered = orders.in_states(tx, orders.TO_DELIVER)
+        return done + [self._deliver(order_id, folder) for order_id in undelivered]
+
+    def _swap(self, swap: Operation) -> ResumedView:
+        try:
+            self._shop.within(f"swap/{swap.id.hex()}", lambda session: self._funds.finish(session, swap))
+        except RejectedError as error:
+            return ResumedView("swap", swap.id.hex(), "refused", error)
+        except VeilmartError as error:
+            return ResumedView("swap", swap.id.hex(), "open", error)
+        return ResumedView("swap", swap.id.hex(), "done", None)
+
+    def _order(self, order_id: bytes) -> ResumedView:
+        failure: VeilmartError | None = None
+        try:
+            place = self._downloads.place_of(self._load(order_id))
+            self._shop.within(place, lambda session: self._checkout.settle(session, order_id))
+        except VeilmartError as error:
+            failure = error
+        return ResumedView("order", order_id.hex(), self._state(order_id), failure)
+
+    def _deliver(self, order_id: bytes, folder: Path | None) -> ResumedView:
+        failure: VeilmartError | None = None
+        try:
+            for _ in self._downloads.steps(order_id, self._folder(order_id, folder)):
+                pass
+        except VeilmartError as error:
+            failure = error
+        return ResumedView("order", order_id.hex(), self._state(order_id), failure)
+
+    def _folder(self, order_id: bytes, folder: Path | None) -> Path | None:
+        """Give the folder that a delivery goes on in; None where it has begun and knows its own."""
+        if self._load(order_id).state == "downloading":
+            return None
+        return folder or self._context.profile.home / "downloads" / order_id.hex()
+
+    def _load(self, order_id: bytes) -> Order:
+        with self._context.profile.store.immediate() as tx:
+            return orders.load(tx, order_id)
+
+    def _state(self, order_id: bytes) -> str:
+        with self._context.profile.store.immediate() as tx:
+            found = orders.views(tx, order_id=order_id)
+        return found[0].state if found else "dropped"

@@ -1,0 +1,217 @@
+"""The profile's tables: a wallet, sessions, a cart, orders and what was delivered.
+
+Rule 1. A number that must never be used twice (a token's counter) is stored before anything is sent.
+Rule 2. What may have to be repeated byte for byte is stored as bytes.
+Rule 3. An account's session and the visits to merchants lie in two tables, and nothing refers from the
+one to the other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+metadata: Final = sa.MetaData()
+
+# --- Keys seen so far ----------------------------------------------------------------------------------
+
+merchants: Final = sa.Table(
+    "merchants",
+    metadata,
+    sa.Column("merchant", sa.Text, primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("first_seen", sa.BigInteger, nullable=False),
+)
+"""Each merchant's identity key as it was at first sight."""
+
+key_slots: Final = sa.Table(
+    "key_slots",
+    metadata,
+    sa.Column("holder", sa.Text, primary_key=True),
+    sa.Column("purpose", sa.Text, primary_key=True),
+    sa.Column("slot", sa.BigInteger, primary_key=True),
+    sa.Column("key_id", sa.LargeBinary, nullable=False),
+)
+"""The one key per calendar slot that a holder has shown: hello keys, browse and order prekeys."""
+
+issuer_keys: Final = sa.Table(
+    "issuer_keys",
+    metadata,
+    sa.Column("key_id", sa.LargeBinary, primary_key=True),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sa.Column("month", sa.Text, nullable=False),
+    sa.Column("public", sa.LargeBinary, nullable=False),
+    sa.Column("next_counter", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("purpose", "value", "month"),
+)
+"""Blind-signature keys, one per purpose, value and month; `next_counter` is the next unused token."""
+
+evidence: Final = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+"""What somebody signed or sent that breaks a promise: kept to be shown."""
+
+# --- Wallet --------------------------------------------------------------------------------------------
+
+tokens: Final = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("key_id", sa.LargeBinary, sa.ForeignKey("issuer_keys.key_id"), primary_key=True),
+    sa.Column("counter", sa.BigInteger, primary_key=True),
+    sa.Column("operation", sa.LargeBinary, nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("holder", sa.LargeBinary, index=True),
+    sa.Column("blind_signature", sa.LargeBinary),
+    sa.Column("usable_from", sa.BigInteger, nullable=False),
+)
+"""Coins and tickets. `operation` asked for the token, `holder` (order, swap, session) will spend it."""
+
+operations: Final = sa.Table(
+    "operations",
+    metadata,
+    sa.Column("operation", sa.LargeBinary, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+"""Withdrawals, swaps and refund claims: the exact message, repeated until it is answered."""
+
+# --- Sessions ------------------------------------------------------------------------------------------
+
+
+def _session_columns() -> list[sa.Column[object]]:
+    return [
+        sa.Column("session", sa.LargeBinary, nullable=False),
+        sa.Column("keys", sa.LargeBinary, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Column("idle_ms", sa.BigInteger, nullable=False),
+        sa.Column("last_used", sa.BigInteger, nullable=False),
+    ]
+
+
+account_sessions: Final = sa.Table(
+    "account_sessions",
+    metadata,
+    sa.Column("place", sa.Text, primary_key=True),
+    *_session_columns(),
+)
+"""The account's session, in its only place."""
+
+visits: Final = sa.Table(
+    "visits",
+    metadata,
+    sa.Column("place", sa.Text, primary_key=True),
+    *_session_columns(),
+)
+"""Shop sessions: one per merchant visited, one per order taken up again."""
+
+# --- Cart and orders -----------------------------------------------------------------------------------
+
+cart_lines: Final = sa.Table(
+    "cart_lines",
+    metadata,
+    sa.Column("merchant", sa.Text, primary_key=True),
+    sa.Column("sku", sa.Text, primary_key=True),
+    sa.Column("quantity", sa.Integer, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("unit_price", sa.BigInteger, nullable=False),
+    sa.Column("added", sa.BigInteger, nullable=False),
+)
+
+records: Final = sa.Table(
+    "records",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("merchant", sa.Text, nullable=False),
+    sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+"""Signed product records that an order names."""
+
+purchases: Final = sa.Table(
+    "purchases",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("merchant", sa.Text, primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+"""What an idempotency key stands for: SHA-256 of one merchant's lines. `origin` is `cart` or `direct`."""
+
+orders: Final = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, primary_key=True),
+    sa.Column("merchant", sa.Text, nullable=False),
+    sa.Column("purchase", sa.Text, nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("deadline", sa.BigInteger, nullable=False),
+    sa.Column("visit", sa.LargeBinary, nullable=False),
+    sa.Column("audit", sa.LargeBinary),
+    sa.Column("failure", sa.Text),
+    sa.Column("failure_sku", sa.Text),
+    sa.Column("failure_value", sa.BigInteger),
+)
+
+order_lines: Final = sa.Table(
+    "order_lines",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("sku", sa.Text, nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("record", sa.LargeBinary, sa.ForeignKey("records.digest"), nullable=False),
+    sa.Column("quantity", sa.Integer, nullable=False),
+    sa.Column("unit_price", sa.BigInteger, nullable=False),
+)
+
+order_secrets: Final = sa.Table(
+    "order_secrets",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("secret", sa.LargeBinary, nullable=False),
+    sa.Column("answer_secret", sa.LargeBinary, nullable=False),
+    sa.Column("request_hash", sa.LargeBinary, nullable=False),
+    sa.Column("place_order", sa.LargeBinary, nullable=False),
+    sa.Column("merchant_certificate", sa.LargeBinary, nullable=False),
+)
+
+receipts: Final = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("receipt", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+
+deliveries: Final = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("folder", sa.Text, nullable=False),
+    sa.Column("done", sa.BigInteger, nullable=False),
+)
+"""How far a delivery is: the first `done` cells of the order's stream are on disk."""
+
+delivery_files: Final = sa.Table(
+    "delivery_files",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("deliveries.order_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+)
+"""The plain file name that each line has in its delivery's folder."""

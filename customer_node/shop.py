@@ -1,0 +1,246 @@
+"""Visits: shop sessions, each opened with a ticket that says nothing about who drew it.
+
+    ticket --> Hello --> Welcome --> visit --> sealed questions to one merchant, orders, cells
+
+Rule 1. One session per visit to a merchant, and one per order taken up again after its visit is over.
+Its keys stay in the profile and serve later commands until it has been idle for too long; what happens
+inside one visit can be linked to itself, and to nothing else.
+
+Rule 2. A ticket is reserved before it is shown and spent once a session was opened with it. One that was
+shown and never answered is shown again first; if it opened a session after all, it is given up.
+
+Rule 3. A visit that is over (idle, byte budget, log-out) is replaced by a new one and the work goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from common import codec, config, messages, sealing
+from common.errors import (
+    BrokerUnreachableError,
+    DeadlineError,
+    MalformedError,
+    MerchantOfflineError,
+    NotFoundError,
+    OutOfTicketsError,
+    RejectedError,
+    UntrustedError,
+    UsageError,
+    WireError,
+)
+from customer_node import sessions
+from customer_node.connection import POLL_MS, Link
+from customer_node.context import Context
+from customer_node.directory import Merchant, newest_key
+from customer_node.refusals import SessionOverError
+from customer_node.schema import visits
+from customer_node.sessions import HelloRefusedError, KeptSession, Opening, Session
+from customer_node.timing import Countdown
+
+Result = TypeVar("Result")
+Answer = TypeVar("Answer", bound=messages.Message)
+ShopSession = Session[messages.ToShop]
+
+ATTEMPTS: Final = 3
+_USED_UP: Final = frozenset({"double_spend", "bad_token", "unknown_key"})
+
+
+def merchant_place(merchant: str) -> str:
+    """Name the place of a visit to a merchant."""
+    return f"merchant/{merchant}"
+
+
+def order_place(order_id: bytes) -> str:
+    """Name the place of a session for an order taken up again."""
+    return f"order/{order_id.hex()}"
+
+
+class Visit:
+    """An open session, used for one merchant."""
+
+    def __init__(self, context: Context, place: str, session: ShopSession, merchant: Merchant) -> None:
+        self.context = context
+        self.place = place
+        self.session = session
+        self.merchant = merchant
+
+    def binding(self, purpose: sealing.Purpose, outer: bytes = b"") -> sealing.Binding:
+        """Give what a sealed request to this merchant is bound to."""
+        return sealing.Binding(self.context.profile.market_id, self.merchant.fingerprint, purpose, outer)
+
+    def seal_browse(
+        self, body: messages.SealedBody, purpose: sealing.Purpose, outer: bytes = b""
+    ) -> tuple[bytes, sealing.AnswerKey]:
+        """Seal a request to the browse prekey of the present hour. Raises `UsageError`, `UntrustedError`."""
+        # Cards follow the clock while a connection is open: the latest one counts.
+        self.merchant = self.context.directory.merchant(self.session.link, self.merchant.id)
+        try:
+            codec.SEALED_REQUEST.unpack(
+                codec.pack(messages.SealedRequest(answer_secret=bytes(32), body=body))
+            )
+        except MalformedError:
+            raise UsageError("A name, a SKU or a search text is too long or malformed.") from None
+        prekey = newest_key(self.merchant.card.browse_prekeys, self.session.now)
+        binding = self.binding(purpose, outer)
+        return sealing.seal_request(prekey, binding, body, self.context.random(32), config.REQUEST_STEP)
+
+    def ask(self, body: messages.SealedBody, kind: type[Answer]) -> Answer:
+        """Ask the merchant and give its answer.
+
+        Raises `NotFoundError`, `UsageError`, `MerchantOfflineError`, `DeadlineError`, `UntrustedError`.
+        """
+        context = self.context
+        if self.session.link.merchant_online(self.merchant.id) is False:
+            raise merchant_away(self.merchant.id)
+        sealed, key = self.seal_browse(body, "browse")
+        question = messages.AskMerchant(request=context.random(16), merchant=self.merchant.id, sealed=sealed)
+        try:
+            reply = self.session.ask(question, messages.MerchantAnswer, context.timeout_ms)
+        except DeadlineError:
+            raise self.silence() from None
+        try:
+            answer = key.unseal(reply.answer)
+        except WireError as error:
+            raise UntrustedError("The merchant's answer does not open.") from error
+        if isinstance(answer, messages.RequestRefused) and answer.code == "not_found":
+            raise NotFoundError(
+                f"{self.merchant.id} does not sell that.", "`veilmart search` lists products."
+            )
+        if not isinstance(answer, kind):
+            raise UntrustedError(f"{self.merchant.id} answered something else than what was asked.")
+        return answer
+
+    def silence(self) -> MerchantOfflineError | DeadlineError:
+        """Give the error for a merchant that does not answer in time."""
+        if self.session.link.merchant_online(self.merchant.id) is False:
+            return merchant_away(self.merchant.id)
+        return DeadlineError(
+            f"{self.merchant.id} did not answer in time.",
+            "Try again, or allow more time (`--timeout`).",
+            hop="merchant",
+        )
+
+
+class Shop:
+    """Opens visits."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def at(self, merchant: str, action: Callable[[Visit], Result], place: str | None = None) -> Result:
+        """Do something in a visit to a merchant, in a new one where the old is over.
+
+        `action` may run more than once and goes on from what it has stored. Raises what `action` raises,
+        and `NotFoundError`, `OutOfTicketsError`, `UntrustedError`, `UnreachableError`.
+        """
+        chosen = place or merchant_place(merchant)
+        if self._find(chosen) is None:
+            # Who the merchant is comes first: a wrong name costs no ticket.
+            self._context.directory.merchant(self.public_link(), merchant)
+
+        def visit(session: ShopSession) -> Result:
+            found = self._context.directory.merchant(session.link, merchant)
+            return action(Visit(self._context, chosen, session, found))
+
+        return self.within(chosen, visit)
+
+    def within(self, place: str, action: Callable[[ShopSession], Result]) -> Result:
+        """Do something in the session of a place; else as `at`. No merchant has to be there."""
+        for _ in range(ATTEMPTS):
+            try:
+                return action(self._session(place))
+            except SessionOverError:
+                self._forget(place)
+        raise BrokerUnreachableError("The broker ends every session at once.", "Try again later.")
+
+    def visiting(self, merchant: str) -> KeptSession | None:
+        """Give the visit to a merchant that can still be used."""
+        return self._find(merchant_place(merchant))
+
+    def public_link(self) -> Link:
+        """Give a connection on which cards can be read: the open one, or one without a session."""
+        uplink = self._context.uplink
+        present = uplink.current("shop")
+        if present is not None and present.connection.ready:
+            return present
+        return uplink.link(self._context.random(16), "shop")
+
+    def _session(self, place: str) -> ShopSession:
+        context = self._context
+        kept = self._find(place) or self._open(place)
+        link = context.uplink.link(kept.session, "shop")
+        with context.profile.store.immediate() as tx:
+            sessions.touch(tx, visits, kept.session, context.clock())
+        return Session(link, kept, codec.TO_SHOP, context.clock, context.random)
+
+    def _open(self, place: str) -> KeptSession:
+        context = self._context
+        countdown = Countdown(context.clock, context.timeout_ms)
+        while True:
+            sid = context.random(16)
+            ticket = self._ticket(sid)
+            link = context.uplink.link(sid, "shop")
+            opening = Opening(
+                link, context.broker(link), context.profile.market_id, context.clock, context.random
+            )
+            try:
+                kept, _ = opening.open(messages.TicketCredential(ticket=ticket), "shop", context.timeout_ms)
+            except HelloRefusedError as refused:
+                self._refused(sid, refused, countdown, link)
+                continue
+            with context.profile.store.immediate() as tx:
+                context.wallet.spend(tx, sid)
+                sessions.keep(tx, visits, place, kept)
+            return kept
+
+    def _ticket(self, sid: bytes) -> messages.Token:
+        context, now = self._context, self._context.clock()
+        with context.profile.store.immediate() as tx:
+            ticket = context.wallet.reserve_ticket(tx, sid, now)
+            _, young_until = context.wallet.stock(tx, now)
+        if ticket is None:
+            wait = -(-(young_until - now) // config.MINUTE_MS) if young_until else 0
+            raise OutOfTicketsError(
+                "No ticket is left to open a shop session with.",
+                f"The last drawn become usable in {wait} min; `--now` uses them at once."
+                if wait
+                else "`veilmart withdraw` draws tickets.",
+            )
+        return ticket
+
+    def _refused(self, sid: bytes, refused: HelloRefusedError, countdown: Countdown, link: Link) -> None:
+        """Decide what a refused ticket means: give it up, wait, or stop."""
+        context = self._context
+        if refused.code in _USED_UP:
+            with context.profile.store.immediate() as tx:
+                context.wallet.spend(tx, sid)
+            return
+        if refused.code != "busy" or countdown.over:
+            raise refused.explained()
+        pause = Countdown(context.clock, max(refused.retry_after_ms, POLL_MS))
+        while not pause.over:
+            link.pump(pause.slice_s(POLL_MS))
+
+    def _find(self, place: str) -> KeptSession | None:
+        with self._context.profile.store.immediate() as tx:
+            return sessions.find(tx, visits, place, self._context.clock())
+
+    def _forget(self, place: str) -> None:
+        with self._context.profile.store.immediate() as tx:
+            sessions.forget(tx, visits, place)
+        self._context.uplink.close()
+
+
+def merchant_away(merchant: str) -> MerchantOfflineError:
+    """Give the error for a merchant that is away."""
+    return MerchantOfflineError(f"{merchant} is away.", "Try again later.")
+
+
+def tickets_error(needed: int, maximum: int) -> RejectedError:
+    """Give the error for a search that would use more tickets than agreed."""
+    return RejectedError(
+        f"Asking every merchant would use {needed} tickets.",
+        f"Name a merchant, or allow more than {maximum} tickets (`--max-tickets {needed}`).",
+    )

@@ -1,0 +1,315 @@
+"""What the API returns: frozen, plain values. Amounts are minor units, times milliseconds since 1970.
+
+Ids are hex text, so that every view can be printed or turned into JSON as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from common.errors import VeilmartError
+
+Stock: TypeAlias = Literal["in", "low", "out"]
+OrderState: TypeAlias = Literal[
+    "draft", "placed", "accepted", "downloading", "complete", "refundable", "refunded"
+]
+
+
+@dataclass(frozen=True)
+class MarketView:
+    """A market as its file states it. `minimum_age_seconds` is how long coins rest before they shop."""
+
+    market_id: str
+    currency: str
+    host: str
+    port: int
+    minimum_age_seconds: int
+    broker_fingerprint: str
+
+
+@dataclass(frozen=True)
+class BalanceView:
+    """The account: its money, and how many tickets it may still draw today."""
+
+    amount: int
+    currency: str
+    tickets_left: int
+
+
+@dataclass(frozen=True)
+class WithdrawalView:
+    """What came into the wallet, the account's balance after it, and when the coins become usable."""
+
+    amount: int
+    coins: int
+    tickets: int
+    balance: int
+    currency: str
+    usable_from: int
+
+
+@dataclass(frozen=True)
+class CoinStockView:
+    """Coins of one value: usable now, too young, of a month that is over."""
+
+    value: int
+    usable: int
+    young: int
+    expired: int
+
+
+@dataclass(frozen=True)
+class WalletView:
+    """The wallet. `young_until` is when the last young token becomes usable, 0 where none is young."""
+
+    currency: str
+    usable: int
+    young: int
+    reserved: int
+    coins: tuple[CoinStockView, ...]
+    tickets: int
+    young_tickets: int
+    young_until: int
+    open_operations: int
+    logged_in: bool
+
+
+@dataclass(frozen=True)
+class MerchantView:
+    """A merchant as its card states it. `online` is None where it has published no presence."""
+
+    id: str
+    name: str
+    description: str
+    online: bool | None
+    fingerprint: str
+    catalog_version: int
+
+
+@dataclass(frozen=True)
+class ProductSummaryView:
+    """A product as a list shows it."""
+
+    merchant: str
+    sku: str
+    title: str
+    category: str
+    tags: tuple[str, ...]
+    variant: str
+    price: int
+    currency: str
+    stock: Stock
+    image: bool
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """What a search found, and which merchants could not be asked, with the reason."""
+
+    products: tuple[ProductSummaryView, ...]
+    categories: tuple[str, ...]
+    total: int
+    failures: dict[str, VeilmartError]
+
+
+@dataclass(frozen=True)
+class ProductView:
+    """A product, its record signed by the merchant. `record` is the SHA-256 of that record."""
+
+    merchant: str
+    sku: str
+    version: int
+    title: str
+    description: str
+    category: str
+    tags: tuple[str, ...]
+    group: str
+    variant: str
+    price: int
+    currency: str
+    stock: Stock
+    file_name: str
+    size: int
+    digest: str
+    cells: int
+    image: bool
+    image_alt: str
+    record: str
+
+
+@dataclass(frozen=True)
+class ImageView:
+    """A product's image, and the text that stands in for it."""
+
+    media_type: str
+    data: bytes
+    alt: str
+
+
+@dataclass(frozen=True)
+class CartLineView:
+    """A line of the cart, at the price that was last shown."""
+
+    merchant: str
+    sku: str
+    title: str
+    quantity: int
+    unit_price: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class CartView:
+    """The cart: lines, total per merchant, total."""
+
+    lines: tuple[CartLineView, ...]
+    totals: dict[str, int]
+    total: int
+    currency: str
+
+
+@dataclass(frozen=True)
+class QuoteLineView:
+    """A line at its price now. `previous_price` is the one shown before, where it differs."""
+
+    merchant: str
+    sku: str
+    title: str
+    quantity: int
+    unit_price: int
+    amount: int
+    stock: Stock
+    previous_price: int | None
+
+
+@dataclass(frozen=True)
+class QuoteView:
+    """What buying the cart would cost now."""
+
+    lines: tuple[QuoteLineView, ...]
+    totals: dict[str, int]
+    total: int
+    currency: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether a price is another than the one shown before."""
+        return any(line.previous_price is not None for line in self.lines)
+
+
+@dataclass(frozen=True)
+class OrderLineView:
+    """A line of an order."""
+
+    sku: str
+    title: str
+    quantity: int
+    unit_price: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class OrderView:
+    """An order. `audit` is the pseudonym of its public events; `failure` says why it was refunded."""
+
+    order_id: str
+    merchant: str
+    state: OrderState
+    lines: tuple[OrderLineView, ...]
+    total: int
+    currency: str
+    created: int
+    deadline: int
+    idempotency_key: str
+    audit: str | None
+    failure: str | None
+    cells_done: int
+    cells: int | None
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class OrderResult:
+    """How one merchant's part of a purchase went. Both may be set: an order that is open, and why."""
+
+    merchant: str
+    order: OrderView | None
+    error: VeilmartError | None
+
+
+@dataclass(frozen=True)
+class PurchaseView:
+    """A purchase: one independent order per merchant, all attempted."""
+
+    idempotency_key: str
+    results: tuple[OrderResult, ...]
+
+    @property
+    def orders(self) -> tuple[OrderView, ...]:
+        """The orders that there are."""
+        return tuple(result.order for result in self.results if result.order is not None)
+
+    @property
+    def errors(self) -> tuple[VeilmartError, ...]:
+        """What went wrong."""
+        return tuple(result.error for result in self.results if result.error is not None)
+
+
+@dataclass(frozen=True)
+class DeliveredFile:
+    """A file whose content has the digest that the merchant signed."""
+
+    path: Path
+    sku: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a download is. `size` and `bytes_done` are those of the files, without padding."""
+
+    cells_done: int
+    cells: int
+    bytes_done: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ReceiptLineView:
+    """A line of a receipt."""
+
+    sku: str
+    title: str
+    quantity: int
+    unit_price: int
+    amount: int
+    file_name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ReceiptView:
+    """A verified receipt. `fingerprint` is that of the identity key which signed it."""
+
+    order_id: str
+    market_id: str
+    merchant: str
+    lines: tuple[ReceiptLineView, ...]
+    total: int
+    currency: str
+    at: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ResumedView:
+    """One thing that was taken up again. `outcome` is its state now, `error` why it goes no further."""
+
+    kind: Literal["withdrawal", "swap", "order"]
+    id: str
+    outcome: str
+    error: VeilmartError | None

@@ -1,0 +1,408 @@
+"""The wallet: coins and tickets as rows, and the operations that bring or take them.
+
+    requested --signed--> free --chosen--> reserved --taken by the broker--> spent
+        |                  ^                   |
+        +--refused--> void +------released-----+
+
+Rule 1. A token's counter is stored, with the exact request, before that request is sent: whatever
+crashes in between, the same bytes are sent again and the same token comes out.
+
+Rule 2. Every signature is verified when it arrives and again when the token is rebuilt to be spent.
+
+Rule 3. Each purpose, value and month has one key; another one for the same slot raises `SlotConflictError`.
+
+Rule 4. What the account drew is used only after the market's minimum age, so that the draw and the
+purchase do not stand side by side. What came out of a shop session (change, refunds) has no such age.
+
+No I/O, clock or randomness: `tx`, `now` and ids are arguments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+
+from common import coins, config, slots, states
+from common.errors import InsufficientFundsError, MalformedError, RejectedError, UntrustedError, WireError
+from common.messages import BlindedToken, IssuerKey, Token
+from common.store import Row, Tx
+from customer_node.schema import issuer_keys, operations, tokens
+
+OperationKind: TypeAlias = Literal["withdraw", "swap", "refund"]
+Key: TypeAlias = tuple[coins.Purpose, int]
+"""What a token is: its purpose and value (0 for a ticket)."""
+
+TICKET: Final[Key] = ("ticket", 0)
+
+TOKEN: Final[states.Table] = {
+    "requested": frozenset({"free", "void"}),
+    "free": frozenset({"reserved"}),
+    "reserved": frozenset({"spent", "free"}),
+    "spent": frozenset(),
+    "void": frozenset(),
+}
+
+OPERATION: Final[states.Table] = {
+    "open": frozenset({"done", "refused"}),
+    "done": frozenset(),
+    "refused": frozenset(),
+}
+
+_INSERT_KEY: Final = sa.insert(issuer_keys)
+_INSERT_TOKEN: Final = sa.insert(tokens)
+_INSERT_OPERATION: Final = sa.insert(operations)
+_WITH_KEY: Final = sa.select(
+    tokens, issuer_keys.c.purpose, issuer_keys.c.value, issuer_keys.c.month, issuer_keys.c.public
+).join(issuer_keys, tokens.c.key_id == issuer_keys.c.key_id)
+
+
+class SlotConflictError(Exception):
+    """The broker showed a second key for a slot; `evidence` are the two keys' descriptions."""
+
+    def __init__(self, key: IssuerKey) -> None:
+        super().__init__(f"{key.purpose} {key.value} {key.month}")
+        self.evidence = key.public
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Tokens of one kind, counted."""
+
+    usable: int = 0
+    young: int = 0
+    expired: int = 0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation as stored: its id and the exact message."""
+
+    id: bytes
+    kind: str
+    request: bytes
+
+
+class Wallet:
+    """What the rows mean; `allow_young` lets tokens be used before their minimum age."""
+
+    def __init__(self, seed: bytes, *, allow_young: bool) -> None:
+        self._seed = seed
+        self._allow_young = allow_young
+
+    # --- keys ------------------------------------------------------------------------------------------
+
+    def learn(self, tx: Tx, announced: Sequence[IssuerKey]) -> None:
+        """Store the announced keys. Raises `SlotConflictError`, and `UntrustedError` for a malformed one."""
+        rows = tx.all(sa.select(issuer_keys))
+        by_slot = {(row["purpose"], row["value"], row["month"]): row["key_id"] for row in rows}
+        for key in announced:
+            slot = (key.purpose, key.value, key.month)
+            try:
+                coins.issuer_public(key)
+            except MalformedError as error:
+                raise UntrustedError(f"The broker announces an unusable key: {error}.") from error
+            if by_slot.get(slot, key.key_id) != key.key_id:
+                raise SlotConflictError(key)
+            if slot not in by_slot:
+                by_slot[slot] = key.key_id
+                tx.insert(_INSERT_KEY, {**_columns(key), "next_counter": 0})
+
+    def top(self, tx: Tx, month: str) -> int:
+        """Give the largest coin of a month. Raises `UntrustedError` if there is none."""
+        largest: int | None = tx.scalar(
+            sa.select(sa.func.max(issuer_keys.c.value)).where(
+                issuer_keys.c.purpose == "coin", issuer_keys.c.month == month
+            )
+        )
+        if largest is None:
+            raise UntrustedError(f"The broker announces no coins for {month}.")
+        return largest
+
+    # --- drawing ---------------------------------------------------------------------------------------
+
+    def draw(self, tx: Tx, operation: bytes, wanted: Sequence[Key], month: str) -> list[BlindedToken]:
+        """Allot counters for `wanted` and give the blinded tokens in that order.
+
+        Raises `UntrustedError` where the broker has announced no key for one of them.
+        """
+        rows = tx.all(sa.select(issuer_keys).where(issuer_keys.c.month == month))
+        keys = {(row["purpose"], row["value"]): row for row in rows}
+        used: Counter[bytes] = Counter()
+        blinded: list[BlindedToken] = []
+        for position, kind in enumerate(wanted):
+            row = keys.get(kind)
+            if row is None:
+                raise UntrustedError(f"The broker announces no {kind[0]} key of value {kind[1]} for {month}.")
+            counter = row["next_counter"] + used[row["key_id"]]
+            used[row["key_id"]] += 1
+            blinded.append(coins.blind_token(_issuer(row), self._seed, counter))
+            tx.insert(
+                _INSERT_TOKEN,
+                {
+                    "key_id": row["key_id"],
+                    "counter": counter,
+                    "operation": operation,
+                    "position": position,
+                    "state": "requested",
+                    "usable_from": 0,
+                },
+            )
+        for key_id, count in used.items():
+            tx.execute(
+                sa.update(issuer_keys)
+                .where(issuer_keys.c.key_id == key_id)
+                .values(next_counter=issuer_keys.c.next_counter + count)
+            )
+        return blinded
+
+    def issue(self, tx: Tx, operation: bytes, signatures: Sequence[bytes], usable_from: int) -> None:
+        """Take the blind signatures, in the order asked for, and end the operation.
+
+        Raises `UntrustedError`, and changes nothing, if one is missing or does not verify.
+        """
+        rows = tx.all(
+            _WITH_KEY.where(tokens.c.operation == operation, tokens.c.state == "requested").order_by(
+                tokens.c.position
+            )
+        )
+        if len(rows) != len(signatures):
+            raise UntrustedError("The broker signed another number of coins than asked for.")
+        for row, signature in zip(rows, signatures, strict=True):
+            try:
+                coins.unblind(_issuer(row), self._seed, row["counter"], signature)
+            except WireError as error:
+                raise UntrustedError("The broker's signature under a coin does not verify.") from error
+            _step(tx, row, "free", blind_signature=signature, usable_from=usable_from)
+        self.end_operation(tx, operation, "done")
+
+    # --- operations ------------------------------------------------------------------------------------
+
+    def begin_operation(
+        self, tx: Tx, operation: bytes, kind: OperationKind, request: bytes, now: int
+    ) -> None:
+        """Store an operation's exact message, to be repeated until it is answered.
+
+        Of a refused one with the same id (a refund claim in coins of a month that is over) nothing stays.
+        """
+        tx.execute(
+            sa.delete(operations).where(operations.c.operation == operation, operations.c.state == "refused")
+        )
+        row = {"operation": operation, "kind": kind, "state": "open", "request": request, "created": now}
+        tx.insert(_INSERT_OPERATION, row)
+
+    def open_operations(self, tx: Tx, kind: OperationKind) -> list[Operation]:
+        """List what is still to be answered, oldest first."""
+        rows = tx.all(
+            sa.select(operations)
+            .where(operations.c.state == "open", operations.c.kind == kind)
+            .order_by(operations.c.created)
+        )
+        return [Operation(row["operation"], row["kind"], row["request"]) for row in rows]
+
+    def operation(self, tx: Tx, operation: bytes) -> Operation | None:
+        """Give an open operation."""
+        row = tx.one(
+            sa.select(operations).where(operations.c.operation == operation, operations.c.state == "open")
+        )
+        return Operation(row["operation"], row["kind"], row["request"]) if row else None
+
+    def end_operation(self, tx: Tx, operation: bytes, outcome: Literal["done", "refused"]) -> None:
+        """Note that an operation was answered; what a refused one asked for never comes."""
+        changed = tx.changed(
+            sa.update(operations)
+            .where(
+                operations.c.operation == operation,
+                operations.c.state.in_(states.sources(OPERATION, outcome)),
+            )
+            .values(state=outcome)
+        )
+        if changed != 1:
+            raise states.UnlistedStepError(f"no operation to be {outcome}")
+        if outcome == "refused":
+            tx.execute(_move("void").where(tokens.c.operation == operation))
+
+    # --- spending --------------------------------------------------------------------------------------
+
+    def reserve(self, tx: Tx, holder: bytes, values: Iterable[int], now: int) -> list[Token]:
+        """Reserve usable coins of these values for `holder` and give them.
+
+        Raises `InsufficientFundsError` if they are not there.
+        """
+        wanted = Counter(values)
+        chosen: list[Row] = []
+        for row in self._usable(tx, "coin", now):
+            if wanted[row["value"]]:
+                wanted[row["value"]] -= 1
+                chosen.append(row)
+        if wanted.total():
+            raise InsufficientFundsError("The wallet does not hold these coins.")
+        for row in chosen:
+            _step(tx, row, "reserved", holder=holder)
+        return [self._token(row) for row in chosen]
+
+    def reserve_ticket(self, tx: Tx, holder: bytes, now: int) -> Token | None:
+        """Reserve a ticket for a session about to be opened, or None if none is usable.
+
+        One that was reserved before comes first: its `Hello` was never answered.
+        """
+        reserved = tx.all(_WITH_KEY.where(issuer_keys.c.purpose == "ticket", tokens.c.state == "reserved"))
+        if reserved:
+            self.release(tx, reserved[0]["holder"])
+        free = self._usable(tx, "ticket", now)
+        row = reserved[0] if reserved else (free[0] if free else None)
+        if row is None:
+            return None
+        _step(tx, row, "reserved", holder=holder)
+        return self._token(row)
+
+    def spend(self, tx: Tx, holder: bytes) -> None:
+        """Note that the broker has taken what is reserved for `holder`; repeating it changes nothing."""
+        tx.execute(_move("spent").where(tokens.c.holder == holder))
+
+    def release(self, tx: Tx, holder: bytes) -> None:
+        """Set free what was reserved for `holder` and never taken."""
+        tx.execute(_move("free").where(tokens.c.holder == holder, tokens.c.state == "reserved"))
+
+    def reserved_for(self, tx: Tx, holder: bytes) -> Sequence[Row]:
+        """Give the rows of what is reserved for `holder`."""
+        return tx.all(_WITH_KEY.where(tokens.c.holder == holder, tokens.c.state == "reserved"))
+
+    def pass_on(self, tx: Tx, row: Row, holder: bytes) -> Token:
+        """Reserve what `reserved_for` gave for another holder."""
+        _step(tx, row, "free")
+        _step(tx, row, "reserved", holder=holder)
+        return self._token(row)
+
+    def _usable(self, tx: Tx, purpose: coins.Purpose, now: int) -> Sequence[Row]:
+        months = (slots.month_of(now), slots.previous_month(slots.month_of(now)))
+        query = _WITH_KEY.where(
+            tokens.c.state == "free", issuer_keys.c.purpose == purpose, issuer_keys.c.month.in_(months)
+        )
+        if not self._allow_young:
+            query = query.where(tokens.c.usable_from <= now)
+        # The older month first: its coins end sooner.
+        return tx.all(query.order_by(issuer_keys.c.month, tokens.c.usable_from, tokens.c.counter))
+
+    def _token(self, row: Row) -> Token:
+        return coins.unblind(_issuer(row), self._seed, row["counter"], row["blind_signature"])
+
+    # --- counting --------------------------------------------------------------------------------------
+
+    def held(self, tx: Tx, now: int) -> dict[int, int]:
+        """Count usable coins by value."""
+        return dict(Counter(row["value"] for row in self._usable(tx, "coin", now)))
+
+    def reserved(self, tx: Tx) -> int:
+        """Sum the coins that are reserved for something under way."""
+        rows = tx.all(_WITH_KEY.where(tokens.c.state == "reserved"))
+        return sum(row["value"] for row in rows)
+
+    def under_way(self, tx: Tx) -> int:
+        """Count the operations that are still to be answered."""
+        count: int = tx.scalar(
+            sa.select(sa.func.count()).select_from(operations).where(operations.c.state == "open")
+        )
+        return count
+
+    def stock(self, tx: Tx, now: int) -> tuple[dict[Key, Stock], int]:
+        """Count free tokens by kind, and give the time when the last young one becomes usable (or 0)."""
+        months = {slots.month_of(now), slots.previous_month(slots.month_of(now))}
+        counts: Counter[tuple[Key, str]] = Counter()
+        last = 0
+        for row in tx.all(_WITH_KEY.where(tokens.c.state == "free")):
+            age = _age(row, months, now)
+            if age == "young":
+                last = max(last, row["usable_from"])
+            counts[((row["purpose"], row["value"]), age)] += 1
+        kinds = {kind for kind, _ in counts}
+        return {
+            kind: Stock(counts[kind, "usable"], counts[kind, "young"], counts[kind, "expired"])
+            for kind in kinds
+        }, last
+
+
+def _age(row: Row, months: set[str], now: int) -> Literal["usable", "young", "expired"]:
+    if row["month"] not in months:
+        # A key of next month is not over but not begun; the broker signs with the present month's alone.
+        return "expired"
+    return "usable" if row["usable_from"] <= now else "young"
+
+
+def change_for(amount: int, held: Mapping[int, int], top: int) -> tuple[list[int], list[int]]:
+    """Choose coins to swap, and what for, so that `amount` can then be paid exactly.
+
+    From the top down as `coins.exact` goes, what remains is smaller than every coin left: one coin more,
+    the smallest, is swapped into the rest and change. Where the exact payment would take more coins than
+    an order may have, its smallest ones are swapped into larger ones. Gives two empty lists where no swap
+    is needed. Raises `InsufficientFundsError`, or `RejectedError` where no coins are large enough.
+    """
+    total = sum(value * count for value, count in held.items())
+    if total < amount:
+        raise InsufficientFundsError("The wallet holds less than that.", "`veilmart withdraw` draws coins.")
+    exact = coins.exact(held, amount)
+    if exact is not None:
+        if len(exact) <= config.MAXIMUM_COINS:
+            return [], []
+        smallest = exact[-config.MAXIMUM_COINS :]
+        outcome = _fewest(sum(smallest), top)
+        if len(outcome) == len(smallest):
+            raise RejectedError("No order can be that large: it would take too many coins.")
+        return smallest, outcome
+    taken: Counter[int] = Counter()
+    rest = amount
+    for value in sorted(held, reverse=True):
+        taken[value] = min(held[value], rest // value)
+        rest -= taken[value] * value
+    left = {value: count - taken[value] for value, count in held.items() if count > taken[value]}
+    coin = min(left)
+    outcome = _fewest(rest, top) + _spread(coin - rest, left, top)
+    return [coin], sorted(outcome, reverse=True)
+
+
+def refund_coins(amount: int, held: Mapping[int, int], top: int) -> list[int]:
+    """Choose the coins that a refund of `amount` comes back in."""
+    return _spread(amount, held, top)
+
+
+def _spread(amount: int, held: Mapping[int, int], top: int) -> list[int]:
+    chosen = coins.spread(amount, held, top)
+    return chosen if len(chosen) <= config.MAXIMUM_COINS // 2 else _fewest(amount, top)
+
+
+def _fewest(amount: int, top: int) -> list[int]:
+    # Whoever holds one of each lacks none of them: then `spread` goes from the top down alone.
+    return coins.spread(amount, {2**exponent: 1 for exponent in range(top.bit_length())}, top)
+
+
+def _columns(key: IssuerKey) -> dict[str, object]:
+    return {
+        "key_id": key.key_id,
+        "purpose": key.purpose,
+        "value": key.value,
+        "month": key.month,
+        "public": key.public,
+    }
+
+
+def _issuer(row: Row) -> IssuerKey:
+    return IssuerKey(
+        key_id=row["key_id"],
+        purpose=row["purpose"],
+        value=row["value"],
+        month=row["month"],
+        public=row["public"],
+    )
+
+
+def _move(new: str) -> sa.Update:
+    return sa.update(tokens).where(tokens.c.state.in_(states.sources(TOKEN, new))).values(state=new)
+
+
+def _step(tx: Tx, row: Row, new: str, **values: object) -> None:
+    statement = _move(new).where(tokens.c.key_id == row["key_id"], tokens.c.counter == row["counter"])
+    if tx.changed(statement.values(**values)) != 1:
+        raise states.UnlistedStepError(f"no step of a token to {new}")
