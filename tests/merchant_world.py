@@ -97,13 +97,13 @@ class World:
         self.sources: list[CellSource] = []
         self.card: messages.MerchantCard | None = None
         self.store = Store.in_home(self.home, "merchant.db", "merchant_node.migrations")
-        self.content = ContentFolder(self.home)
-        self.inventory = Inventory(self.shop, self.store, self.content, self.limits, lambda: self.now)
         self.start()
+        self.inventory = Inventory(self.shop, self.store, self.content, self.limits, lambda: self.now)
 
     def start(self) -> None:
         """Start the merchant's process, as it were: everything in memory is new."""
         self.prekeys = Prekeys.in_folder(self.home / "prekeys")
+        self.content = ContentFolder(self.home)
         self.merchant = Merchant(
             self.shop, self.prekeys, self.content, self.limits, cell_clock=lambda: self.now
         )
