@@ -36,7 +36,7 @@ from common.config import Limits
 from common.errors import RefusedError
 from common.node import Arrival
 from common.states import BROKER_ORDER, sources, step
-from common.store import Row, Tx
+from common.store import Row, Tx, one_of
 
 Send: TypeAlias = ToSession | ToMerchant
 
@@ -59,7 +59,7 @@ _MERCHANTS = sa.select(schema.merchants.c.id).where(schema.merchants.c.state == 
 _STEPS = {
     state: sa.update(schema.orders)
     .where(schema.orders.c.order_id == sa.bindparam("of"))
-    .where(schema.orders.c.state.in_(sources(BROKER_ORDER, state)))
+    .where(one_of(schema.orders.c.state, sources(BROKER_ORDER, state)))
     .values(state=state, due=sa.bindparam("next"), attempts=0)
     for state in ("captured", "refundable")
 }

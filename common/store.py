@@ -34,6 +34,11 @@ class LostStepError(Exception):
     """A row that this transaction has read is not in the state that it was read in: a mistake of ours."""
 
 
+def one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Give `column IN (values)`, written out: SQLAlchemy's own cannot go with `Tx.step`'s `executemany`."""
+    return sa.or_(*(column == value for value in values))
+
+
 class Tx:
     """One transaction: the only effect that a core has."""
 
@@ -123,7 +128,8 @@ class Store:
 
         config = Config()
         config.set_main_option("script_location", str(Path(str(package.__file__)).parent))
-        with self._engine.begin() as connection:
+        # Alembic's context is global to the process: two nodes in two threads would mix theirs.
+        with _migrating, self._engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
