@@ -1,0 +1,45 @@
+"""`python -m bench orders|delivery [--json]`: one envelope on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import orders
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser("python -m bench", description="Measure, each figure beside its floor.")
+    parser.add_argument("what", choices=["orders", "delivery"])
+    parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--windows", type=int, nargs="+", default=orders.WINDOWS, help="orders under way")
+    parser.add_argument("--scale", type=float, default=1.0, help="more or fewer messages than usual")
+    parser.add_argument("--profiles", type=Path, help="a folder for cProfile's figures of both nodes")
+    options = parser.parse_args()
+    plan = orders.Plan(options.rounds, options.windows, options.scale, options.profiles)
+    data = orders.measure(plan)
+    sys.stdout.write(json.dumps({"ok": True, "data": data}) + "\n" if options.json else table(data))
+    return 0
+
+
+def table(data: dict[str, Any], indent: str = "") -> str:
+    """Give nested figures as indented lines."""
+    lines = []
+    for name, value in data.items():
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+            lines.append(f"{indent}{name}\n{table(value, indent + '  ')}")
+        elif isinstance(value, dict):
+            inner = "  ".join(f"{key} {figure}" for key, figure in value.items())
+            lines.append(f"{indent}{name:<12} {inner}\n")
+        else:
+            lines.append(f"{indent}{name:<12} {value}\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
