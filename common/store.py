@@ -16,6 +16,7 @@ command line that finds its store up to date starts fast.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from sqlalchemy import event
 
 Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
+
+_migrating = threading.Lock()
 
 
 class LostStepError(Exception):
