@@ -7,14 +7,19 @@ builds nodes as their `run.py` does and gives them connections of its own.
     world = World(tmp_path)
     shop = world.add_merchant("sports")
     with world.customer("alice") as market: ...
+
+A market's keys are made once for a run and then copied (`market_like`): blind-signature keys take a second.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import select
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +36,30 @@ from merchant_node.home import Profile
 from merchant_node.run import MerchantNode
 from merchant_node.run import connections as merchant_connections
 from veilmart import ca
-from veilmart.init import init_market
+from veilmart.init import InitReport, init_market
 
 PATIENCE_S = 20.0
+
+
+@functools.cache
+def market_like(key_type: Any, minimum_age_seconds: int) -> Path:
+    """Give a market with minted keys, made at the first call of a run; whoever wants one copies it."""
+    folder = Path(tempfile.mkdtemp(prefix="veilmart-template-"))
+    atexit.register(shutil.rmtree, folder)
+    report = init_market(
+        folder, key_type=key_type, minimum_age_seconds=minimum_age_seconds, now_ms=clock.now_ms()
+    )
+    BrokerNode.open(report.broker_home).close()
+    return folder
+
+
+def copy_market(home: Path, key_type: Any = "ed25519", minimum_age_seconds: int = 0) -> InitReport:
+    """Put such a market at `home`, unless there is one."""
+    if not home.exists():
+        shutil.copytree(market_like(key_type, minimum_age_seconds), home)
+    return init_market(
+        home, key_type=key_type, minimum_age_seconds=minimum_age_seconds, now_ms=clock.now_ms()
+    )
 
 
 def matches(pattern: str, topic: str) -> bool:
@@ -96,7 +122,7 @@ class MemoryConnection:
         self.inbox: list[bus.Delivery] = []
         self.patterns = (*settings.subscriptions, *settings.live_subscriptions)
 
-    def open(self, timeout_s: float = 5.0) -> None:
+    def open(self, timeout_s: float = 5.0) -> None:  # noqa: ARG002 - the real one's signature
         if not self.world.bus.up:
             raise BusUnreachableError("No answer from the bus", "Start it with `veilmart bus run`.")
         self.connect()
@@ -116,7 +142,7 @@ class MemoryConnection:
     def arrive(self, topic: str, payload: bytes, *, retained: bool) -> None:
         self.inbox.append(bus.Delivery(topic, payload, retained, self.epoch, 0, 1))
 
-    def put(self, topic: str, payload: bytes, *, retain: bool = False, expiry_ms: int | None = None) -> bool:
+    def put(self, topic: str, payload: bytes, *, retain: bool = False, expiry_ms: int | None = None) -> bool:  # noqa: ARG002, E501 - the real one's signature
         if not self.ready:
             return False
         self.world.bus.publish(self.settings.client_id, topic, payload, retain=retain)
@@ -164,14 +190,22 @@ class Running:
 class World:
     """A market of one broker, some merchants and any number of customers."""
 
-    def __init__(self, root: Path, *, key_type: Any = "ed25519", minimum_age_seconds: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        key_type: Any = "ed25519",
+        minimum_age_seconds: int = 0,
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
         self.root = root
         self.bus = MemoryBus()
         self.running: dict[str, Running] = {}
         self.merchants: dict[str, MerchantNode] = {}
-        report = init_market(
-            root / "market", key_type=key_type, minimum_age_seconds=minimum_age_seconds, now_ms=clock.now_ms()
-        )
+        report = copy_market(root / "market", key_type, minimum_age_seconds)
+        if limits is not None:
+            lines = [f"{name} = {value}\n" for name, value in limits.items()]
+            (report.broker_home / "limits.toml").write_text("".join(lines))
         self.key_type = key_type
         self.market_path = report.market_path
         self.market = report.market
@@ -294,7 +328,7 @@ class World:
     @contextmanager
     def customer(self, name: str, **options: Any) -> Iterator[Any]:
         """A customer's profile, joined to this market, and its API."""
-        from customer_node import Market
+        from customer_node import Market  # noqa: PLC0415 - tests of the other nodes do without it
 
         profile = self.root / "customers" / name
         if not profile.exists():
