@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.processes import peak_rss_mb
+from bench.processes import cpu_seconds, peak_rss_mb
 from veilmart.bus import find_mosquitto
 
 START_S = 10.0
@@ -25,10 +25,15 @@ class Bus:
 
     ports: tuple[int, int]
     pid: int
+    name: str = "mosquitto"
 
     @property
     def peak_rss_mb(self) -> float:
         return peak_rss_mb(self.pid)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.pid)
 
 
 def version() -> str:

@@ -7,9 +7,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,8 @@ from bench.figures import Figures, medians
 from bench.processes import Worker
 from bench.shopper import Setup
 from common import codec
+
+Measured: TypeAlias = Worker | mosquitto.Bus
 
 COINS = (512, 256, 128, 64)
 PRICE = sum(COINS)
@@ -60,11 +62,11 @@ def measure(plan: Plan) -> dict[str, Any]:
         ]
         nodes = [stack.enter_context(node) for node in _nodes(plan, homes)]
         shopper = stack.enter_context(Worker("customer", "bench.shopper", str(setup)))
-        runs = _alternate(plan, floor[-1], shopper, purses)
+        above: tuple[Measured, ...] = (shopper, *nodes, bus)
+        runs = _alternate(plan, Meter(floor[-1], (*floor, bus)), Meter(shopper, above), purses)
         placed = sum(plan.count(ORDERS, window) for window in plan.windows) * plan.rounds
         _await_outcomes(homes, placed)
-        peak = {worker.name: worker.peak_rss_mb for worker in (*floor, *nodes, shopper)}
-        peak["mosquitto"] = bus.peak_rss_mb
+        peak = {process.name: process.peak_rss_mb for process in (*floor, *above)}
         for node in nodes:
             node.stop()
         books = _check(homes, placed)
@@ -100,21 +102,40 @@ def _write_setup(root: Path, homes: market.Homes, treasury: market.Treasury, rec
     return root / "setup.json"
 
 
+@dataclass
+class Meter:
+    """A worker that takes measurements, and the processes whose time they take."""
+
+    worker: Worker
+    processes: Sequence[Measured]
+    cpu_us: dict[str, float] = field(default_factory=dict)
+    """Processor time per message in the last measurement."""
+
+    def measure(self, messages: int, **command: Any) -> Figures:
+        before = [process.cpu_seconds for process in self.processes]
+        measured: Figures = self.worker.ask(**command)
+        for process, used in zip(self.processes, before, strict=True):
+            self.cpu_us[process.name] = round((process.cpu_seconds - used) / messages * 1e6)
+        return measured
+
+
 def _alternate(
-    plan: Plan, floor: Worker, shopper: Worker, purses: dict[tuple[int, int], Path]
+    plan: Plan, floor: Meter, shopper: Meter, purses: dict[tuple[int, int], Path]
 ) -> dict[tuple[str, int], list[Figures]]:
     runs: dict[tuple[str, int], list[Figures]] = {}
     for number in range(plan.rounds):
         for window in plan.windows:
             count = plan.count(ROUND_TRIPS, window)
-            below = floor.ask(window=window, count=count, size=PAYLOAD)
-            above = shopper.ask(window=window, coins=str(purses[number, window]))
+            below = floor.measure(count, window=window, count=count, size=PAYLOAD)
+            placed = plan.count(ORDERS, window)
+            above = shopper.measure(placed, window=window, coins=str(purses[number, window]))
             runs.setdefault(("floor", window), []).append(below)
             runs.setdefault(("orders", window), []).append(above)
             say(
                 f"round {number + 1}, window {window}: floor {below['rate']}/s, orders {above['rate']}/s,"
                 f" ratio {above['rate'] / below['rate']:.2f}"
             )
+            say(f"  processor time per message in us: floor {floor.cpu_us}, orders {shopper.cpu_us}")
     return runs
 
 

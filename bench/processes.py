@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ def peak_rss_mb(pid: int | str = "self") -> float:
         if line.startswith("VmHWM:"):
             return round(int(line.split()[1]) * 1024 / 1e6, 1)
     raise RuntimeError("the system does not tell a process's peak memory")
+
+
+def cpu_seconds(pid: int | str = "self") -> float:
+    """Give the processor time that a running process has used, in user and system mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Worker:
@@ -63,6 +70,10 @@ class Worker:
     @property
     def peak_rss_mb(self) -> float:
         return peak_rss_mb(self._process.pid)
+
+    @property
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self._process.pid)
 
     def stop(self) -> None:
         """End it: closing its input, or SIGTERM for a node, is its sign."""
