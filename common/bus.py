@@ -129,6 +129,20 @@ class _Client(mqtt.Client):
         self.on_socket_register_write = lambda *_: None
         self.on_socket_unregister_write = lambda *_: None
 
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        # paho's own leaves the socket open when the handshake fails, as it does while Mosquitto restarts.
+        context = self._ssl_context
+        if context is None:
+            raise ValueError("no TLS context")
+        wrapped = context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
+        try:
+            wrapped.settimeout(CONNECT_TIMEOUT_S)
+            wrapped.do_handshake()
+        except OSError:
+            wrapped.close()
+            raise
+        return wrapped
+
     def _sock_recv(self, bufsize: int) -> bytes:
         if self._position >= len(self._unread):
             self._unread, self._position = b"", 0
