@@ -80,6 +80,12 @@ class MerchantHome:
 
     path: Path
 
+    def join(self, market: MarketFile, profile: Profile) -> None:
+        """Write which market it is in and how it presents itself. Raises `UsageError`."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        profile.save(self.path / PROFILE)
+        market.save(self.path / MARKET)
+
     def market(self) -> MarketFile:
         """Read the market file. Raises `UsageError` or `UntrustedError`."""
         return MarketFile.load(self.path / MARKET)
