@@ -113,6 +113,14 @@ def test_the_last_window_asked_for_twice_in_one_batch(world: World) -> None:
     assert world.state(order.order_id) == "delivered"
 
 
+def test_several_orders_are_delivered_in_one_batch(world: World) -> None:
+    orders = [bought(world, "tiny")[0] for _ in range(3)]
+    for order in orders:
+        world.captured(order)
+    assert world.ask(*(world.fetch(order.order_id, 0, 1, secret=SECRET)[0] for order in orders)) == []
+    assert [world.state(order.order_id) for order in orders] == ["delivered"] * 3
+
+
 def test_each_request_has_its_own_stream(world: World) -> None:
     order, _ = bought(world, "tiny")
     world.captured(order)
