@@ -1,0 +1,1 @@
+"""The auditor's node: it listens to what is public, and sends nothing."""

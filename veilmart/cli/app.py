@@ -1,0 +1,177 @@
+"""The root of the command, and the one place where errors become output.
+
+Rule. A group's file is imported when one of its commands is called: what a customer types does not wait
+for the broker's imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from common.errors import UsageError, VeilmartError
+from veilmart.output import IncompleteError, InternalError, Output, StoppedError
+
+JSON_OPTION: Final = "--json"
+DEBUG_VARIABLE: Final = "VEILMART_DEBUG"
+CUSTOMER: Final = "customer"
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """Where a command is found. `leaf` names it inside its module's app; a group is the app itself."""
+
+    module: str
+    summary: str
+    leaf: str | None = None
+
+
+COMMANDS: Final[dict[str, Lazy]] = {
+    "init": Lazy("veilmart.cli.market", "Make a market: CA, broker, bus and market file.", "init"),
+    "status": Lazy(
+        "veilmart.cli.market", "Show who is reachable, and which certificates end soon.", "status"
+    ),
+    "bus": Lazy("veilmart.cli.bus", "Mosquitto: run it."),
+    "broker": Lazy("veilmart.cli.broker", "The broker: run it, accounts, ledger."),
+    "ca": Lazy("veilmart.cli.ca", "The market's certificate authority: sign, renew, revoke."),
+    "merchant": Lazy("veilmart.cli.merchant", "A merchant: join, products, run, orders."),
+    "customer": Lazy("veilmart.cli.customer", "A customer: join, browse, buy, download."),
+    "audit": Lazy("veilmart.cli.audit", "Public events: watch them."),
+}
+
+
+def load(name: str) -> Any:
+    """Import a command of the root."""
+    found = COMMANDS[name]
+    command: Any = get_command(import_module(found.module).app)
+    return command if found.leaf is None else command.commands[found.leaf]
+
+
+class Root(TyperGroup):
+    """Knows its commands by name and summary, and imports the one that is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, found in COMMANDS.items():
+            self.commands[name] = TyperCommand(name, callback=None, help=found.summary, rich_markup_mode=None)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Give the command that is called; customers' commands need no `customer` in front."""
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = load(args[0])
+        elif args and not args[0].startswith("-"):
+            customer = load(CUSTOMER)
+            if args[0] in customer.commands:
+                return args[0], customer.commands[args[0]], args[1:]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Root,
+    add_completion=False,
+    rich_markup_mode=None,
+    epilog="--json anywhere prints one line of JSON. Customers' commands may leave `customer` out.",
+)
+
+
+def _version(wanted: bool | None) -> None:  # noqa: FBT001 - the shape of Typer's callbacks
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - rarely needed, and slow
+
+        typer.echo(version("veilmart"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version_wanted: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = None,
+) -> None:
+    """Buy and sell digital goods over MQTT; no party learns both who bought and what was bought."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, as_json = _take_json(words)
+    output = Output(as_json=as_json)
+    try:
+        return _guarded(words or ["--help"], output)
+    except BrokenPipeError:
+        # Whoever read us has gone; the interpreter shall not complain of it while it ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _take_json(words: list[str]) -> tuple[list[str], bool]:
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != JSON_OPTION]
+    return kept + words[end:], len(kept) != end
+
+
+def _guarded(words: list[str], output: Output) -> int:
+    try:
+        _invoke(words, output)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except IncompleteError as incomplete:
+        return output.fail_incomplete(incomplete)
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - beyond this is only the interpreter
+        return output.fail(_explained(error))
+    return 0
+
+
+def _explained(error: BaseException) -> VeilmartError:
+    if isinstance(error, VeilmartError):
+        return error
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return StoppedError("Interrupted.", "What was begun is kept; `veilmart resume` takes orders on.")
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, OSError):
+        return VeilmartError(_os_message(error), "Check the path, its owner and the disk.")
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exception(error, file=sys.stderr)
+    return InternalError(
+        f"Something unexpected happened: {_place(error)}.",
+        f"Run it again with {DEBUG_VARIABLE}=1 to see the whole trace, which may hold secrets.",
+    )
+
+
+def _invoke(words: list[str], output: Output) -> None:
+    command = get_command(app)
+    with command.make_context("veilmart", words, obj=output) as context:
+        command.invoke(context)
+
+
+def _usage(error: typer.TyperException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "veilmart"
+    return UsageError(error.format_message(), f"`{path} --help` shows how.")
+
+
+def _os_message(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _place(error: BaseException) -> str:
+    """Give type and place: an exception's own text may hold a value that is nobody's business."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return type(error).__name__ + where

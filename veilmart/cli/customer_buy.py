@@ -1,0 +1,235 @@
+"""The cart and `buy`.
+
+Rule. A person is shown the total and asked. A script says `--yes`: then what the cart shows is what is
+paid, and a price that has changed since is an error, shown with the new prices; the next `buy` takes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from common.errors import PriceChangedError, UsageError, VeilmartError
+from common.money import format_amount
+from customer_node import Market
+from customer_node.views import CartView, OrderView, PurchaseView, QuoteView
+from veilmart.cli.customer_browse import Merchant, Sku
+from veilmart.cli.homes import Yes
+from veilmart.cli.profiles import on_profile
+from veilmart.output import IncompleteError, Output, Table, View
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+cart_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="The cart, kept in the profile.")
+app.add_typer(cart_app, name="cart")
+
+Quantity = Annotated[int, typer.Option(min=1, help="How many licences.")]
+
+
+@on_profile(cart_app, "add")
+def cart_add(shown: Output, market: Market, merchant: Merchant, sku: Sku, quantity: Quantity = 1) -> None:
+    """Look a product up and put so many of it into the cart."""
+    _show_cart(shown, market.cart.add(merchant, sku, quantity))
+
+
+@on_profile(cart_app, "set")
+def cart_set(
+    shown: Output,
+    market: Market,
+    merchant: Merchant,
+    sku: Sku,
+    quantity: Annotated[int, typer.Argument(min=0, help="0 removes it.")],
+) -> None:
+    """Change how many of a product are in the cart."""
+    _show_cart(shown, market.cart.set(merchant, sku, quantity))
+
+
+@on_profile(cart_app, "remove")
+def cart_remove(shown: Output, market: Market, merchant: Merchant, sku: Sku) -> None:
+    """Take a product out of the cart."""
+    _show_cart(shown, market.cart.remove(merchant, sku))
+
+
+@on_profile(cart_app, "show")
+def cart_show(
+    shown: Output,
+    market: Market,
+    *,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask the merchants for prices and stock.")
+    ] = False,
+) -> None:
+    """Show the cart at the prices that were last shown."""
+    if refresh:
+        quote = market.quote()
+        shown.show(quote, *_quote_views(quote))
+    else:
+        _show_cart(shown, market.cart.view())
+
+
+@on_profile(cart_app, "clear")
+def cart_clear(shown: Output, market: Market) -> None:
+    """Empty the cart."""
+    market.cart.clear()
+    _show_cart(shown, market.cart.view())
+
+
+@on_profile(app)
+def buy(
+    shown: Output,
+    market: Market,
+    merchant: Annotated[str | None, typer.Argument(help="Buy from this merchant, past the cart.")] = None,
+    sku: Annotated[str | None, typer.Argument(help="This product.")] = None,
+    *,
+    quantity: Quantity = 1,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would cost, and stop.")] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(help="The same key gives the same order; without one every purchase is new."),
+    ] = None,
+) -> None:
+    """Buy what is in the cart: one order per merchant. Shows the total and asks."""
+    if merchant is not None:
+        if sku is None:
+            raise UsageError("Which product?", "`veilmart buy MERCHANT SKU`, or `veilmart buy` for the cart.")
+        _buy_one(shown, market, (merchant, sku, quantity), idempotency_key, yes=yes, dry_run=dry_run)
+    else:
+        _buy_cart(shown, market, idempotency_key, yes=yes, dry_run=dry_run)
+
+
+def _buy_one(
+    shown: Output,
+    market: Market,
+    line: tuple[str, str, int],
+    key: str | None,
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> None:
+    merchant, sku, quantity = line
+    agreed: int | None = None
+    if dry_run or not yes:
+        product = market.show(merchant, sku)
+        agreed = product.price
+        total = format_amount(quantity * product.price, product.currency)
+        question = f"{quantity} x {product.title} of {merchant} for {total}"
+        if dry_run:
+            data = {"dry_run": True, "product": product, "total": quantity * product.price}
+            shown.show(data, f"would buy {question}; stock: {product.stock}")
+            return
+        shown.confirm(f"Buy {question}?", yes=yes)
+    # A key of our own finds the order again where it stays open.
+    key = key or secrets.token_hex(16)
+    try:
+        order = market.buy_now(merchant, sku, quantity, key, unit_price=agreed)
+    except VeilmartError as error:
+        placed = [each for each in market.orders() if each.idempotency_key == key]
+        raise IncompleteError(error, _purchase_data(key, placed, []), *_order_views(placed)) from error
+    shown.show(_purchase_data(key, [order], []), *_order_views([order]))
+
+
+def _buy_cart(shown: Output, market: Market, key: str | None, *, yes: bool, dry_run: bool) -> None:
+    filled = bool(market.cart.view().lines)
+    if dry_run:
+        quote = market.quote()
+        shown.show({"dry_run": True, "quote": quote}, *_quote_views(quote))
+        return
+    # An empty cart with a key asks for what that key bought before.
+    if filled and not yes:
+        quote = market.quote()
+        for view in _quote_views(quote):
+            shown.note(view if isinstance(view, str) else _plain(view))
+        shown.confirm(f"Buy for {format_amount(quote.total, quote.currency)}?", yes=yes)
+    bought = market.purchase(key)
+    _show_purchase(shown, market, bought)
+
+
+def _show_purchase(shown: Output, market: Market, bought: PurchaseView) -> None:
+    failures = [
+        {
+            "merchant": each.merchant,
+            "order_id": each.order.order_id if each.order else None,
+            "error": each.error,
+        }
+        for each in bought.results
+        if each.error is not None
+    ]
+    data = _purchase_data(bought.idempotency_key, bought.orders, failures)
+    views = _order_views(bought.orders)
+    if not bought.errors:
+        shown.show(data, *views)
+        return
+    for each in bought.results:
+        if each.error is not None:
+            shown.note(f"{each.merchant}: {each.error.message}")
+    if any(isinstance(error, PriceChangedError) for error in bought.errors):
+        quote = _quoted(market)
+        if quote is not None:
+            data["quote"] = quote
+            views += _quote_views(quote)
+    raise IncompleteError(bought.errors[0], data, *views)
+
+
+def _quoted(market: Market) -> QuoteView | None:
+    # Only to show more about an error that there is already.
+    try:
+        return market.quote()
+    except VeilmartError:
+        return None
+
+
+def _purchase_data(
+    key: str, orders: Sequence[OrderView], failures: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    return {"idempotency_key": key, "orders": list(orders), "failures": list(failures)}
+
+
+def _order_views(orders: Sequence[OrderView]) -> list[View]:
+    return [
+        f"order {each.order_id} at {each.merchant}: {each.state}, {format_amount(each.total, each.currency)}"
+        for each in orders
+    ]
+
+
+def _show_cart(shown: Output, cart: CartView) -> None:
+    rows = [
+        (
+            line.merchant,
+            line.sku,
+            line.title,
+            line.quantity,
+            format_amount(line.unit_price, cart.currency),
+            format_amount(line.amount, cart.currency),
+        )
+        for line in cart.lines
+    ]
+    if not rows:
+        shown.show(cart, "the cart is empty")
+        return
+    table = Table(("merchant", "sku", "title", "quantity", "price", "amount"), rows)
+    shown.show(cart, table, f"together {format_amount(cart.total, cart.currency)}")
+
+
+def _quote_views(quote: QuoteView) -> list[View]:
+    rows = [
+        (
+            line.merchant,
+            line.sku,
+            line.title,
+            line.quantity,
+            format_amount(line.unit_price, quote.currency),
+            "" if line.previous_price is None else format_amount(line.previous_price, quote.currency),
+            line.stock,
+            format_amount(line.amount, quote.currency),
+        )
+        for line in quote.lines
+    ]
+    names = ("merchant", "sku", "title", "quantity", "price", "before", "stock", "amount")
+    return [Table(names, rows), f"together {format_amount(quote.total, quote.currency)}"]
+
+
+def _plain(table: Table) -> str:
+    return "\n".join("  ".join(str(cell) for cell in row if cell != "") for row in table.rows)

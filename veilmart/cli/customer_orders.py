@@ -1,0 +1,226 @@
+"""Orders, deliveries, receipts, and taking up again what was left open."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from common.errors import UsageError
+from common.money import format_amount
+from customer_node import Market
+from customer_node.views import OrderView, Progress, ReceiptView
+from veilmart.cli.homes import output
+from veilmart.cli.profiles import ProfileHome, on_profile, opened
+from veilmart.cli.times import minute_of
+from veilmart.output import IncompleteError, Output, Table, View
+
+RECEIPT_DEFAULT = "get"
+
+
+class ReceiptGroup(TyperGroup):
+    """`receipt ORDER` is `receipt get ORDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `get` in front of what is no command of the group."""
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [RECEIPT_DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+order_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+receipt_app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    cls=ReceiptGroup,
+    help="Receipts: [ORDER|--last] --out FILE, or verify FILE.",
+)
+app.add_typer(order_app, name="order", help="One order.")
+app.add_typer(receipt_app, name="receipt")
+
+OrderId = Annotated[str, typer.Argument(help="The order's id, or the beginning of it.")]
+OptionalOrder = Annotated[
+    str | None, typer.Argument(help="The order's id, or the beginning of it.", show_default=False)
+]
+Last = Annotated[bool, typer.Option("--last", help="The newest order.")]
+
+
+@on_profile(app)
+def orders(shown: Output, market: Market) -> None:
+    """List the orders of this profile, oldest first."""
+    found = market.orders()
+    rows = [
+        (
+            each.order_id,
+            each.merchant,
+            each.state,
+            format_amount(each.total, each.currency),
+            minute_of(each.created),
+            ", ".join(f"{line.quantity} x {line.sku}" for line in each.lines),
+        )
+        for each in found
+    ]
+    shown.show(found, Table(("order", "merchant", "state", "total", "at", "products"), rows))
+
+
+@on_profile(order_app, "show")
+def show_order(shown: Output, market: Market, order: OrderId) -> None:
+    """Show an order."""
+    found = market.order(order)
+    facts: list[tuple[str, object]] = [
+        ("order", found.order_id),
+        ("merchant", found.merchant),
+        ("state", found.state),
+        ("total", format_amount(found.total, found.currency)),
+        ("placed", minute_of(found.created)),
+        ("deadline", minute_of(found.deadline)),
+        ("idempotency key", found.idempotency_key),
+        ("public pseudonym", found.audit or ""),
+        ("refunded because", found.failure or ""),
+        ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
+        *(("file", path) for path in found.files),
+    ]
+    lines = [
+        (
+            line.sku,
+            line.title,
+            line.quantity,
+            format_amount(line.unit_price, found.currency),
+            format_amount(line.amount, found.currency),
+        )
+        for line in found.lines
+    ]
+    shown.show(
+        found,
+        Table(("field", "value"), [fact for fact in facts if fact[1] != ""]),
+        Table(("sku", "title", "quantity", "price", "amount"), lines),
+    )
+
+
+@order_app.callback()
+def order_group() -> None:
+    """Show one order."""
+
+
+@on_profile(app)
+def download(
+    shown: Output,
+    market: Market,
+    order: OptionalOrder = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder; without it, the one where the download began.")
+    ] = None,
+    *,
+    last: Last = False,
+) -> None:
+    """Download an order's files, going on where an earlier call ended."""
+    chosen = _chosen(market, order, last=last).order_id
+    with _progress() as progress:
+        files = market.download(chosen, to, progress)
+    rows = [(each.path, each.size, each.sha256) for each in files]
+    shown.show({"order_id": chosen, "files": files}, Table(("file", "size", "SHA-256"), rows))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None] | None]:
+    """Draw a bar where a person is looking."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only on a terminal
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("downloading", total=None)
+        yield lambda step: bar.update(task, total=step.cells, completed=step.cells_done)
+
+
+@on_profile(receipt_app, RECEIPT_DEFAULT)
+def receipt(
+    shown: Output,
+    market: Market,
+    order: OptionalOrder = None,
+    out: Annotated[Path | None, typer.Option(help="Write it here, to be verified by anyone.")] = None,
+    *,
+    last: Last = False,
+) -> None:
+    """Verify an order's receipt, show it, and write it to a file."""
+    chosen = _chosen(market, order, last=last).order_id
+    found = market.receipt(chosen) if out is None else market.export_receipt(chosen, out)
+    views = _receipt_views(found)
+    shown.show({"receipt": found, "path": out}, *views, *([f"written to {out}"] if out is not None else []))
+
+
+@receipt_app.command("verify")
+def verify_receipt(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="An exported receipt.")],
+    market: Annotated[
+        Path | None, typer.Option(help="The market file; without it, the profile's market counts.")
+    ] = None,
+    profile: ProfileHome = None,
+) -> None:
+    """Verify an exported receipt. Asks nobody."""
+    if market is None:
+        with opened(profile, 30.0, None, now=False) as own:
+            found = own.verify_receipt(file)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            Market.join(Path(folder), market)
+            with Market(Path(folder)) as other:
+                found = other.verify_receipt(file)
+    output(context).show(found, *_receipt_views(found), "the receipt holds")
+
+
+@on_profile(app)
+def resume(
+    shown: Output,
+    market: Market,
+    to: Annotated[Path | None, typer.Option(help="Where deliveries go that have not begun.")] = None,
+) -> None:
+    """Take everything that is open to its end: withdrawals, swaps, orders, downloads."""
+    done = market.resume(to)
+    rows = [(each.kind, each.id, each.outcome, each.error.message if each.error else "") for each in done]
+    views: list[View] = [Table(("what", "id", "now", "why"), rows)] if done else ["nothing is open"]
+    # An order that came to its end by a refund is at its end; what is still open is not.
+    stuck = [each.error for each in done if each.error is not None and each.outcome != "refunded"]
+    if stuck:
+        raise IncompleteError(stuck[0], done, *views)
+    shown.show(done, *views)
+
+
+def _chosen(market: Market, order: str | None, *, last: bool) -> OrderView:
+    if (order is None) != last:
+        raise UsageError("Which order?", "Give its id, or --last for the newest.")
+    return market.last_order() if order is None else market.order(order)
+
+
+def _receipt_views(receipt: ReceiptView) -> list[View]:
+    facts = [
+        ("order", receipt.order_id),
+        ("merchant", receipt.merchant),
+        ("total", format_amount(receipt.total, receipt.currency)),
+        ("at", minute_of(receipt.at)),
+        ("signed with", receipt.fingerprint),
+    ]
+    rows = [
+        (
+            line.sku,
+            line.title,
+            line.quantity,
+            format_amount(line.unit_price, receipt.currency),
+            format_amount(line.amount, receipt.currency),
+            line.file_name,
+            line.sha256,
+        )
+        for line in receipt.lines
+    ]
+    names = ("sku", "title", "quantity", "price", "amount", "file", "SHA-256")
+    return [Table(("field", "value"), facts), Table(names, rows)]

@@ -1,0 +1,93 @@
+"""Where each group's home is (see `veilmart.cli`), and the options that many commands share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from common.errors import UsageError
+from veilmart.output import Output
+
+HOME_VARIABLE: Final = "VEILMART_HOME"
+MARKET_FILE: Final = "market.json"
+
+Home: TypeAlias = Annotated[
+    Path | None, typer.Option("--home", help="This node's own home.", show_default=False)
+]
+MarketHome: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--home", envvar=HOME_VARIABLE, help="The market's folder.", show_default=False),
+]
+MerchantId: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--merchant", envvar="VEILMART_MERCHANT", help="Which merchant.", show_default=False),
+]
+PasswordFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Read the password from this file ('-' for stdin) instead of asking for it."),
+]
+Timeout: TypeAlias = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")]
+Proxy: TypeAlias = Annotated[
+    str | None, typer.Option(help="socks5://HOST:PORT; each session uses credentials of its own.")
+]
+Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def output(context: typer.Context) -> Output:
+    """Give the output that `veilmart.cli.app` has put into the context."""
+    found = context.obj
+    if not isinstance(found, Output):
+        raise TypeError("a command was called without its output")
+    return found
+
+
+def market_home() -> Path:
+    """Give the folder below which homes lie by default."""
+    given = os.environ.get(HOME_VARIABLE)
+    return Path(given) if given else Path.home() / ".local" / "share" / "veilmart"
+
+
+def home_of(given: Path | None, *below: str) -> Path:
+    """Give the home that `--home` names, or the default one."""
+    return given if given is not None else market_home().joinpath(*below)
+
+
+def merchant_home(given: Path | None, merchant: str | None) -> Path:
+    """Give a merchant's home: the one named, or the only one there is. Raises `UsageError`."""
+    if given is not None:
+        return given
+    folder = market_home() / "merchants"
+    if merchant is not None:
+        return folder / merchant
+    present = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if len(present) == 1:
+        return present[0]
+    if not present:
+        raise UsageError(f"There is no merchant in {folder}.", "Make one with `veilmart merchant init`.")
+    names = ", ".join(path.name for path in present)
+    raise UsageError(f"There are several merchants: {names}.", "Name one with --merchant or --home.")
+
+
+def find_market_file(given: Path | None) -> Path:
+    """Give the market file that was named, or the market's, or the customer's. Raises `UsageError`."""
+    if given is not None:
+        return given
+    for path in (market_home() / MARKET_FILE, market_home() / "customer" / MARKET_FILE):
+        if path.is_file():
+            return path
+    raise UsageError("There is no market file here.", "Name it with --market FILE.")
+
+
+def read_small_file(path: Path, largest: int) -> bytes:
+    """Give a file's content. Raises `UsageError` where it cannot be read or is longer than `largest`."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > largest:
+        raise UsageError(f"{path} is longer than {largest} bytes.")
+    return content

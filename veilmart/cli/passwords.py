@@ -1,0 +1,41 @@
+"""Passwords: asked for without echo, or read from a file; never an argument, which every `ps` would show."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Final
+
+from common.errors import UsageError
+from veilmart.cli.homes import read_small_file
+
+LONGEST: Final = 4096
+
+
+def read_password(path: Path | None, *, new: bool) -> str:
+    """Give the password; a new one is asked for twice. Raises `UsageError`."""
+    if path is not None:
+        return _from_file(path)
+    if not sys.stdin.isatty():
+        raise UsageError("Nobody is there to be asked for a password.", "Give it with --password-file FILE.")
+    password = getpass.getpass("Password: ", stream=sys.stderr)
+    if new and getpass.getpass("Again: ", stream=sys.stderr) != password:
+        raise UsageError("The two passwords differ.")
+    if not password:
+        raise UsageError("A password cannot be empty.")
+    return password
+
+
+def _from_file(path: Path) -> str:
+    raw = sys.stdin.buffer.read(LONGEST + 1) if str(path) == "-" else read_small_file(path, LONGEST)
+    if len(raw) > LONGEST:
+        raise UsageError("That is too long for a password.")
+    try:
+        # The newline that every editor adds is no part of it.
+        password = raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text.") from None
+    if not password or "\n" in password:
+        raise UsageError(f"{path} does not hold a password on one line.")
+    return password

@@ -1,0 +1,153 @@
+"""`veilmart merchant product`: what is on sale. A running merchant shows every change at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from common import clock, messages
+from common.errors import UsageError
+from common.money import format_amount, parse_amount
+from merchant_node.home import MerchantHome
+from merchant_node.inventory import Inventory
+from veilmart.cli.homes import Home, MerchantId, merchant_home, output
+from veilmart.output import Table
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="What is on sale.")
+UNLIMITED: Final = "unlimited"
+
+Sku = Annotated[str, typer.Argument(help="The product's SKU.")]
+Image = Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP, at most 47 KiB.")]
+Stock = Annotated[str | None, typer.Option(help="How many can be sold, or `unlimited`.", metavar="N")]
+
+
+@contextmanager
+def _inventory(home: Path | None, merchant: str | None) -> Iterator[tuple[Inventory, str]]:
+    """Open the inventory; gives the currency too."""
+    place = MerchantHome(merchant_home(home, merchant))
+    currency = place.market().currency
+    with place.inventory(clock.now_ms()) as inventory:
+        yield inventory, currency
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file that is sold.")],
+    sku: Annotated[str, typer.Option(help="Letters, digits, '.', '_' and '-'.")],
+    title: Annotated[str, typer.Option(help="What customers read in lists.")],
+    price: Annotated[str, typer.Option(help="In the market's currency, such as 9.99.")],
+    category: Annotated[str, typer.Option()] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
+    description: Annotated[str, typer.Option()] = "",
+    image: Image = None,
+    image_alt: Annotated[str, typer.Option(help="The text that stands in for the image.")] = "",
+    stock: Stock = None,
+    group: Annotated[str, typer.Option(help="What ties variants of one product together.")] = "",
+    variant: Annotated[str, typer.Option(help="This one's name among the variants.")] = "",
+    merchant: MerchantId = None,
+    home: Home = None,
+) -> None:
+    """Put a file on sale."""
+    with _inventory(home, merchant) as (inventory, currency):
+        record = inventory.add(
+            file,
+            sku,
+            title=title,
+            price=parse_amount(price, currency),
+            category=category,
+            tags=tag or (),
+            description=description,
+            image=image,
+            image_alt=image_alt,
+            stock=_number(stock),
+            group=group,
+            variant=variant,
+        )
+    _show(context, record, f"{sku} is on sale for {format_amount(record.price, currency)}")
+
+
+@app.command()
+def edit(
+    context: typer.Context,
+    sku: Sku,
+    file: Annotated[Path | None, typer.Option(help="Another file under the same SKU.")] = None,
+    title: Annotated[str | None, typer.Option()] = None,
+    price: Annotated[str | None, typer.Option()] = None,
+    category: Annotated[str | None, typer.Option()] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Repeatable; these replace all others.")] = None,
+    description: Annotated[str | None, typer.Option()] = None,
+    image: Image = None,
+    image_alt: Annotated[str | None, typer.Option()] = None,
+    stock: Stock = None,
+    group: Annotated[str | None, typer.Option()] = None,
+    variant: Annotated[str | None, typer.Option()] = None,
+    merchant: MerchantId = None,
+    home: Home = None,
+) -> None:
+    """Change what is given, and nothing else. Those who bought it keep what they bought."""
+    with _inventory(home, merchant) as (inventory, currency):
+        record = inventory.edit(
+            sku,
+            file=file,
+            title=title,
+            price=None if price is None else parse_amount(price, currency),
+            category=category,
+            tags=tag,
+            description=description,
+            image=image,
+            image_alt=image_alt,
+            stock=msgspec.UNSET if stock is None else _number(stock),
+            group=group,
+            variant=variant,
+        )
+    _show(context, record, f"{sku} is at version {record.version}")
+
+
+@app.command()
+def remove(context: typer.Context, sku: Sku, merchant: MerchantId = None, home: Home = None) -> None:
+    """Take a product off sale; those who bought it can still fetch it."""
+    with _inventory(home, merchant) as (inventory, _currency):
+        inventory.remove(sku)
+    output(context).show({"sku": sku, "removed": True}, f"{sku} is no longer on sale")
+
+
+@app.command("list")
+def list_products(context: typer.Context, merchant: MerchantId = None, home: Home = None) -> None:
+    """List what is on sale."""
+    with _inventory(home, merchant) as (inventory, currency):
+        found = inventory.products()
+    rows = [
+        (
+            each.record.sku,
+            each.record.title,
+            each.record.category,
+            format_amount(each.record.price, currency),
+            UNLIMITED if each.stock is None else each.stock,
+        )
+        for each in found
+    ]
+    data = [_fields(each.record) | {"stock": each.stock} for each in found]
+    output(context).show(data, Table(("sku", "title", "category", "price", "stock"), rows))
+
+
+def _number(stock: str | None) -> int | None:
+    if stock is None or stock == UNLIMITED:
+        return None
+    if not (stock.isascii() and stock.isdigit()):
+        raise UsageError(f"{stock!r} is no number of copies.", f"Write a number, or `{UNLIMITED}`.")
+    return int(stock)
+
+
+def _show(context: typer.Context, record: messages.ProductRecord, text: str) -> None:
+    output(context).show(_fields(record), text)
+
+
+def _fields(record: messages.ProductRecord) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(record)
+    return fields | {"digest": record.digest.hex(), "image_digest": record.image_digest.hex()}
