@@ -28,7 +28,7 @@ from common.messages import FetchRefused, ForwardFetch, GetCells
 from common.node import Outgoing
 from common.sealing import AnswerKey, CellStream, open_request
 from common.states import MERCHANT_ORDER, sources
-from common.store import Row, Tx, one_of, one_of
+from common.store import Row, Tx, one_of
 from merchant_node import schema
 from merchant_node.content import ContentFolder
 from merchant_node.prekeys import Prekeys

@@ -62,7 +62,8 @@ def connections(home: Path, merchant: str, *, tls: bool = True) -> dict[Lane, bu
     main = bus.Settings(
         address,
         client_id(home, "main"),
-        (topics.broker_card(), topics.merchant_in(merchant)),
+        (topics.broker_card(),),
+        live_subscriptions=(topics.merchant_in(merchant),),
         durable=True,
         will=bus.Will(status, presence("offline")),
         greeting=((status, presence("online", clock.now_ms())),),
