@@ -83,6 +83,7 @@ class Link:
     connection: BusConnection = field(repr=False)
     board: dict[str, bytes] = field(default_factory=dict, repr=False)
     inbox: deque[bytes] = field(default_factory=deque, repr=False)
+    _quiet_rounds: int = field(default=0, repr=False)
 
     def pump(self, timeout_s: float) -> bool:
         """Wait for traffic, sort it, and tell whether there was any."""
@@ -104,11 +105,14 @@ class Link:
         self.connection.put(topics.session_up(self.session), frame, expiry_ms=expiry_ms)
         self.connection.flush()
 
-    def settle(self) -> None:
-        """Wait until the retained messages are in: until a few rounds in a row brought nothing."""
-        quiet = 0
-        while quiet < SETTLE_ROUNDS:
-            quiet = 0 if self.pump(SETTLE_MS / 1000) else quiet + 1
+    def settle(self, wanted: str | None = None) -> None:
+        """Wait until the retained messages are in, or the one on the topic `wanted` is.
+
+        They are in when a few rounds in a row brought nothing; that is waited for once in a connection.
+        """
+        self.pump(0)
+        while self._quiet_rounds < SETTLE_ROUNDS and not (wanted and self.board.get(wanted)):
+            self._quiet_rounds = 0 if self.pump(SETTLE_MS / 1000) else self._quiet_rounds + 1
 
     def wait_for(self, topic: str, clock: Clock, timeout_ms: int) -> bytes | None:
         """Give the latest payload of a public topic, or None if none comes."""
@@ -164,8 +168,11 @@ class Uplink:
         Raises `BusUnreachableError`.
         """
         present = self.current(audience)
-        if present is not None and present.session == session and present.connection.ready:
-            return present
+        if present is not None and present.session == session:
+            # What came meanwhile counts: a card, a presence, the connection's end.
+            present.pump(0)
+            if present.connection.ready:
+                return present
         self.close()
         connection = self._connect(self._settings(session, audience))
         try:

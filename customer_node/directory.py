@@ -87,8 +87,7 @@ class Directory:
             topic = topics.merchant_card(merchant)
         except MalformedError:
             raise _no_merchant(merchant) from None
-        if not link.board.get(topic):
-            link.settle()
+        link.settle(topic)
         payload = link.board.get(topic)
         if not payload:
             raise _no_merchant(merchant)

@@ -79,7 +79,7 @@ class Fetch:
                 silence = Countdown(context.clock, context.timeout_ms)
                 patience = Countdown(context.clock, PATIENCE_MS)
             elif silence.over:
-                raise session.link.silence() or self._visit.silence()
+                raise self._visit.silence()
             elif patience.over:
                 patience = Countdown(context.clock, PATIENCE_MS)
                 for request in list(self._windows):

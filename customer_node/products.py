@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Final
 
 from common import codec, config, messages
+from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import UntrustedError, WireError
 from common.keys import verify_identity
 from customer_node.shop import Visit
 from customer_node.views import ProductView
-
-RECORD_LABEL: Final = b"veilmart v1 product record"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def fetch_product(visit: Visit, sku: str) -> Product:
     detail = visit.ask(messages.GetProduct(sku=sku), messages.ProductDetail)
     merchant = visit.merchant
     try:
-        verify_identity(merchant.identity, RECORD_LABEL, detail.record, detail.signature)
+        verify_identity(merchant.identity, PRODUCT_RECORD_LABEL, detail.record, detail.signature)
         record = codec.PRODUCT_RECORD.unpack(detail.record)
     except WireError as error:
         raise UntrustedError(f"{merchant.id} did not sign this product.") from error

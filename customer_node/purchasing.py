@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -33,7 +33,11 @@ from customer_node.shop import Shop, Visit
 from customer_node.views import OrderResult, PurchaseView
 
 Origin: TypeAlias = Literal["cart", "direct"]
-MAXIMUM_KEY = 200
+MAXIMUM_KEY: Final = 200
+
+_OF_KEY: Final = (
+    sa.select(purchases).where(purchases.c.key == sa.bindparam("of")).order_by(purchases.c.position)
+)
 
 
 class Purchasing:
@@ -74,10 +78,10 @@ class Purchasing:
         self, tx: Tx, wanted: Mapping[str, Sequence[Wanted]], key: str, origin: Origin, *, known: bool
     ) -> dict[str, str]:
         """Store what the key stands for; gives merchant to purchase key, the key's other merchants too."""
-        rows = tx.all(sa.select(purchases).where(purchases.c.key == key)) if known else []
+        rows = tx.all(_OF_KEY, {"of": key}) if known else []
         present = {row["merchant"]: row["content"] for row in rows}
         merchants = dict.fromkeys(present, key)
-        for merchant, lines in wanted.items():
+        for position, (merchant, lines) in enumerate(wanted.items()):
             content = _content(lines)
             if present and present.get(merchant) != content:
                 raise IdempotencyConflictError(
@@ -91,6 +95,7 @@ class Purchasing:
                 row = {
                     "key": key,
                     "merchant": merchant,
+                    "position": position,
                     "content": content,
                     "origin": origin,
                     "created": self._context.clock(),

@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common import codec, config, messages
+from common.credentials import RECEIPT_LABEL
 from common.errors import ForgedError, NotFoundError, UntrustedError, UsageError, WireError
 from common.keys import (
     CertificateInfo,
@@ -40,7 +41,6 @@ from customer_node.schema import order_secrets
 from customer_node.schema import receipts as receipt_rows
 from customer_node.views import ReceiptLineView, ReceiptView
 
-RECEIPT_LABEL: Final = b"veilmart v1 receipt"
 MAXIMUM_BUNDLE: Final = 256 * config.KIB
 
 
@@ -120,7 +120,7 @@ class Receipts:
             certificate=certificate.public_bytes(Encoding.PEM).decode(),
             ca_certificate=market.ca_certificate,
             market=view.market_id,
-            order=msgspec.to_builtins(view),
+            order=_readable(view),
         )
         try:
             replace_file(path, msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")
@@ -143,7 +143,7 @@ class Receipts:
         except (msgspec.MsgspecError, ValueError, binascii.Error) as error:
             raise UntrustedError(f"{path} is not a receipt.") from error
         view = self._verified(packed, signature, certificate.public_bytes(Encoding.DER))
-        if msgspec.to_builtins(view) != bundle.order or bundle.market != view.market_id:
+        if _readable(view) != bundle.order or bundle.market != view.market_id:
             raise UntrustedError(f"What {path} shows is not what the merchant signed.")
         return view
 
@@ -170,6 +170,11 @@ class Receipts:
         if receipt.market != profile.market_id or receipt.merchant != signer.subject_id:
             raise UntrustedError("This receipt is of another market or merchant.")
         return _view(receipt, signer)
+
+
+def _readable(view: ReceiptView) -> dict[str, Any]:
+    readable: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(view))
+    return readable
 
 
 def stored(tx: Tx, order_id: bytes) -> messages.Receipt:

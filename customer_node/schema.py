@@ -143,6 +143,7 @@ purchases: Final = sa.Table(
     metadata,
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("merchant", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),

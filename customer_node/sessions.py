@@ -163,6 +163,16 @@ class Session(Generic[Down]):
                     raise refusal_error(body.code)
         raise self.silence()
 
+    def broker_answers(self, timeout_ms: int) -> bool:
+        """Tell whose silence it is: ask the broker about an order that there is not, which it refuses."""
+        probe = messages.AskOrder(order_id=self._random(16), status_secret=self._random(32))
+        countdown = Countdown(self._clock, timeout_ms)
+        self.post(probe)
+        while not countdown.over:
+            if any(reference(body) == probe.order_id for body in self.receive(countdown.slice_s(POLL_MS))):
+                return True
+        return False
+
     def silence(self) -> VeilmartError:
         """Give the error for a broker that does not answer in time."""
         return self.link.silence() or DeadlineError(

@@ -28,6 +28,7 @@ from common.errors import (
     RejectedError,
     UntrustedError,
     UsageError,
+    VeilmartError,
     WireError,
 )
 from customer_node import sessions
@@ -44,6 +45,7 @@ Answer = TypeVar("Answer", bound=messages.Message)
 ShopSession = Session[messages.ToShop]
 
 ATTEMPTS: Final = 3
+PROBE_MS: Final = 2 * config.SECOND_MS
 _USED_UP: Final = frozenset({"double_spend", "bad_token", "unknown_key"})
 
 
@@ -112,8 +114,10 @@ class Visit:
             raise UntrustedError(f"{self.merchant.id} answered something else than what was asked.")
         return answer
 
-    def silence(self) -> MerchantOfflineError | DeadlineError:
-        """Give the error for a merchant that does not answer in time."""
+    def silence(self) -> VeilmartError:
+        """Give the error for an answer that did not come in time, by the hop that is silent."""
+        if not self.session.broker_answers(min(PROBE_MS, self.context.timeout_ms)):
+            return self.session.silence()
         if self.session.link.merchant_online(self.merchant.id) is False:
             return merchant_away(self.merchant.id)
         return DeadlineError(

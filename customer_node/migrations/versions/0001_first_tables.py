@@ -120,6 +120,7 @@ def _create_orders() -> None:
         "purchases",
         sa.Column("key", sa.Text, primary_key=True),
         sa.Column("merchant", sa.Text, primary_key=True),
+        sa.Column("position", sa.Integer, nullable=False),
         sa.Column("content", sa.LargeBinary, nullable=False),
         sa.Column("origin", sa.Text, nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),

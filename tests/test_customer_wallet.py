@@ -1,0 +1,303 @@
+"""The wallet: exact payment, change, counters that are never used twice, and coins that are never lost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from common import coins
+from common.blind import BlindPrivateKey
+from common.config import MAXIMUM_COINS
+from common.errors import InsufficientFundsError, RejectedError, UntrustedError
+from common.messages import IssuerKey
+from common.slots import month_of
+from common.states import UnlistedStepError
+from common.store import Store
+from customer_node.wallet import TICKET, SlotConflictError, Wallet, change_for, refund_coins
+
+NOW = 1_800_014_400_000
+MONTH = month_of(NOW)
+SEED = bytes(range(32))
+TOP = 2**14
+
+holdings = st.dictionaries(st.integers(0, 14).map(lambda n: 2**n), st.integers(1, 6), max_size=15)
+
+
+@given(holdings, st.integers(1, 40_000))
+def test_a_swap_makes_every_affordable_amount_payable(held: dict[int, int], amount: int):
+    total = sum(value * count for value, count in held.items())
+    if total < amount:
+        with pytest.raises(InsufficientFundsError):
+            change_for(amount, held, TOP)
+        return
+    given_coins, wanted = change_for(amount, held, TOP)
+    assert sum(given_coins) == sum(wanted)
+    assert max(len(given_coins), len(wanted)) <= MAXIMUM_COINS
+    after = Counter(held)
+    after.subtract(Counter(given_coins))
+    assert min(after.values(), default=0) >= 0
+    after.update(Counter(wanted))
+    assert coins.exact({value: count for value, count in after.items() if count}, amount) is not None
+
+
+def test_many_small_coins_are_swapped_into_few():
+    held = {1: 500}
+    for _ in range(16):
+        given_coins, wanted = change_for(300, held, TOP)
+        if not given_coins:
+            break
+        counts = Counter(held)
+        counts.subtract(Counter(given_coins))
+        counts.update(Counter(wanted))
+        held = dict(+counts)
+    exact = coins.exact(held, 300)
+    assert exact is not None
+    assert len(exact) <= MAXIMUM_COINS
+
+
+def test_an_amount_that_no_order_can_carry_is_refused():
+    with pytest.raises(RejectedError, match="too many coins"):
+        change_for(70 * TOP, {TOP: 100}, TOP)
+
+
+@given(st.integers(1, MAXIMUM_COINS * TOP), holdings)
+def test_a_refund_has_its_amount_in_coins_that_fit(amount: int, held: dict[int, int]):
+    values = refund_coins(amount, held, TOP)
+    assert sum(values) == amount
+    assert all(value <= TOP for value in values)
+
+
+# --- with real signatures ------------------------------------------------------------------------------
+
+
+class Mint:
+    """Keys of a few denominations, and the ticket key; made once, since RSA keys are slow to make."""
+
+    def __init__(self) -> None:
+        self.private: dict[bytes, BlindPrivateKey] = {}
+        self.keys: list[IssuerKey] = []
+        for purpose, value in (("coin", 1), ("coin", 2), ("coin", 4), ("ticket", 0)):
+            private = BlindPrivateKey.generate()
+            self.private[private.public.key_id] = private
+            self.keys.append(issuer(private, purpose, value))
+
+    def sign(self, blinded: list[coins.BlindedToken]) -> list[bytes]:
+        return [self.private[token.key_id].blind_sign(token.blinded) for token in blinded]
+
+
+def issuer(private: BlindPrivateKey, purpose: str, value: int) -> IssuerKey:
+    public = private.public
+    return IssuerKey(
+        key_id=public.key_id,
+        purpose=purpose,  # type: ignore[arg-type]
+        value=value,
+        month=MONTH,
+        public=public.der,
+    )
+
+
+_mints: list[Mint] = []
+
+
+def the_mint() -> Mint:
+    if not _mints:
+        _mints.append(Mint())
+    return _mints[0]
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = Store.in_home(tmp_path, "profile.db", "customer_node.migrations")
+    yield opened
+    opened.close()
+
+
+def draw(store: Store, wallet: Wallet, operation: bytes, wanted: list[tuple[coins.Purpose, int]]):
+    with store.immediate() as tx:
+        wallet.learn(tx, the_mint().keys)
+        blinded = wallet.draw(tx, operation, wanted, MONTH)
+        wallet.begin_operation(tx, operation, "withdraw", b"request", NOW)
+    return blinded
+
+
+def test_tokens_come_out_verified_and_can_be_spent(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    blinded = draw(store, wallet, bytes(16), [("coin", 4), ("coin", 1), ("coin", 1), TICKET])
+    with store.immediate() as tx:
+        wallet.issue(tx, bytes(16), the_mint().sign(blinded), NOW)
+        assert wallet.held(tx, NOW) == {4: 1, 1: 2}
+        tokens = wallet.reserve(tx, b"o" * 16, [4, 1], NOW)
+        ticket = wallet.reserve_ticket(tx, b"s" * 16, NOW)
+    by_id = {key.key_id: key for key in the_mint().keys}
+    assert ticket is not None
+    marks = {coins.verify_token(by_id[token.key_id], token) for token in [*tokens, ticket]}
+    assert len(marks) == 3
+
+
+def test_young_coins_wait_unless_they_are_allowed(store: Store):
+    careful, hasty = Wallet(SEED, allow_young=False), Wallet(SEED, allow_young=True)
+    blinded = draw(store, careful, bytes(16), [("coin", 4), TICKET])
+    with store.immediate() as tx:
+        careful.issue(tx, bytes(16), the_mint().sign(blinded), NOW + 1000)
+        assert careful.held(tx, NOW) == {}
+        assert careful.reserve_ticket(tx, b"s" * 16, NOW) is None
+        assert careful.held(tx, NOW + 1000) == {4: 1}
+        assert hasty.held(tx, NOW) == {4: 1}
+        stock, until = careful.stock(tx, NOW)
+        assert stock["coin", 4].young == 1
+        assert until == NOW + 1000
+
+
+def test_coins_of_a_month_that_is_over_are_not_offered(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    blinded = draw(store, wallet, bytes(16), [("coin", 4)])
+    with store.immediate() as tx:
+        wallet.issue(tx, bytes(16), the_mint().sign(blinded), NOW)
+        much_later = NOW + 100 * 86_400_000
+        assert wallet.held(tx, much_later) == {}
+        assert wallet.stock(tx, much_later)[0]["coin", 4].expired == 1
+
+
+def test_a_wrong_signature_changes_nothing(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    blinded = draw(store, wallet, bytes(16), [("coin", 4), ("coin", 1)])
+    signatures = the_mint().sign(blinded)
+    for wrong in (signatures[::-1], signatures[:1], [signatures[0], bytes(256)]):
+        with pytest.raises(UntrustedError), store.immediate() as tx:
+            wallet.issue(tx, bytes(16), wrong, NOW)
+    with store.immediate() as tx:
+        assert wallet.held(tx, NOW) == {}
+        wallet.issue(tx, bytes(16), signatures, NOW)
+        assert wallet.held(tx, NOW) == {4: 1, 1: 1}
+
+
+def test_a_second_key_for_a_slot_is_refused(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    second = issuer(BlindPrivateKey.generate(), "coin", 4)
+    with store.immediate() as tx:
+        wallet.learn(tx, the_mint().keys)
+    with pytest.raises(SlotConflictError), store.immediate() as tx:
+        wallet.learn(tx, [second])
+
+
+def test_an_answered_operation_cannot_end_again(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    draw(store, wallet, bytes(16), [("coin", 4)])
+    with store.immediate() as tx:
+        wallet.end_operation(tx, bytes(16), "refused")
+    with pytest.raises(UnlistedStepError), store.immediate() as tx:
+        wallet.end_operation(tx, bytes(16), "done")
+
+
+def test_a_ticket_that_was_never_answered_is_shown_again(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    blinded = draw(store, wallet, bytes(16), [TICKET, TICKET])
+    with store.immediate() as tx:
+        wallet.issue(tx, bytes(16), the_mint().sign(blinded), NOW)
+        first = wallet.reserve_ticket(tx, b"1" * 16, NOW)
+        again = wallet.reserve_ticket(tx, b"2" * 16, NOW)
+        assert first == again
+        wallet.spend(tx, b"1" * 16)
+        assert wallet.reserve_ticket(tx, b"3" * 16, NOW) == first
+        wallet.spend(tx, b"3" * 16)
+        other = wallet.reserve_ticket(tx, b"4" * 16, NOW)
+        assert other not in (None, first)
+
+
+class WalletMachine(RuleBasedStateMachine):
+    """Draws, answers, reservations and crashes in any order: no coin is lost, none is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.wallet = Wallet(SEED, allow_young=False)
+        self.open_store()
+        self.unanswered: dict[bytes, tuple[list[coins.BlindedToken], int]] = {}
+        self.holders: dict[bytes, int] = {}
+        self.seen: set[bytes] = set()
+        self.drawn = self.spent = self.number = 0
+
+    def open_store(self) -> None:
+        self.store = Store.in_home(Path(self.folder.name), "profile.db", "customer_node.migrations")
+
+    def name(self) -> bytes:
+        self.number += 1
+        return self.number.to_bytes(16, "big")
+
+    @rule(values=st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=4))
+    def draws(self, values: list[int]) -> None:
+        operation = self.name()
+        blinded = draw(self.store, self.wallet, operation, [("coin", value) for value in values])
+        for token in blinded:
+            assert token.blinded not in self.seen, "a counter was used twice"
+            self.seen.add(token.blinded)
+        self.unanswered[operation] = (blinded, sum(values))
+
+    @precondition(lambda self: self.unanswered)
+    @rule()
+    def is_answered(self) -> None:
+        operation, (blinded, amount) = self.unanswered.popitem()
+        with self.store.immediate() as tx:
+            self.wallet.issue(tx, operation, the_mint().sign(blinded), NOW)
+        self.drawn += amount
+
+    @precondition(lambda self: self.unanswered)
+    @rule()
+    def is_refused(self) -> None:
+        operation, _ = self.unanswered.popitem()
+        with self.store.immediate() as tx:
+            self.wallet.end_operation(tx, operation, "refused")
+
+    @rule(amount=st.integers(1, 12))
+    def reserves(self, amount: int) -> None:
+        holder = self.name()
+        with self.store.immediate() as tx:
+            values = coins.exact(self.wallet.held(tx, NOW), amount)
+            if values is None:
+                return
+            self.wallet.reserve(tx, holder, values, NOW)
+        self.holders[holder] = amount
+
+    @precondition(lambda self: self.holders)
+    @rule(outcome=st.sampled_from(["spend", "release", "pass on"]))
+    def settles(self, outcome: str) -> None:
+        holder, amount = self.holders.popitem()
+        with self.store.immediate() as tx:
+            if outcome == "spend":
+                self.wallet.spend(tx, holder)
+                self.spent += amount
+            elif outcome == "release":
+                self.wallet.release(tx, holder)
+            else:
+                other = self.name()
+                for row in self.wallet.reserved_for(tx, holder):
+                    self.wallet.pass_on(tx, row, other)
+                self.holders[other] = amount
+
+    @rule()
+    def crashes(self) -> None:
+        self.store.close()
+        self.open_store()
+
+    @invariant()
+    def money_is_conserved(self) -> None:
+        with self.store.immediate() as tx:
+            free = sum(value * count for value, count in self.wallet.held(tx, NOW).items())
+            assert self.wallet.reserved(tx) == sum(self.holders.values())
+        assert free + sum(self.holders.values()) == self.drawn - self.spent
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+
+WalletMachine.TestCase.settings = settings(
+    max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestWalletMachine = WalletMachine.TestCase
