@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from broker_node import ledger, schema
 from broker_node.audit import Audit
-from broker_node.mint import Checked, Mint, spend
+from broker_node.mint import Checked, Mint, owner_of, spend
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
 from common import codec, messages
@@ -47,11 +47,6 @@ class Signed:
 
     request: Request
     signatures: Sequence[bytes] | None = field(repr=False)
-
-
-def operation_key(kind: str, identifier: bytes) -> bytes:
-    """Give the 16 bytes under which an operation is stored and owns its coins."""
-    return hashlib.sha256(kind.encode() + b"\0" + identifier).digest()[:16]
 
 
 class Exchange:
@@ -175,7 +170,7 @@ class Exchange:
         if (stored := self._repeated(tx, "withdraw", request.operation, request)) is not None:
             return stored
         coins = self._check_withdraw(tx, account, request, now)
-        total, key = sum(coins.values()), operation_key("withdraw", request.operation)
+        total, key = sum(coins.values()), owner_of("withdraw", request.operation)
         ledger.change_balance(tx, account, -total)
         ledger.post(tx, key, {ledger.account_book(account): -total, **_books(coins, 1)}, now)
         self._count_tickets(tx, account, len(request.tickets), now)
@@ -198,7 +193,7 @@ class Exchange:
         if (stored := self._repeated(tx, "swap", request.operation, request)) is not None:
             return stored
         spent, made = self._check_swap(request, now)
-        key = operation_key("swap", request.operation)
+        key = owner_of("swap", request.operation)
         if spend(tx, {key: spent}):
             raise RefusedError("double_spend")
         ledger.post(tx, key, _net(_books(spent.by_value, -1), _books(made, 1)), now)
@@ -223,7 +218,7 @@ class Exchange:
         )
         if steps != 1:
             raise RefusedError("wrong_state")
-        key = operation_key("refund", request.order_id)
+        key = owner_of("refund", request.order_id)
         ledger.post(tx, key, {ledger.ESCROW: -order["amount"], **_books(made, 1)}, now)
         self._mint.count_issued(tx, request.blinded)
         self._audit.order_step(tx, "refunded", order, now, random)
@@ -244,7 +239,7 @@ class Exchange:
 
     @staticmethod
     def _repeated(tx: Tx, kind: str, identifier: bytes, request: Request) -> messages.Message | None:
-        stored = tx.one(_STORED, {"key": operation_key(kind, identifier)})
+        stored = tx.one(_STORED, {"key": owner_of(kind, identifier)})
         if stored is None:
             return None
         if stored["content_hash"] != _content_hash(request):

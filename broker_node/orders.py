@@ -28,7 +28,7 @@ import sqlalchemy as sa
 
 from broker_node import ledger, schema
 from broker_node.audit import Audit
-from broker_node.mint import Checked, Mint, spend
+from broker_node.mint import Checked, Mint, owner_of, spend
 from broker_node.sends import Session, ToMerchant, ToSession
 from common import codec, messages
 from common.clock import Random
@@ -119,9 +119,10 @@ class Orders:
                     fresh[order.order_id] = (session, order, content_hash, checked)
             except RefusedError as error:
                 sends.append(_refusal(session.sid, order.order_id, error.code))
-        for loser in spend(tx, {order_id: item[3] for order_id, item in fresh.items()}):
-            session = fresh.pop(loser)[0]
-            sends.append(_refusal(session.sid, loser, "double_spend"))
+        owners = {owner_of("order", order_id): order_id for order_id in fresh}
+        for loser in spend(tx, {owner: fresh[order_id][3] for owner, order_id in owners.items()}):
+            session = fresh.pop(owners[loser])[0]
+            sends.append(_refusal(session.sid, owners[loser], "double_spend"))
         for session, order, content_hash, checked in fresh.values():
             sends += self._hold(tx, session, order, content_hash, checked, now, random)
         return sends

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from broker_node import accounts, schema
 from broker_node.audit import Audit
 from broker_node.keys import BrokerKeys, Revocations
-from broker_node.mint import Mint, spend
+from broker_node.mint import Mint, owner_of, spend
 from broker_node.sends import Session
 from common import frames, messages, topics
 from common.clock import Random
@@ -207,7 +207,7 @@ class Sessions:
         match greeting.hello.credential:
             case messages.TicketCredential(ticket=ticket) if greeting.sid is not None:
                 checked = self._mint.verify([ticket], "ticket", now)
-                if spend(tx, {greeting.sid: checked}):
+                if spend(tx, {owner_of("hello", greeting.hash): checked}):
                     raise RefusedError("double_spend")
                 session = Session(greeting.sid, "shop", None, None, None)
                 return [self._open(tx, greeting, session, self._limits.shop_session_ms, now, random)]
