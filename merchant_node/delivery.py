@@ -46,7 +46,6 @@ _LINES = (
     sa.select(
         schema.order_lines.c.order_id,
         schema.order_lines.c.first_cell,
-        schema.order_lines.c.size,
         schema.order_lines.c.digest,
     )
     .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
@@ -64,10 +63,9 @@ _DELIVERED = (
 
 @dataclass(frozen=True)
 class Piece:
-    """One file of an order: where its cells begin in the stream, how long it is, and its digest."""
+    """One file of an order: where its cells begin in the stream, and its digest."""
 
     first_cell: int
-    size: int
     digest: bytes
 
 
@@ -143,7 +141,7 @@ def _reason(order: Row | None, request: GetCells) -> RefusalReason | None:
 def _pieces(tx: Tx, ids: Sequence[bytes]) -> dict[bytes, list[Piece]]:
     pieces: dict[bytes, list[Piece]] = defaultdict(list)
     for row in tx.execute(_LINES, {"ids": ids}):
-        pieces[row.order_id].append(Piece(row.first_cell, row.size, row.digest))
+        pieces[row.order_id].append(Piece(row.first_cell, row.digest))
     return pieces
 
 
@@ -186,7 +184,4 @@ class WindowSource:
     def _read(self, index: int) -> bytes:
         pieces = self._window.pieces
         piece = pieces[bisect_right(pieces, index, key=lambda each: each.first_cell) - 1]
-        offset = index - piece.first_cell
-        if offset * config.CELL_CONTENT >= piece.size:
-            return bytes(config.CELL_CONTENT)
-        return self._content.piece(piece.digest, offset)
+        return self._content.piece(piece.digest, index - piece.first_cell)

@@ -190,13 +190,12 @@ class Fulfilment:
 
 
 def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[bytes, AnswerOrder]]:
-    ids = sorted({order.order_id for order in orders})
     return {
-        row.order_id: (
-            row.content_hash,
-            AnswerOrder(order_id=row.order_id, verdict=row.verdict, answer=row.answer),
+        row["order_id"]: (
+            row["content_hash"],
+            AnswerOrder(order_id=row["order_id"], verdict=row["verdict"], answer=row["answer"]),
         )
-        for row in tx.execute(_KNOWN, {"ids": ids})
+        for row in tx.among(_KNOWN, (order.order_id for order in orders))
     }
 
 

@@ -54,8 +54,8 @@ def settle_all(
     """Take in a batch of outcomes; `now` is the broker's time, `refused` counts contradictions."""
     if not outcomes:
         return []
-    ids = sorted({outcome.order_id for outcome in outcomes})
-    states: dict[bytes, str] = {row.order_id: row.state for row in tx.execute(_STATES, {"ids": ids})}
+    rows = tx.among(_STATES, (outcome.order_id for outcome in outcomes))
+    states: dict[bytes, str] = {row["order_id"]: row["state"] for row in rows}
     steps: list[dict[str, Any]] = []
     kept: list[messages.Message] = []
     for outcome in outcomes:
@@ -81,8 +81,7 @@ def _take(tx: Tx, steps: Sequence[dict[str, Any]], now: int) -> None:
         if taken["new"] == "captured":
             tx.insert(_ADD_SALE, {"order_id": taken["id"], "at": minute_of(now)})
     cancelled = [taken["id"] for taken in steps if taken["new"] == "cancelled"]
-    if cancelled:
-        freed: Counter[str] = Counter()
-        for row in tx.execute(_RESERVED, {"ids": cancelled}):
-            freed[row.sku] += row.reserved
-        stock.give_back(tx, freed)
+    freed: Counter[str] = Counter()
+    for row in tx.among(_RESERVED, cancelled):
+        freed[row["sku"]] += row["reserved"]
+    stock.give_back(tx, freed)

@@ -35,10 +35,7 @@ _GIVE_BACK = (
 
 def available(tx: Tx, skus: Iterable[str]) -> dict[str, int]:
     """Give what is left of each of `skus` that is limited."""
-    wanted = sorted(set(skus))
-    if not wanted:
-        return {}
-    return {row.sku: row.available for row in tx.execute(_AVAILABLE, {"skus": wanted})}
+    return {row["sku"]: row["available"] for row in tx.among(_AVAILABLE, skus)}
 
 
 def level(left: int | None) -> StockLevel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,13 @@ def test_other_brokers_cards_are_refused(world: World, tmp_path: Path) -> None:
         with pytest.raises(WireError):
             world.receive(Incoming(topics.broker_card(), card, retained=True))
     assert world.merchant.session.state == "waiting_for_card"
+
+
+def test_a_broker_that_the_ca_certified_is_not_yet_ours(world: World) -> None:
+    world.shop = dataclasses.replace(world.shop, broker_fingerprint=bytes(32))
+    world.start()
+    with pytest.raises(ForgedError, match="another broker"):
+        world.show_card()
 
 
 def card_body(world: World) -> messages.BrokerCard:
