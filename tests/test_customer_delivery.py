@@ -1,0 +1,265 @@
+"""Downloads and receipts: what is lost is asked for again, what is forged is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from customer_shop import Bazaar, build, content
+from hypothesis import given
+from hypothesis import strategies as st
+from world import Publish
+
+from common import config
+from common.errors import DeadlineError, NotFoundError, RejectedError, UntrustedError, UsageError
+from customer_node import Market
+from customer_node.files import free_names, plain_name
+
+LARGE = content("large", 70 * config.CELL_CONTENT + 17)
+
+
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("bazaar"))
+    built.add("maps", "LARGE", 5, LARGE, "large.bin")
+    built.add("maps", "SLASHED", 6, b"slashed", "..hidden.txt")
+    yield built
+    built.world.close()
+
+
+def is_cell(publish: Publish) -> bool:
+    """A cell's frame is of the two largest sizes."""
+    return publish.topic.endswith("/down") and len(publish.payload) > 64 * config.KIB
+
+
+# --- files ---------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=300))
+def test_a_wished_name_becomes_a_plain_one(wished: str):
+    name = plain_name(wished)
+    assert name
+    assert len(name.encode()) <= 200
+    assert not name.startswith(".")
+    assert not set(name) & {"/", "\\", "\0", "\n", "\u202e"}
+    assert Path(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("wished", "plain"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Windows\\x.exe", "x.exe"),
+        ("..", "download"),
+        ("", "download"),
+        (".bashrc", "bashrc"),
+        ("photo\u202egpj.exe", "photogpj.exe"),
+        ("route.gpx", "route.gpx"),
+    ],
+)
+def test_names_that_would_lead_elsewhere(wished: str, plain: str):
+    assert plain_name(wished) == plain
+
+
+def test_names_that_are_taken(tmp_path: Path):
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "a (2).txt.part").touch()
+    assert free_names(tmp_path, ["a.txt", "x/a.txt", "b"]) == ["a (3).txt", "a (4).txt", "b"]
+
+
+def test_nothing_is_overwritten(bazaar: Bazaar, tmp_path: Path):
+    (tmp_path / "plan.bin").write_bytes(b"mine")
+    with bazaar.customer() as market:
+        order = market.buy_now("sports", "PLAN")
+        (file,) = market.download(order.order_id, tmp_path)
+        assert file.path == tmp_path / "plan (2).bin"
+        assert (tmp_path / "plan.bin").read_bytes() == b"mine"
+        assert market.download(order.order_id, tmp_path) == (file,), "it is there already"
+        file.path.unlink()
+        (again,) = market.download(order.order_id, tmp_path)
+        assert again.path.read_bytes() == content("sports PLAN", 150_000)
+        (elsewhere,) = market.download(order.order_id, tmp_path / "other")
+        assert elsewhere.path == tmp_path / "other" / "plan.bin"
+        assert market.order(order.order_id).state == "complete"
+
+
+# --- cells ---------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_download_asks_only_for_what_is_missing(bazaar: Bazaar, tmp_path: Path):
+    with bazaar.customer() as market:
+        order = market.buy_now("maps", "LARGE")
+        steps = market.download_steps(order.order_id, tmp_path)
+        assert next(steps).cells_done == 0
+        half = next(steps)
+        steps.close()  # type: ignore[attr-defined]
+        assert 0 < half.cells_done < half.cells
+        assert not (tmp_path / "large.bin").exists()
+        assert market.order(order.order_id).state == "downloading"
+    with bazaar.again(market) as market:
+        seen = len(bazaar.world.bus.passed)
+        progress: list[Any] = []
+        (file,) = market.download(order.order_id, progress=progress.append)
+        assert file.path.read_bytes() == LARGE
+        assert progress[0].cells_done == half.cells_done
+        assert (progress[-1].bytes_done, progress[-1].size) == (len(LARGE), len(LARGE))
+        cells = sum(is_cell(publish) for publish in bazaar.world.bus.passed[seen:])
+        assert cells == half.cells - half.cells_done
+        assert not list(tmp_path.glob("*.part"))
+
+
+def test_cells_that_are_lost_repeated_or_changed(
+    bazaar: Bazaar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("customer_node.fetching.PATIENCE_MS", 300)
+    monkeypatch.setattr("broker_node.relay.FETCH_PATIENCE_MS", 200)
+    count = 0
+
+    def tamper(publish: Publish) -> list[Publish]:
+        nonlocal count
+        if not is_cell(publish):
+            return [publish]
+        count += 1
+        broken = bytearray(publish.payload)
+        broken[count * 31 % len(broken)] ^= 1 << count % 8
+        changed = Publish(publish.sender, publish.topic, bytes(broken), publish.retain)
+        return {0: [], 1: [publish, publish], 2: [changed, publish], 3: [changed]}.get(count % 30, [publish])
+
+    with bazaar.customer() as market:
+        order = market.buy_now("maps", "LARGE")
+        with bazaar.tampering(tamper):
+            (file,) = market.download(order.order_id, tmp_path)
+    assert file.path.read_bytes() == LARGE
+    assert count > order_cells(market, bazaar, order.order_id)
+
+
+def order_cells(market: Market, bazaar: Bazaar, order_id: str) -> int:
+    with bazaar.again(market) as opened:
+        return opened.order(order_id).cells or 0
+
+
+def test_silence_leaves_what_came(bazaar: Bazaar, tmp_path: Path):
+    with bazaar.customer(timeout_s=1.0) as market:
+        order = market.buy_now("maps", "LARGE")
+        count = 0
+
+        def lose_after_ten(publish: Publish) -> list[Publish]:
+            nonlocal count
+            count += is_cell(publish)
+            return [] if is_cell(publish) and count > 10 else [publish]
+
+        with bazaar.tampering(lose_after_ten), pytest.raises(DeadlineError):
+            market.download(order.order_id, tmp_path)
+        assert market.order(order.order_id).cells_done == 10
+    bazaar.world.pump(lambda: False, 0.1)
+
+
+def test_content_that_was_not_signed_gets_no_name(bazaar: Bazaar, tmp_path: Path):
+    bazaar.add("sports", "SWAPPED", 7, b"what was promised")
+    with bazaar.customer() as market:
+        order = market.buy_now("sports", "SWAPPED")
+        folder = bazaar.world.root / "merchants" / "sports"
+        stored = [
+            path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"what was promised"
+        ]
+        assert stored
+        for path in stored:
+            path.chmod(0o600)
+            path.write_bytes(b"what is delivered")
+        with pytest.raises(UntrustedError, match="not what sports signed"):
+            market.download(order.order_id, tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        for path in stored:
+            path.write_bytes(b"what was promised")
+        (file,) = market.download(order.order_id, tmp_path)
+        assert file.path.read_bytes() == b"what was promised"
+
+
+def test_nothing_to_download(bazaar: Bazaar, tmp_path: Path):
+    bazaar.add("sports", "SOLD", 9, b"sold", stock=1)
+    with bazaar.customer() as market:
+        with pytest.raises(RejectedError):
+            market.buy_now("sports", "SOLD", 2)
+        with pytest.raises(RejectedError, match="nothing to download"):
+            market.download(market.last_order().order_id, tmp_path)
+        with pytest.raises(NotFoundError):
+            market.receipt(market.last_order().order_id)
+        order = market.buy_now("sports", "SOLD")
+        with pytest.raises(UsageError, match="folder"):
+            market.download(order.order_id)
+
+
+# --- receipts ------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_says_what_was_ordered(bazaar: Bazaar, tmp_path: Path):
+    with bazaar.customer() as market:
+        market.cart.add("sports", "PLAN", 2)
+        market.cart.add("sports", "ROUTE")
+        (order,) = market.buy()
+        receipt = market.receipt(order.order_id)
+        assert [(line.sku, line.quantity, line.amount) for line in receipt.lines] == [
+            ("PLAN", 2, 2468),
+            ("ROUTE", 1, 77),
+        ]
+        assert (receipt.total, receipt.merchant, receipt.order_id) == (2545, "sports", order.order_id)
+        assert market.export_receipt(order.order_id, tmp_path / "receipt.json") == receipt
+        with pytest.raises(UsageError):
+            market.export_receipt(order.order_id, tmp_path / "no" / "such" / "folder.json")
+    with bazaar.customer(bundles=0) as another:
+        assert another.verify_receipt(tmp_path / "receipt.json") == receipt
+
+
+def test_every_change_to_a_receipt_is_found(bazaar: Bazaar, tmp_path: Path):
+    path = tmp_path / "receipt.json"
+    with bazaar.customer() as market:
+        order = market.buy_now("sports", "PLAN")
+        market.export_receipt(order.order_id, path)
+        genuine = json.loads(path.read_bytes())
+        other = market.buy_now("maps", "PLAN")
+        market.export_receipt(other.order_id, tmp_path / "other.json")
+        foreign = json.loads((tmp_path / "other.json").read_bytes())
+
+        def refused(**changes: Any) -> None:
+            path.write_text(json.dumps({**genuine, **changes}))
+            with pytest.raises(UntrustedError):
+                market.verify_receipt(path)
+
+        receipt, signature = (base64.b64decode(genuine[name]) for name in ("receipt", "signature"))
+        for position in range(len(receipt)):
+            changed = receipt[:position] + bytes([receipt[position] ^ 1]) + receipt[position + 1 :]
+            refused(receipt=base64.b64encode(changed).decode())
+        for length in range(0, len(receipt), 7):
+            refused(receipt=base64.b64encode(receipt[:length]).decode())
+        for position in range(len(signature)):
+            changed = signature[:position] + bytes([signature[position] ^ 1]) + signature[position + 1 :]
+            refused(signature=base64.b64encode(changed).decode())
+        refused(certificate=foreign["certificate"])
+        refused(certificate=genuine["ca_certificate"])
+        refused(certificate="nonsense")
+        refused(order={**genuine["order"], "total": 1})
+        refused(market="00" * 16)
+        refused(extra=1)
+        path.write_bytes(b"\xff" * 100)
+        with pytest.raises(UntrustedError):
+            market.verify_receipt(path)
+        path.write_text(json.dumps(genuine))
+        assert market.verify_receipt(path).total == 1234
+        with pytest.raises(UsageError):
+            market.verify_receipt(tmp_path / "none.json")
+
+
+def test_a_receipt_of_another_market(bazaar: Bazaar, tmp_path: Path):
+    other = build(tmp_path / "other", minimum_age_seconds=60)
+    try:
+        with other.customer(allow_young=True) as market:
+            order = market.buy_now("sports", "PLAN")
+            market.export_receipt(order.order_id, tmp_path / "receipt.json")
+    finally:
+        other.world.close()
+    with bazaar.customer(bundles=0) as market, pytest.raises(UntrustedError):
+        market.verify_receipt(tmp_path / "receipt.json")
