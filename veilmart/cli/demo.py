@@ -1,0 +1,94 @@
+"""`veilmart demo`: a whole market on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.errors import VeilmartError
+from common.money import format_amount
+from veilmart.cli.homes import output
+from veilmart.cli.running import stopped_by_signal
+from veilmart.demo.market import DemoMarket
+from veilmart.demo.run import GUEST, Result, run_demo
+from veilmart.output import Table
+
+app = typer.Typer(rich_markup_mode=None)
+
+STATE = Path(".state/demo")
+
+
+@app.callback()
+def group() -> None:
+    """Leaves of the root command."""
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="End after the purchases.")] = False,  # noqa: FBT002 - an option
+    state: Annotated[Path, typer.Option(help="Where everything is kept.")] = STATE,
+) -> None:
+    """Start Mosquitto, a broker and two merchants, buy from them, and show who saw what."""
+    shown = output(context)
+
+    def report(result: Result, market: DemoMarket) -> None:
+        shown.show(result.data, *_views(result, market, stay=not once))
+        if leaks := [text for saw in result.saw.values() for text in saw.found]:
+            raise VeilmartError(f"A party holds what it must not know: {leaks[0]}", "This is a bug.")
+
+    if once:
+        run_demo(state.resolve(), shown.note, report, None)
+        return
+    with stopped_by_signal() as (stop, _):
+        run_demo(state.resolve(), shown.note, report, stop)
+
+
+def _views(result: Result, market: DemoMarket, *, stay: bool) -> list[str | Table]:
+    currency = market.report.market.currency
+    rows = [
+        [
+            item.order_id[:12],
+            item.merchant,
+            ", ".join(f"{line['quantity']} x {line['sku']}" for line in item.lines),
+            format_amount(item.total, currency),
+            item.state,
+            f"{item.seconds:.1f} s",
+            "same bytes",
+        ]
+        for item in result.bought
+    ]
+    views: list[str | Table] = [
+        Table(("order", "merchant", "what", "total", "state", "time", "compared"), rows)
+    ]
+    for party, saw in result.saw.items():
+        views.append(f"\nWhat {'the ' if party in {'broker', 'bus', 'auditor'} else ''}{party} saw:")
+        views += [f"  {line}" for line in saw.learned]
+        views.append(
+            f"  ... and in all that it received, stored and logged, {len(saw.found)} of the "
+            f"{saw.searched_for} values that it must not know"
+        )
+    return views + (_invitation(market) if stay else [])
+
+
+def _invitation(market: DemoMarket) -> list[str | Table]:
+    state = _shown(market.state)
+    return [
+        "\nThe market is up. In another terminal:",
+        f"  export VEILMART_PROFILE={state}/customers/{GUEST}",
+        f"  .venv/bin/veilmart customer login {GUEST} --password-file {state}/passwords/{GUEST}",
+        "  .venv/bin/veilmart customer withdraw",
+        "  .venv/bin/veilmart customer search ridge",
+        "  .venv/bin/veilmart customer cart add sports GPX-RIDGE",
+        "  .venv/bin/veilmart customer buy",
+        "  .venv/bin/veilmart customer download --last --to .",
+        f"  .venv/bin/veilmart audit watch --market {state}/market/market.json",
+        "Ctrl-C ends it.",
+    ]
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
