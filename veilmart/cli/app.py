@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "merchant": Lazy("veilmart.cli.merchant", "A merchant: join, products, run, orders."),
     "customer": Lazy("veilmart.cli.customer", "A customer: join, browse, buy, download."),
     "audit": Lazy("veilmart.cli.audit", "Public events: watch them."),
+    "demo": Lazy("veilmart.cli.demo", "A whole market on this machine, and who saw what.", "demo"),
 }
 
 
