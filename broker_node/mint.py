@@ -39,8 +39,6 @@ _COUNT_ISSUED = (
     .values(issued=schema.issuer_keys.c.issued + 1)
 )
 
-MARKS_AT_ONCE = 400
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -72,23 +70,19 @@ class Mint:
         oldest = slots.previous_month(slots.month_of(now))
         return [issuer for issuer in self.issuers.values() if issuer.month >= oldest]
 
-    def _issuer(self, key_id: bytes, purpose: str, now: int) -> IssuerKey:
+    def _issuer(self, key_id: bytes, purpose: str, months: tuple[str, str]) -> IssuerKey:
         issuer = self.issuers.get(key_id)
-        month = slots.month_of(now)
-        if (
-            issuer is None
-            or issuer.purpose != purpose
-            or not slots.previous_month(month) <= issuer.month <= month
-        ):
+        if issuer is None or issuer.purpose != purpose or issuer.month not in months:
             raise RefusedError("unknown_key")
         return issuer
 
     def verify(self, tokens: Sequence[Token], purpose: str, now: int) -> Checked:
         """Verify every signature. Raises `RefusedError`: `unknown_key`, `bad_token` or `double_spend`."""
+        months = _months_that_count(now)
         marks: dict[bytes, bytes] = {}
         by_value: dict[int, int] = {}
         for token in tokens:
-            issuer = self._issuer(token.key_id, purpose, now)
+            issuer = self._issuer(token.key_id, purpose, months)
             try:
                 mark = coins.verify_token(issuer, token)
             except (ForgedError, MalformedError) as error:
@@ -101,10 +95,11 @@ class Mint:
 
     def check_blinded(self, blinded: Sequence[BlindedToken], purpose: str, now: int) -> dict[int, int]:
         """Check that this month's keys are asked for; give value -> sum. Raises `RefusedError`."""
+        months = _months_that_count(now)
         by_value: dict[int, int] = {}
         for item in blinded:
-            issuer = self._issuer(item.key_id, purpose, now)
-            if issuer.month != slots.month_of(now):
+            issuer = self._issuer(item.key_id, purpose, months)
+            if issuer.month != months[1]:
                 raise RefusedError("unknown_key")
             by_value[issuer.value] = by_value.get(issuer.value, 0) + issuer.value
         return by_value
@@ -116,8 +111,7 @@ class Mint:
     @staticmethod
     def count_issued(tx: Tx, blinded: Sequence[BlindedToken]) -> None:
         """Count what is handed out, for the public totals."""
-        if blinded:
-            tx.execute(_COUNT_ISSUED, [{"issuer": item.key_id} for item in blinded])
+        tx.each(_COUNT_ISSUED, [{"issuer": item.key_id} for item in blinded])
 
 
 def owner_of(kind: str, identifier: bytes) -> bytes:
@@ -128,26 +122,26 @@ def owner_of(kind: str, identifier: bytes) -> bytes:
     return hashlib.sha256(kind.encode() + b"\0" + identifier).digest()[:16]
 
 
+def _months_that_count(now: int) -> tuple[str, str]:
+    month = slots.month_of(now)
+    return slots.previous_month(month), month
+
+
 def spend(tx: Tx, claims: Mapping[bytes, Checked]) -> set[bytes]:
     """Mark tokens as spent for their owners; gives the owners that lost, whose marks are taken back.
 
-    Rows go in sorted and without conflict errors, then their owners are compared: unsorted inserts of
-    two transactions would deadlock PostgreSQL.
+    Rows go in sorted and without conflict errors: unsorted inserts of two transactions would deadlock
+    PostgreSQL. Where one was there already, the owners are compared.
     """
     wanted = sorted(
         (mark, key_id, owner) for owner, checked in claims.items() for mark, key_id in checked.marks
     )
-    if not wanted:
+    rows = [{"mark": mark, "key_id": key_id, "owner": owner} for mark, key_id, owner in wanted]
+    if tx.each(_SPEND[tx.dialect], rows) == len(wanted):
         return set()
-    tx.execute(_SPEND[tx.dialect], [{"mark": m, "key_id": k, "owner": o} for m, k, o in wanted])
-    marks = sorted({mark for mark, _, _ in wanted})
-    owners: dict[bytes, bytes] = {}
-    for start in range(0, len(marks), MARKS_AT_ONCE):
-        rows = tx.all(_OWNERS, {"marks": marks[start : start + MARKS_AT_ONCE]})
-        owners.update((row["mark"], row["owner"]) for row in rows)
+    owners = {row["mark"]: row["owner"] for row in tx.among(_OWNERS, (mark for mark, _, _ in wanted))}
     losers = {owner for mark, _, owner in wanted if owners[mark] != owner}
-    if losers:
-        tx.execute(_UNSPEND, [{"loser": loser} for loser in sorted(losers)])
+    tx.each(_UNSPEND, [{"loser": loser} for loser in sorted(losers)])
     return losers
 
 

@@ -5,7 +5,7 @@ writes later fails at once when another has written, whatever the timeout.
 
 Rule 2. Rows are inserted in bulk: `Tx.insert` collects, and the rows go in with one `executemany` per
 table before anything is read, and before the commit. Tables are narrow and append-only where they can
-be; blobs stand apart.
+be; blobs stand apart. What a batch reads by id it reads at once (`Tx.among`).
 
 Rule 3. A step is an `UPDATE … WHERE state IN (…)` whose row count says whether it happened.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,8 @@ from typing import Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
+
+from common.prepared import AT_ONCE, Statements
 
 Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
@@ -45,8 +47,9 @@ def one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnEle
 class Tx:
     """One transaction: the only effect that a core has."""
 
-    def __init__(self, connection: sa.Connection) -> None:
+    def __init__(self, connection: sa.Connection, statements: Statements) -> None:
         self._connection = connection
+        self._statements = statements
         self.dialect = connection.dialect.name
         self._pending: dict[sa.Insert, list[Mapping[str, Any]]] = defaultdict(list)
 
@@ -58,7 +61,15 @@ class Tx:
         """Write what is queued."""
         pending, self._pending = self._pending, defaultdict(list)
         for statement, rows in pending.items():
-            self._connection.execute(statement, rows)
+            self._many(statement, tuple(rows[0]), rows)
+
+    def _many(
+        self, statement: sa.Executable, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]
+    ) -> int:
+        prepared = self._statements.many(statement, columns)
+        return self._connection.exec_driver_sql(
+            prepared.sql, [prepared.parameters(row) for row in rows]
+        ).rowcount
 
     def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
         """Run a statement after what is queued."""
@@ -74,16 +85,34 @@ class Tx:
         """Give all rows."""
         return cast("Sequence[Row]", self.execute(statement, parameters).mappings().all())
 
+    def among(self, statement: sa.Select[Any], values: Iterable[Any]) -> list[Row]:
+        """Give all rows of a select whose one parameter is `IN (values)`, an expanding one."""
+        if self._pending:
+            self.flush()
+        wanted = sorted(set(values))
+        rows: list[Row] = []
+        for start in range(0, len(wanted), AT_ONCE):
+            sql, parameters = self._statements.among(statement, wanted[start : start + AT_ONCE])
+            rows += cast("Sequence[Row]", self._connection.exec_driver_sql(sql, parameters).mappings().all())
+        return rows
+
     def scalar(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """Give the first column of the first row, or None."""
         return self.execute(statement, parameters).scalar()
+
+    def each(self, statement: sa.Insert | sa.Update | sa.Delete, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Run a statement for each of `rows`, in bulk, and tell how many rows it changed in all."""
+        if self._pending:
+            self.flush()
+        columns = tuple(rows[0]) if rows and isinstance(statement, sa.Insert) else ()
+        return self._many(statement, columns, rows) if rows else 0
 
     def step(self, statement: sa.Update, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run an update for each of `rows`, every one of which must change one row.
 
         Raises `LostStepError` otherwise: the caller read these rows in this very transaction.
         """
-        if rows and self.execute(statement, list(rows)).rowcount != len(rows):
+        if self.each(statement, rows) != len(rows):
             raise LostStepError(f"{len(rows)} steps asked for, fewer happened")
 
     def changed(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
@@ -102,6 +131,7 @@ class Store:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediate)
+        self._statements = Statements(self._engine.dialect)
 
     @classmethod
     def in_home(cls, home: Path, name: str, migrations: str) -> Store:
@@ -117,7 +147,7 @@ class Store:
     def immediate(self) -> Iterator[Tx]:
         """Open a writing transaction; commits at the end, rolls back on any exception."""
         with self._engine.begin() as connection:
-            tx = Tx(connection)
+            tx = Tx(connection, self._statements)
             yield tx
             tx.flush()
 
