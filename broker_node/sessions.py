@@ -105,6 +105,7 @@ class Sessions:
         self._newest: dict[str, bytes] = {}
         self._staged: list[Live] = []
         self._ended: list[bytes] = []
+        self._to_forget: list[bytes] = []
         self._passwords_waiting = 0
 
     # --- finding ---------------------------------------------------------------------------------------
@@ -183,9 +184,20 @@ class Sessions:
             if live.session.merchant is not None:
                 self._newest[live.session.merchant] = live.session.sid
         self._staged.clear()
+        self._to_forget += self._ended
+        self._ended.clear()
 
     def greet(self, tx: Tx, greeting: Greeting, now: int, random: Random) -> list[Outgoing | Job]:
         """Answer a `Hello`. Raises `RefusedError` where nothing at all is answered."""
+        if (reply := self._repeated(tx, greeting)) is not None:
+            return [reply]
+        try:
+            return self._admit(tx, greeting, now, random)
+        except RefusedError as error:
+            return [self._refuse(greeting, error.code, 0, random)]
+
+    def _repeated(self, tx: Tx, greeting: Greeting) -> Outgoing | None:
+        """Give the stored `Welcome` of the same bytes. Raises `RefusedError` where they may not open."""
         known = tx.one(
             sa.select(schema.welcomes.c.hello_hash, schema.welcomes.c.frame).where(
                 sa.or_(
@@ -194,14 +206,11 @@ class Sessions:
                 )
             )
         )
-        if known is not None:
-            if known["hello_hash"] != greeting.hash or not known["frame"]:
-                raise RefusedError("session_over")
-            return [self._reply(greeting, known["frame"])]
-        try:
-            return self._admit(tx, greeting, now, random)
-        except RefusedError as error:
-            return [self._refuse(greeting, error.code, 0, random)]
+        if known is None:
+            return None
+        if known["hello_hash"] != greeting.hash or not known["frame"]:
+            raise RefusedError("session_over")
+        return self._reply(greeting, known["frame"])
 
     def _admit(self, tx: Tx, greeting: Greeting, now: int, random: Random) -> list[Outgoing | Job]:
         match greeting.hello.credential:
@@ -256,6 +265,9 @@ class Sessions:
     def password_checked(self, tx: Tx, result: PasswordResult, now: int, random: Random) -> list[Outgoing]:
         """Open an account session, or refuse it, after the pool has looked at the password."""
         checked, greeting = result.checked, result.greeting
+        # The same `Hello`, or another one for this session, may have been faster.
+        if (reply := self._repeated(tx, greeting)) is not None:
+            return [reply]
         if not checked.matched or greeting.sid is None:
             accounts.count_failure(tx, checked.name, now, self._limits)
             return [self._refuse(greeting, "authentication", accounts.delay(tx, checked.name, now), random)]
@@ -402,13 +414,12 @@ class Sessions:
 
     def forget_ended(self) -> None:
         """Erase from the cache what has ended; called when its last frame was made."""
-        for sid in self._ended:
+        for sid in self._to_forget:
             self._live.pop(sid, None)
-        self._ended.clear()
+        self._to_forget.clear()
 
-    def revoke_merchants(self, tx: Tx, revoked: Iterable[str], now: int, random: Random) -> list[str]:
-        """End the sessions of revoked merchants; gives those that were admitted until now."""
-        newly = []
+    def revoke_merchants(self, tx: Tx, revoked: Iterable[str], now: int, random: Random) -> None:
+        """End the sessions of revoked merchants."""
         for merchant in revoked:
             steps = tx.changed(
                 sa.update(schema.merchants)
@@ -417,11 +428,9 @@ class Sessions:
                 .values(state="revoked", session=None)
             )
             if steps:
-                newly.append(merchant)
                 self._audit.record(tx, "merchant.revoked", {"merchant": merchant}, now, random)
                 tx.execute(sa.delete(schema.sessions).where(schema.sessions.c.merchant == merchant))
                 self._ended += [s for s, live in self._live.items() if live.session.merchant == merchant]
-        return newly
 
     def sweep(self, tx: Tx, now: int) -> None:
         """Write down when sessions were last used, and erase what is over."""
