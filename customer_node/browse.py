@@ -44,8 +44,9 @@ class Browse:
 
     def merchants(self) -> tuple[MerchantView, ...]:
         """List the merchants whose cards hold. Raises `BusUnreachableError`."""
-        found, _ = self._context.directory.merchants(self._shop.public_link())
-        return tuple(_merchant_view(merchant) for merchant in found)
+        link = self._shop.public_link()
+        found, _ = self._context.directory.merchants(link)
+        return tuple(_merchant_view(merchant, online=link.merchant_online(merchant.id)) for merchant in found)
 
     def search(
         self,
@@ -158,12 +159,12 @@ def _summary(merchant: str, product: messages.ProductSummary, currency: str) -> 
     )
 
 
-def _merchant_view(merchant: Merchant) -> MerchantView:
+def _merchant_view(merchant: Merchant, *, online: bool | None) -> MerchantView:
     return MerchantView(
         id=merchant.id,
         name=merchant.card.name,
         description=merchant.card.description,
-        online=merchant.online,
+        online=online,
         fingerprint=merchant.fingerprint.hex(),
         catalog_version=merchant.card.catalog_version,
     )

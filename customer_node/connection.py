@@ -16,7 +16,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from common import bus, topics
 from common.config import Limits
@@ -83,6 +83,8 @@ class Link:
     connection: BusConnection = field(repr=False)
     board: dict[str, bytes] = field(default_factory=dict, repr=False)
     inbox: deque[bytes] = field(default_factory=deque, repr=False)
+    verified: dict[str, tuple[bytes, Any]] = field(default_factory=dict, repr=False)
+    """What was read off a card and the payload it was read from; it ends with the connection."""
     _quiet_rounds: int = field(default=0, repr=False)
 
     def pump(self, timeout_s: float) -> bool:

@@ -184,11 +184,11 @@ class Shop:
         countdown = Countdown(context.clock, context.timeout_ms)
         while True:
             sid = context.random(16)
-            ticket = self._ticket(sid)
             link = context.uplink.link(sid, "shop")
             opening = Opening(
                 link, context.broker(link), context.profile.market_id, context.clock, context.random
             )
+            ticket = self._ticket(sid)
             try:
                 kept, _ = opening.open(messages.TicketCredential(ticket=ticket), "shop", context.timeout_ms)
             except HelloRefusedError as refused:

@@ -309,11 +309,15 @@ class Wallet:
         return count
 
     def stock(self, tx: Tx, now: int) -> tuple[dict[Key, Stock], int]:
-        """Count free tokens by kind, and give the time when the last young one becomes usable (or 0)."""
+        """Count free tokens by kind, and give the time when the last young one becomes usable (or 0).
+
+        A reserved ticket counts as free: its session was never opened, the next one takes it.
+        """
         months = {slots.month_of(now), slots.previous_month(slots.month_of(now))}
         counts: Counter[tuple[Key, str]] = Counter()
         last = 0
-        for row in tx.all(_WITH_KEY.where(tokens.c.state == "free")):
+        unopened = sa.and_(tokens.c.state == "reserved", issuer_keys.c.purpose == "ticket")
+        for row in tx.all(_WITH_KEY.where(sa.or_(tokens.c.state == "free", unopened))):
             age = _age(row, months, now)
             if age == "young":
                 last = max(last, row["usable_from"])
