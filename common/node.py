@@ -222,6 +222,8 @@ class Loop:
             except WireError as error:
                 self.refused[error.reason] += 1
                 self._log.info("refused", reason=error.reason)
+            except Exception as error:  # noqa: BLE001 - ours: one message must not stop the node
+                self._quarantine(error, "frame")
         return arrivals
 
     # --- decide ----------------------------------------------------------------------------------------
@@ -252,13 +254,15 @@ class Loop:
     def _alone(self, arrival: Arrival, now: int) -> list[Any]:
         try:
             return self._commit([arrival], now, due=False)
-        except Exception as error:
-            self.quarantined += 1
-            kind = type(arrival.body).__name__
-            self._log.exception("quarantined", error=type(error).__name__, message=kind)
-            if self.quarantined >= self._limits.quarantine_before_stop:
-                raise TooManyFailuresError(f"{self.quarantined} messages failed in our own code") from error
+        except Exception as error:  # noqa: BLE001 - ours: the others of its batch are not harmed
+            self._quarantine(error, type(arrival.body).__name__)
             return []
+
+    def _quarantine(self, error: Exception, kind: str) -> None:
+        self.quarantined += 1
+        self._log.exception("quarantined", error=type(error).__name__, message=kind)
+        if self.quarantined >= self._limits.quarantine_before_stop:
+            raise TooManyFailuresError(f"{self.quarantined} messages failed in our own code") from error
 
     # --- send ------------------------------------------------------------------------------------------
 
