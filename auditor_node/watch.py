@@ -91,6 +91,10 @@ class Reader:
     market: MarketFile
     refused: int = 0
     _ids: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _source: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._source = f"urn:veilmart:market:{self.market.market_id.hex()}"
 
     def read(self, topic: str, payload: bytes) -> list[Seen]:
         """Give what is new in one payload."""
@@ -111,8 +115,7 @@ class Reader:
         except msgspec.MsgspecError as error:
             raise MalformedError("not a CloudEvent") from error
         events = decoded if isinstance(decoded, list) else [decoded]
-        source = f"urn:veilmart:market:{self.market.market_id.hex()}"
-        if any(event.source != source or event.type != TYPE_PREFIX + kind for event in events):
+        if any(event.source != self._source or event.type != TYPE_PREFIX + kind for event in events):
             raise MalformedError("another market's or another type's event")
         return events
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from common.config import DAY_MS
-from common.errors import UntrustedError
+from common.errors import UntrustedError, UsageError
 from common.keys import to_ms
 from common.validity import is_revoked, load_crl, near_end
 from veilmart import bus, ca
@@ -66,6 +66,8 @@ class Issued:
 
 def issued(ca_home: Path, now: int) -> list[Issued]:
     """List what the CA has certified, by name. Raises `UsageError` where there is no CA."""
+    if not (ca_home / ca.CA_KEY_FILE).exists():
+        raise UsageError(f"There is no CA in {ca_home}.", "`veilmart init` makes one; --home names it.")
     authority = ca.load_ca_certificate(ca_home / ca.CA_CERTIFICATE_FILE)
     crl = load_crl((ca_home / ca.CRL_FILE).read_bytes(), authority)
     found = []

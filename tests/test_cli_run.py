@@ -1,0 +1,252 @@
+"""The command against real processes: Mosquitto, broker and merchant, each started and ended by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import pytest
+from cli import Ran, veilmart
+
+from mosquitto import free_ports
+
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Process:
+    """A command that goes on by itself."""
+
+    home: Path
+    words: tuple[str, ...]
+    popen: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("VEILMART_")}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", *self.words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=kept | {"VEILMART_HOME": str(self.home)},
+        )
+
+    def line(self) -> str:
+        """Give the next line of stdout."""
+        return _line(self.popen.stdout)
+
+    def error_line(self) -> str:
+        """Give the next line of stderr."""
+        return _line(self.popen.stderr)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
+        """End it; gives exit code and what was still said."""
+        self.popen.send_signal(number)
+        out, err = self.popen.communicate(timeout=PATIENCE_S)
+        return self.popen.returncode, out, err
+
+
+def _line(stream: IO[str] | None) -> str:
+    assert stream is not None
+    ready, _, _ = select.select([stream], [], [], PATIENCE_S)
+    assert ready, "nothing was said"
+    return stream.readline()
+
+
+@contextmanager
+def started(home: Path, *words: str, module: str = "veilmart") -> Iterator[Process]:
+    process = Process(home, (module, *words))
+    try:
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        process.popen.communicate()
+
+
+def make_market(home: Path) -> Path:
+    """Make a market with a certified merchant, nothing running."""
+    public, nodes = free_ports(2)
+    ports = ("--public-port", str(public), "--node-port", str(nodes), "--minimum-age", "0")
+    veilmart("init", *ports, home=home)
+    veilmart("merchant", "init", "sports", "--name", "Sports", home=home)
+    certificate = home / "sports.crt"
+    veilmart("ca", "sign", home / "merchants/sports/identity.csr", "--out", certificate, home=home)
+    assert veilmart("merchant", "install-cert", certificate, home=home).code == 0
+    return home
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A market of which nothing runs."""
+    return make_market(tmp_path_factory.mktemp("still") / "market")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A market with all its processes, ready."""
+    home = make_market(tmp_path_factory.mktemp("running") / "market")
+    with ExitStack() as stack:
+        for name in ("bus", "broker", "merchant"):
+            assert " ready" in stack.enter_context(started(home, name, "run")).line()
+        yield home
+
+
+def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
+    with (
+        started(market, "bus", "run") as bus,
+        started(market, "broker", "run", "--json") as broker,
+        started(market, "merchant", "run") as merchant,
+    ):
+        assert bus.line().startswith("bus ready: public 127.0.0.1:")
+        assert json.loads(broker.line())["data"]["ready"].startswith("broker ready: EUR market ")
+        assert merchant.line() == "merchant ready: sports (Sports)\n"
+        shown = veilmart("status", "--json", home=market).data
+        assert shown["bus"]["public"]["reachable"] is shown["bus"]["nodes"]["reachable"] is True
+        assert (shown["broker"]["state"], shown["broker"]["card"]) == ("online", True)
+        assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "online")]
+
+        for process, number in ((merchant, signal.SIGTERM), (broker, signal.SIGINT)):
+            code, out, err = process.end(number)
+            assert (code, out) == (0, "")
+            assert all(json.loads(line)["event"] for line in err.splitlines())
+        shown = veilmart("status", "--json", home=market).data
+        assert shown["broker"]["state"] == "offline"
+        assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "offline")]
+        code, out, _ = bus.end()
+        assert (code, out) == (0, "")
+    assert veilmart("status", "--timeout", "0.2", home=market).code == 6
+
+
+def test_the_broker_runs_as_a_module_too(market: Path) -> None:
+    with started(market, "bus", "run") as bus:
+        bus.line()
+        with started(market, str(market / "broker"), module="broker_node") as broker:
+            assert broker.line().startswith("broker ready: ")
+            assert broker.end()[:2] == (0, "")
+        # Where there is no broker's home, it says so and ends.
+        with started(market, str(market / "ca"), module="broker_node") as broker:
+            assert broker.popen.wait(timeout=PATIENCE_S) == 2
+            assert "cannot read the market file" in broker.error_line()
+
+
+def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: Path) -> None:  # noqa: PLR0915 - one visit, told from its beginning to its end
+    password = tmp_path / "password"
+    password.write_text("correct horse battery\n")
+    plan = tmp_path / "plan.txt"
+    plan.write_text("run, rest, run")
+
+    def ran(*words: str | Path) -> Ran:
+        return veilmart(*words, "--json", home=running)
+
+    for sku in ("plan-5k", "plan-10k"):
+        ran("merchant", "product", "add", plan, "--sku", sku, "--title", f"Title of {sku}", "--price", "1.25")
+    with (
+        started(running, "merchant", "orders", "--follow", "--json") as sales,
+        started(running, "audit", "watch", "--type", "order.captured", "--count", "1", "--json") as audit,
+    ):
+        assert sales.error_line() == "waiting for sales\n"
+        assert audit.error_line() == "watching\n"
+        assert ran("join", running / "market.json").code == 0
+        assert ran("signup", "alice", "--password-file", password).data == {"logged_in": True}
+        assert ran("withdraw").error["code"] == "insufficient_funds"
+        ran("broker", "account", "credit", "alice", "50.00")
+        assert ran("balance").data["amount"] == 5000
+        assert ran("withdraw", "--bundles", "2").data["tickets"] == 8
+        ran("logout")
+        unknown = ran("balance")
+        assert (unknown.code, unknown.error["code"]) == (5, "authentication")
+
+        assert [each["id"] for each in ran("merchants").data] == ["sports"]
+        assert [each["sku"] for each in ran("search", "10k").data["products"]] == ["plan-10k"]
+        assert ran("show", "sports", "plan-5k").data["price"] == 125
+        assert ran("show", "sports", "nothing").error["code"] == "not_found"
+        assert ran("cart", "add", "sports", "plan-5k", "--quantity", "3").data["total"] == 375
+        assert ran("cart", "set", "sports", "plan-5k", "2").data["total"] == 250
+        would = ran("buy", "--dry-run").data
+        assert (would["dry_run"], would["quote"]["total"]) == (True, 250)
+        assert ran("buy").error["code"] == "usage"
+        assert ran("orders").data == []
+
+        bought = ran("buy", "--yes", "--idempotency-key", "tuesday").data
+        (order,) = bought["orders"]
+        assert (order["state"], order["total"], bought["failures"]) == ("accepted", 250, [])
+        assert ran("cart", "show").data["lines"] == []
+        assert ran("buy", "--yes", "--idempotency-key", "tuesday").data["orders"] == [order]
+        ran("cart", "add", "sports", "plan-10k")
+        conflict = ran("buy", "--yes", "--idempotency-key", "tuesday")
+        assert (conflict.code, conflict.error["code"]) == (4, "idempotency_conflict")
+
+        # Announced to the merchant, and to the public without product or amount.
+        assert json.loads(sales.line())["data"]["order"]["order_id"] == order["order_id"]
+        (event,) = [json.loads(audit.line())["data"]]
+        assert event["type"] == "veilmart.order.captured"
+        assert event["data"] == {"order": order["audit"], "merchant": "sports"}
+        assert audit.popen.wait(timeout=PATIENCE_S) == 0
+        assert sales.end(signal.SIGINT)[0] == 130
+
+    (file,) = ran("download", order["order_id"][:8], "--to", tmp_path / "bought").data["files"]
+    assert Path(file["path"]).read_text() == "run, rest, run"
+    receipt = tmp_path / "receipt.json"
+    assert ran("receipt", "--last", "--out", receipt).data["receipt"]["total"] == 250
+    assert veilmart("receipt", "verify", receipt, "--market", running / "market.json").code == 0
+    receipt.write_text(receipt.read_text().replace('"total": 250', '"total": 25'))
+    forged = ran("receipt", "verify", receipt)
+    assert (forged.code, forged.error["code"]) == (1, "untrusted")
+    assert ran("resume").data == []
+    assert ran("order", "show", order["order_id"]).data["state"] == "complete"
+    assert [each["amount"] for each in ran("merchant", "orders").data] == [250]
+    assert ran("merchant", "sales").data["total"] == 250
+    assert ran("broker", "ledger", "check").data["faults"] == []
+
+
+def test_a_changed_price_is_shown_and_never_silently_paid(running: Path, tmp_path: Path) -> None:
+    file = tmp_path / "route.gpx"
+    file.write_text("up and down")
+
+    def ran(*words: str | Path) -> Ran:
+        return veilmart(*words, "--json", home=running, VEILMART_PROFILE=str(tmp_path / "bob"))
+
+    password = tmp_path / "password"
+    password.write_text("correct horse battery")
+    ran("join", running / "market.json")
+    ran("signup", "bob", "--password-file", password)
+    ran("broker", "account", "credit", "bob", "20")
+    assert ran("withdraw").code == 0
+    words = ("merchant", "product", "add", file, "--sku", "route", "--title", "Route", "--price", "3.00")
+    assert ran(*words, "--stock", "1").code == 0
+    assert ran("cart", "add", "sports", "route").code == 0
+    ran("merchant", "product", "edit", "route", "--price", "4.00")
+
+    changed = ran("buy", "--yes")
+    assert (changed.code, changed.error["code"]) == (4, "price_changed")
+    (line,) = changed.envelope["data"]["quote"]["lines"]
+    assert (line["previous_price"], line["unit_price"]) == (300, 400)
+    assert ran("orders").data == []
+    assert ran("buy", "--yes").data["orders"][0]["total"] == 400
+    gone = ran("buy", "sports", "route", "--yes")
+    assert (gone.code, gone.error["code"]) == (4, "out_of_stock")
+    assert ran("buy", "sports", "route", "--yes", "--quantity", "0").code == 2
+
+
+def test_watching_ends_by_time(market: Path) -> None:
+    with started(market, "bus", "run") as bus:
+        bus.line()
+        begun = time.monotonic()
+        ended = veilmart("audit", "watch", "--timeout", "0.3", home=market)
+        assert (ended.code, ended.out) == (0, "")
+        assert time.monotonic() - begun < PATIENCE_S
+        late = veilmart("audit", "watch", "--timeout", "0.3", "--count", "1", "--json", home=market)
+        assert (late.code, late.error["code"], late.error["hop"]) == (27, "timeout", "broker")
+        wrong = veilmart("audit", "watch", "--type", "order/#", "--json", home=market)
+        assert (wrong.code, wrong.error["code"]) == (2, "usage")
