@@ -1,24 +1,32 @@
 """Evidence: everything that one party received, stored and logged, and a search through all of it.
 
 This is how the demo prints, and `tests/test_privacy.py` proves, what a party could have known: not from
-what our code means to do, but from bytes. A value is looked for as it is, in hex and in base64 (at each of
-the three places where it may begin in a longer base64 text), in the payloads as they travelled, in what
-every key that the party ever held opens of them, in its store, its files and its log.
+what our code means to do, but from bytes. A value is looked for as it is, in hex, in base64 (at each of
+the three places where it may begin in a longer base64 text) and as Python or JSON would print it, in the
+payloads as they travelled, in what every key that the party ever held opens of them, in its store, its
+files and its log.
 
     evidence = Evidence("broker")
     evidence.add_home(home)
     evidence.add("frame", opened)
     findings = evidence.search({"title of MAP-1": b"Ridge in the morning"})
+
+What no search for known values can show is whether two heaps of evidence have anything in common at all:
+`shared` looks for that.
 """
 
 from __future__ import annotations
 
 import base64
+import json
+import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from common import codec, frames, sealing, topics
 from common.errors import WireError
@@ -27,6 +35,14 @@ from common.messages import Forward, ForwardFetch, ForwardOrder
 
 SHORTEST = 4
 """Shorter values would be found by chance."""
+
+COMMON = 8
+"""How many bytes in a row two heaps of evidence may not have in common: as many as a random id must have."""
+
+# What is spelled in text can only be in what is printable; a value may be broken over several lines (PEM).
+_PRINTABLE = re.compile(rb"[\x20-\x7e]{6,}(?:\r?\n[\x20-\x7e]+)*")
+_HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{11,}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,24 @@ class Evidence:
     """What one party held."""
 
     party: str
-    pieces: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
+    pieces: dict[str, set[bytes]] = field(default_factory=dict, repr=False)
+    _texts: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
 
     def add(self, place: str, content: bytes | str) -> None:
         """Add something that the party held."""
-        self.pieces.setdefault(place, []).append(content.encode() if isinstance(content, str) else content)
+        raw = content.encode() if isinstance(content, str) else content
+        pieces = self.pieces.setdefault(place, set())
+        if raw in pieces:
+            return
+        pieces.add(raw)
+        self._texts.setdefault(place, []).extend(
+            text.replace(b"\r", b"").replace(b"\n", b"") for text in _PRINTABLE.findall(raw)
+        )
+
+    def add_values(self, place: str, decoded: object) -> None:
+        """Add every single value of something decoded (see `leaves`)."""
+        for leaf in leaves(decoded):
+            self.add(place, leaf)
 
     def add_store(self, path: Path) -> None:
         """Add every value of every table of an SQLite store, and its files as they lie on disk."""
@@ -73,16 +102,22 @@ class Evidence:
     def search(self, values: Mapping[str, bytes | str]) -> list[Finding]:
         """Look for every value in every spelling. Raises `ValueError` for one too short to mean much."""
         findings = []
+        texts = {place: b"\n".join(parts) for place, parts in self._texts.items()}
         for name, value in values.items():
             raw = value.encode() if isinstance(value, str) else value
             if len(raw) < SHORTEST:
                 raise ValueError(f"{name} is too short to be searched for")
-            for spelling, needle in _spellings(raw):
-                findings += [
-                    Finding(name, place, spelling)
-                    for place, contents in self.pieces.items()
-                    if any(needle in content for content in contents)
-                ]
+            findings += [
+                Finding(name, place, "raw")
+                for place, contents in self.pieces.items()
+                if any(raw in content for content in contents)
+            ]
+            findings += [
+                Finding(name, place, spelling)
+                for spelling, needle in _spellings(raw)
+                for place, text in texts.items()
+                if needle in text
+            ]
         return findings
 
     @property
@@ -92,7 +127,14 @@ class Evidence:
 
 
 def _spellings(raw: bytes) -> list[tuple[str, bytes]]:
-    spellings = [("raw", raw), ("hex", raw.hex().encode()), ("HEX", raw.hex().upper().encode())]
+    spellings = [("hex", raw.hex().encode()), ("HEX", raw.hex().upper().encode())]
+    # Python's repr of bytes and JSON's of text differ from the value itself where that is not printable;
+    # inside a JSON text every backslash of either is doubled.
+    printed = [repr(raw)[2:-1].encode(), json.dumps(raw.decode("latin-1"))[1:-1].encode()]
+    if (text := _text(raw)) is not None:
+        printed.append(json.dumps(text)[1:-1].encode())
+    doubled = [form.replace(b"\\", b"\\\\") for form in printed]
+    spellings += [("printed", form) for form in sorted({*printed, *doubled} - {raw})]
     for shift in range(3):
         # Inside a longer base64 text a value begins at one of three places; what its neighbours share
         # with it is cut off at both ends.
@@ -105,6 +147,92 @@ def _spellings(raw: bytes) -> list[tuple[str, bytes]]:
             if url != core:
                 spellings.append(("base64url", url))
     return spellings
+
+
+def _text(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+# --- single values, and what two heaps have in common ---------------------------------------------------
+
+
+def leaves(decoded: object) -> Iterator[bytes]:
+    """Give every text and byte string in what msgpack or JSON decoded to, and whatever is packed in those.
+
+    A number that takes msgpack eight bytes (a time, a random one) is given as those eight bytes.
+    """
+    match decoded:
+        case bytes():
+            yield decoded
+            yield from _nested(decoded)
+        case str():
+            yield decoded.encode()
+        case bool():
+            return
+        case int() if abs(decoded) >= 2**32:
+            yield (decoded % 2**64).to_bytes(8, "big")
+        case msgspec.Struct():
+            yield from leaves(msgspec.msgpack.decode(codec.pack(decoded)))
+        case Mapping():
+            for key, value in decoded.items():
+                yield from leaves(key)
+                yield from leaves(value)
+        case Iterable():
+            for item in decoded:
+                yield from leaves(item)
+
+
+def _nested(raw: bytes) -> Iterator[bytes]:
+    for decode in (msgspec.msgpack.decode, msgspec.json.decode):
+        try:
+            decoded = decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+            continue
+        if isinstance(decoded, list | dict):
+            yield from leaves(decoded)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """`COMMON` bytes in a row that stand in two heaps of evidence, and where in each."""
+
+    content: bytes
+    place: str
+    other_place: str
+
+
+def shared(one: Evidence, other: Evidence, known: Evidence) -> list[Shared]:
+    """Give whatever `COMMON` bytes in a row are in both and not in `known`, hex and base64 undone.
+
+    `one` should be the smaller heap. Add single values (`add_values`), not whole payloads: in those, what
+    surrounds the values is the same everywhere.
+    """
+    public = {window for content in _contents(known) for window in _windows(content[1])}
+    here: dict[bytes, str] = {}
+    for place, content in _contents(one):
+        here.update((window, place) for window in _windows(content) if window not in public)
+    common: dict[bytes, str] = {}
+    for place, content in _contents(other):
+        common.update((window, place) for window in _windows(content) if window in here)
+    return [Shared(window, here[window], place) for window, place in common.items()]
+
+
+def _contents(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
+    for place, contents in evidence.pieces.items():
+        for content in contents:
+            yield place, content
+            for run in _HEX.findall(content):
+                yield place, bytes.fromhex(run.decode())
+            for run in _BASE64.findall(content):
+                text = run.translate(bytes.maketrans(b"-_", b"+/"))
+                yield place, base64.b64decode(text[: len(text) // 4 * 4])
+
+
+def _windows(content: bytes) -> Iterator[bytes]:
+    return (content[n : n + COMMON] for n in range(len(content) - COMMON + 1))
 
 
 # --- opening what travelled ----------------------------------------------------------------------------
