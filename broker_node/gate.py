@@ -14,7 +14,7 @@ from typing import Any
 from broker_node.keys import BrokerKeys
 from broker_node.sends import CellToSession, ToMerchant, ToSession
 from broker_node.sessions import Greeting, Live, Sessions
-from common import codec, frames, grouping, messages, topics
+from common import codec, frames, grouping, messages, sealing, topics
 from common.clock import Random
 from common.config import Limits
 from common.errors import MalformedError, StaleError
@@ -76,6 +76,8 @@ class Gate:
         if hello_key is None:
             raise StaleError("a hello to a key that is gone")
         hello = frames.open_hello(hello_key, self._keys.market, incoming.topic, incoming.payload)
+        # Before anything is decided: a `Hello` that cannot be answered spends no ticket.
+        sealing.XWingPublicKey.from_bytes(hello.ephemeral)
         return Arrival(None, b"", Greeting(incoming.payload, hello, sid, merchant))
 
     def _of_merchant(self, incoming: Incoming, merchant: str, now: int, *, cells: bool) -> Sequence[Arrival]:

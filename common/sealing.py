@@ -53,7 +53,17 @@ NONCE_SALT = 32
 CELL_HEADER = NONCE_SALT + 4
 
 _suite = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
-_X25519_ORDER_TWO_POINTS = (bytes(32), (1).to_bytes(32, "little"))
+_FIELD = 2**255 - 19
+# The u-coordinates of small order on curve and twist: an exchange with one gives zero (RFC 7748, §6.1).
+_X25519_SMALL_ORDER = frozenset(
+    (
+        0,
+        1,
+        _FIELD - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,15 @@ class XWingPublicKey:
     def from_bytes(cls, raw: bytes) -> XWingPublicKey:
         """Load and check. Raises `MalformedError`.
 
-        An all-zero ML-KEM half would load, and a zero X25519 half fail only on sealing; both are
-        refused here, where a card is read.
+        An all-zero ML-KEM half would load, and an X25519 half of small order fail only on sealing; both
+        are refused here, where a card or a `Hello` is read.
         """
         if len(raw) != ML_KEM_PUBLIC + 32:
             raise MalformedError("an X-Wing public key has 1216 bytes")
         ml_kem, x25519 = raw[:ML_KEM_PUBLIC], raw[ML_KEM_PUBLIC:]
-        if not any(ml_kem) or x25519 in _X25519_ORDER_TWO_POINTS:
+        # RFC 7748, §5: the highest bit is masked, and values from the prime up stand for smaller ones.
+        coordinate = int.from_bytes(x25519, "little") % 2**255 % _FIELD
+        if not any(ml_kem) or coordinate in _X25519_SMALL_ORDER:
             raise MalformedError("a degenerate X-Wing public key")
         try:
             pair = MLKEM768X25519PublicKey(
