@@ -101,7 +101,7 @@ def decay_total(tx: Tx) -> None:
     tx.execute(
         sa.update(schema.login_delays)
         .where(schema.login_delays.c.name == IN_TOTAL)
-        .values(failures=schema.login_delays.c.failures / 2)
+        .values(failures=schema.login_delays.c.failures // 2)
     )
 
 
