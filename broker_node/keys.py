@@ -82,7 +82,7 @@ class BrokerKeys:
             log_public=_log_key(home).public_key().public_bytes_raw(),
             hello=Keyring(
                 home / "hello",
-                Schedule(config.DAY_MS, ahead=0, grace_ms=HELLO_GRACE_MS),
+                Schedule(config.DAY_MS, ahead=1, grace_ms=HELLO_GRACE_MS),
                 XWingPrivateKey.generate,
                 XWingPrivateKey.from_bytes,
                 lambda key: key.public.key_id,
@@ -99,7 +99,8 @@ class BrokerKeys:
 
 
 def _symmetric(folder: Path, grace_ms: int) -> Keyring[SymmetricKey]:
-    schedule = Schedule(config.DAY_MS, ahead=0, grace_ms=grace_ms)
+    # One ahead: at midnight the loop asks for the new day's key before it has looked after its files.
+    schedule = Schedule(config.DAY_MS, ahead=1, grace_ms=grace_ms)
     return Keyring(folder, schedule, SymmetricKey.generate, SymmetricKey.from_bytes, lambda key: key.key_id)
 
 
