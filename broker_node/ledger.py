@@ -113,4 +113,32 @@ def check(tx: Tx) -> Report:
     )
     if books.get(ESCROW, 0) != int(held or 0):
         faults.append(f"escrow is {books.get(ESCROW, 0)}, open orders hold {held}")
-    return Report(books, tuple(faults))
+    return Report(books, (*faults, *_coin_faults(tx, books)))
+
+
+def _coin_faults(tx: Tx, books: Mapping[str, int]) -> list[str]:
+    """Compare, for each denomination, what was issued with what is outstanding and what was spent."""
+    keys, spent = schema.issuer_keys, schema.spent
+    issued = {
+        row["value"]: int(row["issued"])
+        for row in tx.all(
+            sa.select(keys.c.value, sa.func.sum(keys.c.issued).label("issued"))
+            .where(keys.c.purpose == "coin")
+            .group_by(keys.c.value)
+        )
+    }
+    gone = {
+        row["value"]: int(row["spent"])
+        for row in tx.all(
+            sa.select(keys.c.value, sa.func.count(spent.c.mark).label("spent"))
+            .join(spent, spent.c.key_id == keys.c.key_id)
+            .where(keys.c.purpose == "coin")
+            .group_by(keys.c.value)
+        )
+    }
+    return [
+        f"of value {value}, {count} coins were issued and {gone.get(value, 0)} spent, "
+        f"but {books.get(coins_book(value), 0)} is outstanding"
+        for value, count in sorted(issued.items())
+        if (count - gone.get(value, 0)) * value != books.get(coins_book(value), 0)
+    ]
