@@ -101,7 +101,8 @@ class Relay:
         while self._waiting and total < self._limits.cells_under_way:
             fetch = self._waiting.popleft()
             sid, cells = fetch.session.sid, fetch.question.cells
-            if busy.get(sid, 0) + cells > self._limits.cell_window:
+            again = (sid, fetch.question.request) in self._under_way
+            if again or busy.get(sid, 0) + cells > self._limits.cell_window:
                 # Its session has its share: whatever else it asks for stays in order behind this.
                 busy[sid] = self._limits.cell_window
                 later.append(fetch)
