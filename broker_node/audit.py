@@ -15,12 +15,13 @@ two events would be the price of what happened between them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from broker_node import schema
@@ -32,6 +33,9 @@ from common.store import Tx
 
 _EVENT = sa.insert(schema.events)
 _UNPUBLISHED = sa.insert(schema.unpublished)
+_PUBLISHED = sa.delete(schema.unpublished).where(schema.unpublished.c.event == sa.bindparam("done"))
+_WAITING = sa.select(schema.unpublished.c.event).limit(2048)
+_BODIES = sa.select(schema.events).where(schema.events.c.id.in_(sa.bindparam("wanted", expanding=True)))
 BATCH_ROOM = 48 * 1024
 
 
@@ -46,22 +50,19 @@ class Audit:
 
     def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
         """Write one event into the transaction; `outbox` publishes it."""
-        minute = datetime.fromtimestamp(slots.minute_of(now) / 1000, UTC)
         identifier = random(8)
         event = {
             "specversion": "1.0",
             "id": random(16).hex(),
             "source": self._source,
             "type": f"veilmart.{kind}",
-            "time": minute.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "time": _text(slots.minute_of(now)),
             "datacontenttype": "application/json",
             "data": dict(data),
         }
         # A random key, so that the row's place says nothing about the order of commits.
         key = int.from_bytes(identifier, "big") >> 1
-        tx.insert(
-            _EVENT, {"id": key, "type": kind, "body": json.dumps(event, separators=(",", ":")).encode()}
-        )
+        tx.insert(_EVENT, {"id": key, "type": kind, "body": msgspec.json.encode(event)})
         tx.insert(_UNPUBLISHED, {"event": key})
 
     def order_step(self, tx: Tx, state: str, order: Mapping[str, Any], now: int, random: Random) -> None:
@@ -78,19 +79,11 @@ class Audit:
 
     def outbox(self, tx: Tx) -> list[Outgoing]:
         """Give what waits to be published, and forget what the round before has published."""
-        if self._published:
-            tx.execute(
-                sa.delete(schema.unpublished).where(schema.unpublished.c.event == sa.bindparam("done")),
-                [{"done": event} for event in self._published],
-            )
-            self._published = []
-        waiting = tx.all(
-            sa.select(schema.events)
-            .join(schema.unpublished, schema.unpublished.c.event == schema.events.c.id)
-            .limit(2048)
-        )
+        tx.each(_PUBLISHED, [{"done": event} for event in self._published])
+        self._published = []
         by_type: dict[str, list[bytes]] = defaultdict(list)
-        for row in waiting:
+        # Two reads and no join: SQLite would walk through every event there ever was.
+        for row in tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)]):
             by_type[row["type"]].append(row["body"])
             self._published.append(row["id"])
         return [
@@ -98,6 +91,10 @@ class Audit:
             for kind, bodies in by_type.items()
             for payload in _payloads(bodies)
         ]
+
+    def publish_again(self) -> None:
+        """Keep what the last round published: its connection may have broken before it was sent."""
+        self._published = []
 
     def totals(self, tx: Tx, now: int, random: Random) -> None:
         """Publish coin totals at an hour's boundary, when enough orders have happened since the last ones."""
@@ -127,6 +124,11 @@ class Audit:
             for r in spent
         ]
         self.record(tx, "coins.totals", {"coins": data}, boundary, random)
+
+
+@lru_cache(maxsize=8)
+def _text(minute: int) -> str:
+    return datetime.fromtimestamp(minute / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def commitment(salt: bytes, *facts: object) -> str:

@@ -148,7 +148,7 @@ class Broker:
         if now // config.HOUR_MS != self._hour:
             self._hour = now // config.HOUR_MS
             accounts.decay_total(tx)
-        if self._revocations_due:
+        if self._revocations_due and self._connected:
             self._revocations_due = False
             sends += self._revoke(tx, now, random)
         if self._card_due and self._connected:
@@ -167,8 +167,14 @@ class Broker:
         self._sessions.load_merchants(tx)
 
     def connected(self, *, there: bool) -> None:
-        """Tell whether the bus is there: events wait in the store until it is, the card is made anew then."""
-        self._card_due = self._card_due or (there and not self._connected)
+        """Tell whether the bus is there.
+
+        Events wait in the store until it is. Whatever was published last may have been lost with an old
+        connection: on a new one the card is made anew, and cards of revoked merchants are cleared again.
+        """
+        if there and not self._connected:
+            self._card_due = self._revocations_due = True
+            self._audit.publish_again()
         self._connected = there
 
     def keys_changed(self) -> None:
@@ -252,11 +258,10 @@ class Broker:
     def _revoke(self, tx: Tx, now: int, random: Random) -> list[Any]:
         admitted = tx.all(sa.select(schema.merchants).where(schema.merchants.c.state == "admitted"))
         revoked = [row["id"] for row in admitted if self._revocations.has_serial(int(row["serial"], 16))]
-        return [
-            # An empty retained payload clears the card.
-            Outgoing(topics.merchant_card(merchant), b"", retain=True)
-            for merchant in self._sessions.revoke_merchants(tx, revoked, now, random)
-        ]
+        self._sessions.revoke_merchants(tx, revoked, now, random)
+        gone = tx.all(sa.select(schema.merchants.c.id).where(schema.merchants.c.state == "revoked"))
+        # An empty retained payload clears the card.
+        return [Outgoing(topics.merchant_card(row["id"]), b"", retain=True) for row in gone]
 
 
 def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:

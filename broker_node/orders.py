@@ -107,15 +107,16 @@ class Orders:
         for arrival in arrivals:
             session, order = arrival.sender, arrival.body
             content_hash = hashlib.sha256(codec.pack(order)).digest()
-            self._remember(order.order_id, session.sid)
             try:
                 if (row := known.get(order.order_id)) is not None:
                     _same(row["content_hash"], content_hash)
+                    self._remember(order.order_id, session.sid)
                     sends.append(self._answer(tx, session.sid, row, now))
                 elif (other := fresh.get(order.order_id)) is not None:
                     _same(other[2], content_hash)
                 else:
                     checked = self._check(order, admitted, now)
+                    self._remember(order.order_id, session.sid)
                     fresh[order.order_id] = (session, order, content_hash, checked)
             except RefusedError as error:
                 sends.append(_refusal(session.sid, order.order_id, error.code))
@@ -192,10 +193,10 @@ class Orders:
             try:
                 _check_status(rows.get(arrival.body.order_id), arrival.body.status_secret)
                 erase.append({"of": arrival.body.order_id})
+                self._route.pop(arrival.body.order_id, None)
             except RefusedError as error:
                 self.refused[error.code] += 1
-        if erase:
-            tx.execute(_FORGET_ANSWER, erase)
+        tx.each(_FORGET_ANSWER, erase)
         return []
 
     # --- merchant -> broker ----------------------------------------------------------------------------
@@ -218,8 +219,7 @@ class Orders:
                 sends += self._settle(tx, row, answer, steps, now, random)
         for state, changes in steps.items():
             tx.step(_STEPS[state], changes)
-        if settled:
-            tx.execute(_FORGET_BODY, [{"of": order_id} for order_id in sorted(settled)])
+        tx.each(_FORGET_BODY, [{"of": order_id} for order_id in sorted(settled)])
         return sends
 
     def _settle(
@@ -246,7 +246,7 @@ class Orders:
         tx.insert(_ANSWER, {"order_id": answer.order_id, "answer": kept, "until": until})
         self._audit.order_step(tx, state, row, now, random)
         sends: list[Send] = [_outcome(row["merchant"], answer.order_id, state)] if told else []
-        sid = self._route.pop(answer.order_id, None)
+        sid = self._route.get(answer.order_id)
         if sid is not None:
             sends.append(self._status(sid, {**row, "state": state}, kept, now))
         return sends
@@ -268,8 +268,7 @@ class Orders:
                 self.refused["wrong_state"] += 1
             else:
                 kept.append({"of": arrival.body.order_id})
-        if kept:
-            tx.execute(_KEPT, kept)
+        tx.each(_KEPT, kept)
         return []
 
     # --- by time ---------------------------------------------------------------------------------------
@@ -294,13 +293,12 @@ class Orders:
         for row in expired:
             self._audit.order_step(tx, "refundable", row, now, random)
             sends.append(_outcome(row["merchant"], row["order_id"], "refundable"))
-            sid = self._route.pop(row["order_id"], None)
+            sid = self._route.get(row["order_id"])
             if sid is not None:
                 sends.append(self._status(sid, {**row, "state": "refundable"}, b"", now))
         first = now + self._limits.reforward_first_ms
         tx.step(_STEPS["refundable"], [{"of": row["order_id"], "next": first} for row in expired])
-        if expired:
-            tx.execute(_FORGET_BODY, [{"of": row["order_id"]} for row in expired])
+        tx.each(_FORGET_BODY, [{"of": row["order_id"]} for row in expired])
         return sends + self._tell_again(tx, others, now)
 
     def _tell_again(self, tx: Tx, rows: Sequence[Row], now: int) -> list[Send]:
@@ -315,9 +313,9 @@ class Orders:
             }
             for row in rows
         ]
-        tx.execute(_TOLD, later)
+        tx.each(_TOLD, later)
         held = [row["order_id"] for row in rows if row["state"] == "held"]
-        bodies = {row["order_id"]: row["sealed"] for row in tx.all(_BODIES, {"wanted": held})} if held else {}
+        bodies = {row["order_id"]: row["sealed"] for row in tx.among(_BODIES, held)}
         return [
             _forward(row, bodies[row["order_id"]], self._currency)
             if row["state"] == "held"
@@ -357,7 +355,7 @@ class Orders:
 
 
 def _by_id(tx: Tx, order_ids: Sequence[bytes]) -> dict[bytes, Row]:
-    return {row["order_id"]: row for row in tx.all(_ORDERS, {"wanted": list(set(order_ids))})}
+    return {row["order_id"]: row for row in tx.among(_ORDERS, order_ids)}
 
 
 def _same(stored: bytes, shown: bytes) -> None:
