@@ -356,10 +356,10 @@ def reject(order: messages.ForwardOrder, answer: bytes = b"sealed: no") -> messa
 
 
 def dump(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    """Give every row of the broker's store, but for when and how much a session was used."""
+    """Give every row of the broker's store, but for what was published and how a session was used."""
     found = {}
     with world.broker.store.immediate() as tx:
-        for table in schema.metadata.sorted_tables:
+        for table in set(schema.metadata.sorted_tables) - {schema.unpublished}:
             columns = [c for c in table.columns if c.name not in {"last_seen", "bytes_used"}]
             found[table.name] = sorted(tuple(row.values()) for row in tx.all(sa.select(*columns)))
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,18 +53,31 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return moved
 
 
+@pytest.fixture(scope="session")
+def funded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Customer]:
+    """A market in which somebody has drawn coins and tickets: made once, for tests to copy."""
+    world = World(tmp_path_factory.mktemp("funded"))
+    customer = Customer(world)
+    world.close()
+    return world.root / "market", customer
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A market with a running broker, and nobody else."""
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A market with a running broker, and nobody else; where the test has a `customer`, with her account."""
+    if "customer" in request.fixturenames:
+        shutil.copytree(request.getfixturevalue("funded")[0], tmp_path / "market")
     world = World(tmp_path)
     yield world
     world.close()
 
 
 @pytest.fixture
-def customer(world: World) -> Customer:
+def customer(world: World, funded: tuple[Path, Customer]) -> Customer:
     """Somebody with coins and tickets in hand."""
-    return Customer(world)
+    customer = copy.copy(funded[1])
+    customer.world, customer.coins, customer.tickets = world, [*customer.coins], [*customer.tickets]
+    return customer
 
 
 @pytest.fixture
