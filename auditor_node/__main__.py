@@ -12,10 +12,16 @@ from common.errors import VeilmartError
 from common.market_file import MarketFile
 
 
+def announce() -> None:
+    """Tell whoever waits for it that from now on everything is seen."""
+    sys.stderr.write("watching\n")
+    sys.stderr.flush()
+
+
 def listen(market_path: Path) -> int:
     """Print events; give the exit code."""
     try:
-        for seen in watch(MarketFile.load(market_path)):
+        for seen in watch(MarketFile.load(market_path), on_ready=announce):
             sys.stdout.write(msgspec.json.encode(seen).decode() + "\n")
             sys.stdout.flush()
     except VeilmartError as error:

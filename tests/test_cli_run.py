@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from cli import Ran, veilmart
+from cli import Ran, Terminal, veilmart
 
 from mosquitto import free_ports
 
@@ -93,13 +93,21 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A market with all its processes, ready."""
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process]]:
+    """The processes of a market, ready."""
     home = make_market(tmp_path_factory.mktemp("running") / "market")
     with ExitStack() as stack:
+        found: dict[str, Process] = {}
         for name in ("bus", "broker", "merchant"):
-            assert " ready" in stack.enter_context(started(home, name, "run")).line()
-        yield home
+            found[name] = stack.enter_context(started(home, name, "run"))
+            assert " ready" in found[name].line()
+        yield found
+
+
+@pytest.fixture
+def running(nodes: dict[str, Process]) -> Path:
+    """The folder of a market that runs."""
+    return nodes["bus"].home
 
 
 def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
@@ -154,7 +162,9 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
     with (
         started(running, "merchant", "orders", "--follow", "--json") as sales,
         started(running, "audit", "watch", "--type", "order.captured", "--count", "1", "--json") as audit,
+        started(running, str(running / "market.json"), module="auditor_node") as auditor,
     ):
+        assert auditor.error_line() == "watching\n"
         assert sales.error_line() == "waiting for sales\n"
         assert audit.error_line() == "watching\n"
         assert ran("join", running / "market.json").code == 0
@@ -193,6 +203,7 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
         assert event["type"] == "veilmart.order.captured"
         assert event["data"] == {"order": order["audit"], "merchant": "sports"}
         assert audit.popen.wait(timeout=PATIENCE_S) == 0
+        assert json.loads(auditor.line())["type"] == "veilmart.order.held"
         assert sales.end(signal.SIGINT)[0] == 130
 
     (file,) = ran("download", order["order_id"][:8], "--to", tmp_path / "bought").data["files"]
@@ -237,6 +248,70 @@ def test_a_changed_price_is_shown_and_never_silently_paid(running: Path, tmp_pat
     gone = ran("buy", "sports", "route", "--yes")
     assert (gone.code, gone.error["code"]) == (4, "out_of_stock")
     assert ran("buy", "sports", "route", "--yes", "--quantity", "0").code == 2
+
+
+def test_a_person_is_shown_the_total_and_asked(
+    running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, picture = tmp_path / "photo.jpg", tmp_path / "picture.png"
+    photo.write_bytes(b"a photo")
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n a small picture")
+
+    def ran(*words: str | Path, answer: str = "") -> Ran:
+        monkeypatch.setattr(sys, "stdin", Terminal(answer))
+        profile = {"VEILMART_PROFILE": str(tmp_path / "carol"), "NO_COLOR": "1", "COLUMNS": "120"}
+        return veilmart(*words, home=running, terminal=True, **profile)
+
+    password = tmp_path / "password"
+    password.write_text("correct horse battery")
+    ran("join", running / "market.json")
+    ran("signup", "carol", "--password-file", password)
+    ran("broker", "account", "credit", "carol", "20")
+    ran("withdraw")
+    words = ("merchant", "product", "add", photo, "--sku", "photo", "--title", "Photo", "--price", "2.00")
+    assert ran(*words, "--image", picture, "--image-alt", "A lake").code == 0
+    out = tmp_path / "out.png"
+    assert "A lake" in ran("image", "sports", "photo", "--out", out).out
+    assert out.read_bytes() == picture.read_bytes()
+
+    ran("cart", "add", "sports", "photo")
+    refused = ran("buy", answer="n\n")
+    assert refused.code == 130
+    assert "Buy for 2.00 EUR? [y/N]" in refused.err
+    assert json.loads(ran("orders", "--json").out)["data"] == []
+    bought = ran("buy", answer="y\n")
+    assert (bought.code, ": accepted, 2.00 EUR" in bought.out) == (0, True)
+    once_more = ran("buy", "sports", "photo", "--quantity", "2", answer="y\n")
+    assert "Buy 2 x Photo of sports for 4.00 EUR? [y/N]" in once_more.err
+    assert once_more.code == 0
+    assert ran("download", "--last", "--to", tmp_path / "bought").code == 0
+    assert (tmp_path / "bought" / "photo.jpg").read_bytes() == b"a photo"
+    for words in (("orders",), ("order", "show", "--help"), ("wallet",), ("merchants",), ("search",)):
+        assert ran(*words).code == 0
+
+
+def test_whoever_is_away_is_named(nodes: dict[str, Process], running: Path, tmp_path: Path) -> None:
+    """After every other test that needs them: it ends the nodes one by one."""
+    profile = {"VEILMART_PROFILE": str(tmp_path / "dan")}
+    password = tmp_path / "password"
+    password.write_text("correct horse battery")
+
+    def ran(*words: str | Path) -> Ran:
+        return veilmart(*words, "--timeout", "3", "--json", home=running, **profile)
+
+    veilmart("join", running / "market.json", home=running, **profile)
+    ran("signup", "dan", "--password-file", password)
+    veilmart("broker", "account", "credit", "dan", "20", home=running)
+    assert ran("withdraw").code == 0
+    nodes["merchant"].end()
+    away = ran("search", "--merchant", "sports")
+    assert (away.code, away.error["code"], away.error["retryable"]) == (6, "merchant_offline", True)
+    nodes["broker"].end()
+    away = ran("balance")
+    assert (away.code, away.error["code"]) == (6, "broker_unreachable")
+    nodes["bus"].end()
+    away = ran("balance")
+    assert (away.code, away.error["code"]) == (6, "bus_unreachable")
 
 
 def test_watching_ends_by_time(market: Path) -> None:

@@ -13,6 +13,7 @@ from common.errors import BusUnreachableError, MalformedError, VeilmartError
 from common.market_file import MarketFile
 from common.presence import read_presence
 from common.public import public_connection
+from veilmart import ca
 from veilmart.cli.certificates import Ending, endings
 from veilmart.cli.times import day_of, minute_of
 from veilmart.output import IncompleteError, Output, Table, View
@@ -44,7 +45,7 @@ def show_status(output: Output, home: Path, market_path: Path, timeout_s: float,
             "nodes": _listener(
                 market.nodes.host,
                 market.nodes.port,
-                reachable=None if proxy else _accepts(market.nodes.host, market.nodes.port, timeout_s),
+                reachable=None if proxy else _accepts(home, market, timeout_s),
             ),
         },
         "broker": _presence(board.get(topics.broker_status()))
@@ -83,10 +84,20 @@ def read_board(market: MarketFile, timeout_s: float, proxy: str | None) -> dict[
     return board
 
 
-def _accepts(host: str, port: int, timeout_s: float) -> bool:
-    # Without a certificate nothing more can be asked there than whether it accepts.
+def _accepts(home: Path, market: MarketFile, timeout_s: float) -> bool:
+    host, port = market.nodes.host, market.nodes.port
     try:
-        socket.create_connection((host, port), timeout=timeout_s).close()
+        with socket.create_connection((host, port), timeout=timeout_s) as plain:
+            broker = home / "broker"
+            # Whoever has no certificate can ask no more than whether it accepts.
+            if (broker / ca.IDENTITY_KEY_FILE).exists():
+                files = bus.TlsFiles(
+                    broker / ca.CA_CERTIFICATE_FILE,
+                    broker / ca.IDENTITY_CERTIFICATE_FILE,
+                    broker / ca.IDENTITY_KEY_FILE,
+                )
+                with files.context().wrap_socket(plain, server_hostname=host) as secured:
+                    secured.unwrap()
     except OSError:
         return False
     return True
