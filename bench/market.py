@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from broker_node import ledger, mint, schema
 from broker_node.run import BrokerNode, open_store
 from common import blind, clock, codec, coins
-from common.messages import IssuerKey, ProductRecord, Token
+from common.messages import BlindedToken, IssuerKey, ProductRecord, Token
 from merchant_node import schema as merchant_schema
 from merchant_node.home import MerchantHome, Profile
 from veilmart import ca
@@ -92,7 +92,7 @@ class Treasury:
         """Make coins of these values, paid for by the operator."""
         with ThreadPoolExecutor(SIGNERS) as pool:
             made = list(pool.map(lambda value: self._make(self._by_value["coin", value]), values))
-        self._enter(values)
+        self._enter(values, made)
         return made
 
     def _make(self, issuer: IssuerKey) -> Token:
@@ -109,10 +109,11 @@ class Treasury:
             self._keys[key_id] = key
         return self._keys[key_id]
 
-    def _enter(self, values: Sequence[int]) -> None:
+    def _enter(self, values: Sequence[int], made: Sequence[Token]) -> None:
         books = {ledger.coins_book(value): value * count for value, count in Counter(values).items()}
         store = open_store(self._home)
         with store.immediate() as tx:
+            mint.Mint.count_issued(tx, [BlindedToken(key_id=token.key_id, blinded=b"") for token in made])
             ledger.post(tx, clock.random_bytes(16), {ledger.OPERATOR: -sum(values), **books}, clock.now_ms())
         store.close()
 
