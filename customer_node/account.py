@@ -26,12 +26,14 @@ from common.errors import (
     UsageError,
     VeilmartError,
 )
-from customer_node import sessions
+from customer_node import kept as keeping
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
+from customer_node.hello import HelloRefusedError, Opening
+from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError
 from customer_node.schema import account_sessions
-from customer_node.sessions import HelloRefusedError, KeptSession, Opening, Session
+from customer_node.sessions import Session
 from customer_node.timing import Countdown
 from customer_node.views import BalanceView, WithdrawalView
 from customer_node.wallet import TICKET, Key, Operation
@@ -86,7 +88,7 @@ class Account:
     def logged_in(self) -> bool:
         """Whether the profile holds a session that should still be open."""
         with self._context.profile.store.immediate() as tx:
-            return sessions.find(tx, account_sessions, PLACE, self._context.clock()) is not None
+            return keeping.find(tx, account_sessions, PLACE, self._context.clock()) is not None
 
     def _open(self, credential: messages.SignUp | messages.LogIn) -> None:
         context = self._context
@@ -106,12 +108,12 @@ class Account:
                 while not pause.over:
                     link.pump(pause.slice_s(POLL_MS))
         with context.profile.store.immediate() as tx:
-            sessions.keep(tx, account_sessions, PLACE, kept)
+            keeping.keep(tx, account_sessions, PLACE, kept)
 
     def _session(self) -> AccountSession:
         context = self._context
         with context.profile.store.immediate() as tx:
-            kept = sessions.find(tx, account_sessions, PLACE, context.clock())
+            kept = keeping.find(tx, account_sessions, PLACE, context.clock())
         if kept is None:
             raise _not_logged_in()
         return self._resume(kept)
@@ -120,12 +122,12 @@ class Account:
         context = self._context
         link = context.uplink.link(kept.session, "account")
         with context.profile.store.immediate() as tx:
-            sessions.touch(tx, account_sessions, kept.session, context.clock())
+            keeping.touch(tx, account_sessions, kept.session, context.clock())
         return Session(link, kept, codec.TO_ACCOUNT, context.clock, context.random)
 
     def _forget(self) -> None:
         with self._context.profile.store.immediate() as tx:
-            sessions.forget(tx, account_sessions, PLACE)
+            keeping.forget(tx, account_sessions, PLACE)
         self._context.uplink.close()
 
     def _within(self, action: Callable[[AccountSession], Result]) -> Result:

@@ -109,6 +109,7 @@ def finish(target: Target) -> bool:
     """Give a complete file its name if its content has the signed digest; tell whether it has it.
 
     A file that has its name already (a crash came in between) is looked at instead. A wrong one is erased.
+    Raises `UsageError` where another file has taken the name meanwhile.
     """
     if not target.part.exists() and target.path.exists():
         return digest_of(target.path) == target.line.digest
@@ -120,11 +121,22 @@ def finish(target: Target) -> bool:
     if digest_of(target.part) != target.line.digest:
         target.part.unlink()
         return False
-    # `link` and not `rename`: whatever appeared under that name meanwhile is not overwritten.
-    os.link(target.part, target.path)
+    _name(target)
     target.part.unlink()
     sync_folder(target.path.parent)
     return True
+
+
+def _name(target: Target) -> None:
+    # `link` and not `rename`: whatever appeared under that name meanwhile is not overwritten.
+    try:
+        os.link(target.part, target.path)
+    except FileExistsError:
+        # After a crash between `link` and `unlink` it is the very same file, under both names.
+        if not target.path.samefile(target.part):
+            raise UsageError(
+                f"{target.path} appeared while it was being downloaded", "Move it away, then download again."
+            ) from None
 
 
 def digest_of(path: Path) -> bytes:

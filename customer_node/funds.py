@@ -12,10 +12,11 @@ from typing import Final
 from common import codec, coins, config, messages, slots
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError, VeilmartError
 from common.store import Tx
+from customer_node.change import change_for
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError
 from customer_node.shop import ShopSession
-from customer_node.wallet import Key, Operation, change_for
+from customer_node.wallet import Key, Operation
 
 _SWAP: Final[codec.Codec[messages.Swap]] = codec.Codec(messages.Swap)
 MOST_SWAPS: Final = 16

@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError
 from common.market_file import MarketFile
-from customer_node import orders
+from customer_node import kept, orders
 from customer_node.account import Account
 from customer_node.browse import MAXIMUM_TICKETS, Browse
 from customer_node.cart import Cart, Wanted, check_quantity
@@ -32,11 +32,13 @@ from customer_node.connection import Connect, Uplink
 from customer_node.context import Context
 from customer_node.directory import Directory
 from customer_node.downloads import Downloads
+from customer_node.drafts import Drafts
 from customer_node.funds import Funds
 from customer_node.profile import Profile
 from customer_node.purchasing import Purchasing
 from customer_node.receipts import Receipts
 from customer_node.resume import Resume
+from customer_node.schema import account_sessions, visits
 from customer_node.shop import Shop
 from customer_node.timing import Clock, steady_clock
 from customer_node.views import (
@@ -91,6 +93,9 @@ class Market:
             random=random,
             timeout_ms=int(timeout_s * 1000),
         )
+        with opened.store.immediate() as tx:
+            for table in (account_sessions, visits):
+                kept.sweep(tx, table, now())
         self._context = context
         self._account = Account(context)
         self._shop = Shop(context)
@@ -99,7 +104,7 @@ class Market:
         self._receipts = Receipts(context)
         funds = Funds(context)
         checkout = Checkout(context, funds)
-        self._purchasing = Purchasing(context, self._shop, checkout, self._downloads)
+        self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
         self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads)
         self.cart = Cart(context, self._shop, self._browse)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
@@ -172,8 +177,8 @@ class Market:
             under_way = context.wallet.under_way(tx)
         tickets = stock.pop(TICKET, Stock())
         coins = tuple(
-            CoinStockView(value, kept.usable, kept.young, kept.expired)
-            for (_, value), kept in sorted(stock.items(), key=lambda item: item[0][1])
+            CoinStockView(value, held.usable, held.young, held.expired)
+            for (_, value), held in sorted(stock.items(), key=lambda item: item[0][1])
         )
         return WalletView(
             currency=context.profile.market.currency,

@@ -26,6 +26,7 @@ from customer_node.cart import Wanted
 from customer_node.checkout import Checkout
 from customer_node.context import Context
 from customer_node.downloads import Downloads
+from customer_node.drafts import Drafts
 from customer_node.orders import Order
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
@@ -43,9 +44,17 @@ _OF_KEY: Final = (
 class Purchasing:
     """Turns a cart, or a single line, into orders."""
 
-    def __init__(self, context: Context, shop: Shop, checkout: Checkout, downloads: Downloads) -> None:
+    def __init__(
+        self,
+        context: Context,
+        shop: Shop,
+        drafts: Drafts,
+        checkout: Checkout,
+        downloads: Downloads,
+    ) -> None:
         self._context = context
         self._shop = shop
+        self._drafts = drafts
         self._checkout = checkout
         self._downloads = downloads
 
@@ -128,7 +137,7 @@ class Purchasing:
         def order(visit: Visit) -> None:
             # After a session that ended half-way this runs again, and the order may be there already.
             there = self._present(merchant, purchase)
-            order_id = there.id if there else self._checkout.draft(visit, lines, purchase, deadline_ms)
+            order_id = there.id if there else self._drafts.draft(visit, lines, purchase, deadline_ms)
             self._checkout.settle(visit.session, order_id)
 
         if not lines:

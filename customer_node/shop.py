@@ -31,13 +31,15 @@ from common.errors import (
     VeilmartError,
     WireError,
 )
-from customer_node import sessions
+from customer_node import kept as keeping
 from customer_node.connection import POLL_MS, Link
 from customer_node.context import Context
 from customer_node.directory import Merchant, newest_key
+from customer_node.hello import HelloRefusedError, Opening
+from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError
 from customer_node.schema import visits
-from customer_node.sessions import HelloRefusedError, KeptSession, Opening, Session
+from customer_node.sessions import Session
 from customer_node.timing import Countdown
 
 Result = TypeVar("Result")
@@ -176,7 +178,7 @@ class Shop:
         kept = self._find(place) or self._open(place)
         link = context.uplink.link(kept.session, "shop")
         with context.profile.store.immediate() as tx:
-            sessions.touch(tx, visits, kept.session, context.clock())
+            keeping.touch(tx, visits, kept.session, context.clock())
         return Session(link, kept, codec.TO_SHOP, context.clock, context.random)
 
     def _open(self, place: str) -> KeptSession:
@@ -196,7 +198,7 @@ class Shop:
                 continue
             with context.profile.store.immediate() as tx:
                 context.wallet.spend(tx, sid)
-                sessions.keep(tx, visits, place, kept)
+                keeping.keep(tx, visits, place, kept)
             return kept
 
     def _ticket(self, sid: bytes) -> messages.Token:
@@ -229,11 +231,11 @@ class Shop:
 
     def _find(self, place: str) -> KeptSession | None:
         with self._context.profile.store.immediate() as tx:
-            return sessions.find(tx, visits, place, self._context.clock())
+            return keeping.find(tx, visits, place, self._context.clock())
 
     def _forget(self, place: str) -> None:
         with self._context.profile.store.immediate() as tx:
-            sessions.forget(tx, visits, place)
+            keeping.forget(tx, visits, place)
         self._context.uplink.close()
 
 

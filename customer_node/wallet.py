@@ -20,14 +20,14 @@ No I/O, clock or randomness: `tx`, `now` and ids are arguments.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from common import coins, config, slots, states
-from common.errors import InsufficientFundsError, MalformedError, RejectedError, UntrustedError, WireError
+from common import coins, slots, states
+from common.errors import InsufficientFundsError, MalformedError, UntrustedError, WireError
 from common.messages import BlindedToken, IssuerKey, Token
 from common.store import Row, Tx
 from customer_node.schema import issuer_keys, operations, tokens
@@ -334,52 +334,6 @@ def _age(row: Row, months: set[str], now: int) -> Literal["usable", "young", "ex
         # A key of next month is not over but not begun; the broker signs with the present month's alone.
         return "expired"
     return "usable" if row["usable_from"] <= now else "young"
-
-
-def change_for(amount: int, held: Mapping[int, int], top: int) -> tuple[list[int], list[int]]:
-    """Choose coins to swap, and what for, so that `amount` can then be paid exactly.
-
-    From the top down as `coins.exact` goes, what remains is smaller than every coin left: one coin more,
-    the smallest, is swapped into the rest and change. Where the exact payment would take more coins than
-    an order may have, its smallest ones are swapped into larger ones. Gives two empty lists where no swap
-    is needed. Raises `InsufficientFundsError`, or `RejectedError` where no coins are large enough.
-    """
-    total = sum(value * count for value, count in held.items())
-    if total < amount:
-        raise InsufficientFundsError("The wallet holds less than that.", "`veilmart withdraw` draws coins.")
-    exact = coins.exact(held, amount)
-    if exact is not None:
-        if len(exact) <= config.MAXIMUM_COINS:
-            return [], []
-        smallest = exact[-config.MAXIMUM_COINS :]
-        outcome = _fewest(sum(smallest), top)
-        if len(outcome) == len(smallest):
-            raise RejectedError("No order can be that large: it would take too many coins.")
-        return smallest, outcome
-    taken: Counter[int] = Counter()
-    rest = amount
-    for value in sorted(held, reverse=True):
-        taken[value] = min(held[value], rest // value)
-        rest -= taken[value] * value
-    left = {value: count - taken[value] for value, count in held.items() if count > taken[value]}
-    coin = min(left)
-    outcome = _fewest(rest, top) + _spread(coin - rest, left, top)
-    return [coin], sorted(outcome, reverse=True)
-
-
-def refund_coins(amount: int, held: Mapping[int, int], top: int) -> list[int]:
-    """Choose the coins that a refund of `amount` comes back in."""
-    return _spread(amount, held, top)
-
-
-def _spread(amount: int, held: Mapping[int, int], top: int) -> list[int]:
-    chosen = coins.spread(amount, held, top)
-    return chosen if len(chosen) <= config.MAXIMUM_COINS // 2 else _fewest(amount, top)
-
-
-def _fewest(amount: int, top: int) -> list[int]:
-    # Whoever holds one of each lacks none of them: then `spread` goes from the top down alone.
-    return coins.spread(amount, {2**exponent: 1 for exponent in range(top.bit_length())}, top)
 
 
 def _columns(key: IssuerKey) -> dict[str, object]:

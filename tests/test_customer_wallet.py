@@ -19,7 +19,8 @@ from common.messages import IssuerKey
 from common.slots import month_of
 from common.states import UnlistedStepError
 from common.store import Store
-from customer_node.wallet import TICKET, SlotConflictError, Wallet, change_for, refund_coins
+from customer_node.change import change_for, refund_coins
+from customer_node.wallet import TICKET, SlotConflictError, Wallet
 
 NOW = 1_800_014_400_000
 MONTH = month_of(NOW)

@@ -1,0 +1,180 @@
+"""Drafts: one merchant's lines become an order, stored with its coins before anything is sent.
+
+    products read anew --> coins made exact --> PlaceOrder sealed --> order, secrets and coins stored
+
+Rule 1. What `checkout` sends is exactly what is stored here, however often.
+Rule 2. A price that differs from the one the customer saw ends the purchase before anything is paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+
+from common import codec, config, messages, sealing
+from common.errors import OutOfStockError, PriceChangedError, RejectedError
+from common.store import Tx
+from customer_node.cart import Wanted
+from customer_node.context import Context
+from customer_node.directory import newest_key
+from customer_node.funds import Funds
+from customer_node.orders import Secrets, lock_of
+from customer_node.products import Product, fetch_product
+from customer_node.schema import order_lines, order_secrets, records
+from customer_node.schema import orders as order_rows
+from customer_node.shop import Visit
+
+NOTHING_SEALED: Final = bytes(32)
+
+
+class Drafts:
+    """Makes orders ready to be sent."""
+
+    def __init__(self, context: Context, funds: Funds) -> None:
+        self._context = context
+        self._funds = funds
+
+    def draft(self, visit: Visit, wanted: Sequence[Wanted], purchase: str, deadline_ms: int | None) -> bytes:
+        """Read the products anew, reserve the coins, store the order, and give its id.
+
+        Raises `PriceChangedError`, `OutOfStockError`, `InsufficientFundsError`, `RejectedError`, and what
+        a visit raises. Nothing has been paid then.
+        """
+        products = [fetch_product(visit, line.sku) for line in wanted]
+        for line, product in zip(wanted, products, strict=True):
+            _check_offer(line, product)
+        amount = sum(
+            line.quantity * product.record.price for line, product in zip(wanted, products, strict=True)
+        )
+        if not 0 < amount <= config.MAXIMUM_AMOUNT:
+            raise RejectedError("An order has to cost something, and not more than a market can handle.")
+        limit = self._context.broker(visit.session.link).order_deadline_ms
+        self._funds.make_exact(visit.session, amount)
+        order_id, secret = self._context.random(16), self._context.random(32)
+        deadline = visit.session.now + min(deadline_ms or limit, limit)
+        with self._context.profile.store.immediate() as tx:
+            coins = self._funds.reserve(tx, order_id, amount)
+            place, key = self._seal(visit, order_id, secret, amount, deadline, coins, wanted, products)
+            _store(tx, visit, place, key, secret, purchase, self._context.clock(), wanted, products)
+        return order_id
+
+    def _seal(
+        self,
+        visit: Visit,
+        order_id: bytes,
+        secret: bytes,
+        amount: int,
+        deadline: int,
+        coins: list[messages.Token],
+        wanted: Sequence[Wanted],
+        products: Sequence[Product],
+    ) -> tuple[messages.PlaceOrder, sealing.AnswerKey]:
+        secrets = Secrets.of(secret)
+
+        def place(sealed: bytes) -> messages.PlaceOrder:
+            return messages.PlaceOrder(
+                order_id=order_id,
+                merchant=visit.merchant.id,
+                amount=amount,
+                currency=self._context.profile.market.currency,
+                deadline=deadline,
+                coins=coins,
+                claim_lock=lock_of(secrets.claim),
+                status_lock=lock_of(secrets.status),
+                sealed=sealed,
+            )
+
+        body = messages.OrderRequest(
+            lines=[
+                messages.OrderLine(
+                    sku=line.sku,
+                    record=product.digest,
+                    quantity=line.quantity,
+                    unit_price=product.record.price,
+                )
+                for line, product in zip(wanted, products, strict=True)
+            ],
+            fetch_lock=lock_of(secrets.fetch),
+        )
+        # What is bound are the outer fields, and the sealed part is none of them.
+        binding = visit.binding("order", sealing.order_outer(place(NOTHING_SEALED)))
+        prekey = newest_key(visit.merchant.card.order_prekeys, visit.session.now)
+        answer_secret = self._context.random(32)
+        sealed, key = sealing.seal_request(prekey, binding, body, answer_secret, config.REQUEST_STEP)
+        return place(sealed), key
+
+
+def _check_offer(line: Wanted, product: Product) -> None:
+    record = product.record
+    if line.unit_price is not None and record.price != line.unit_price:
+        raise PriceChangedError(
+            f"{record.title} now costs {record.price} instead of {line.unit_price} minor units.",
+            "Look at the cart again (`veilmart cart show`), then buy at the new price.",
+        )
+    if product.stock == "out":
+        raise OutOfStockError(f"{record.title} is out of stock.", "Take it out of the cart.", available=0)
+
+
+def _store(
+    tx: Tx,
+    visit: Visit,
+    place: messages.PlaceOrder,
+    key: sealing.AnswerKey,
+    secret: bytes,
+    purchase: str,
+    now: int,
+    wanted: Sequence[Wanted],
+    products: Sequence[Product],
+) -> None:
+    tx.execute(
+        sa.insert(order_rows),
+        {
+            "order_id": place.order_id,
+            "merchant": place.merchant,
+            "purchase": purchase,
+            "state": "draft",
+            "amount": place.amount,
+            "currency": place.currency,
+            "created": now,
+            "deadline": place.deadline,
+            "visit": visit.session.kept.session,
+        },
+    )
+    tx.execute(
+        sa.insert(order_secrets),
+        {
+            "order_id": place.order_id,
+            "secret": secret,
+            "answer_secret": key.secret,
+            "request_hash": key.request_hash,
+            "place_order": codec.pack(place),
+            "merchant_certificate": visit.merchant.certificate,
+        },
+    )
+    for position, (line, product) in enumerate(zip(wanted, products, strict=True)):
+        _store_line(tx, place.order_id, position, line, product)
+
+
+def _store_line(tx: Tx, order_id: bytes, position: int, line: Wanted, product: Product) -> None:
+    if tx.one(sa.select(records.c.digest).where(records.c.digest == product.digest)) is None:
+        row = {
+            "digest": product.digest,
+            "merchant": product.record.merchant,
+            "record": product.packed,
+            "signature": product.signature,
+        }
+        tx.execute(sa.insert(records), row)
+    tx.execute(
+        sa.insert(order_lines),
+        {
+            "order_id": order_id,
+            "position": position,
+            "sku": line.sku,
+            "title": product.record.title,
+            "record": product.digest,
+            "quantity": line.quantity,
+            "unit_price": product.record.price,
+        },
+    )
