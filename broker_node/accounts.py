@@ -26,6 +26,9 @@ HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1
 IN_TOTAL = ""
 """The row of `login_delays` that counts over all names: no account can have this name."""
 MINIMUM_PASSWORD = 8
+MAXIMUM_NAME = 64
+LONGEST_TOTAL_DELAY_MS = 5 * SECOND_MS
+"""Strangers can bring this delay about for everybody, so it stays short: it slows guessing, no more."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,14 @@ def delay(tx: Tx, name: str, now: int) -> int:
 
 def count_failure(tx: Tx, name: str, now: int, limits: Limits) -> None:
     """Count a failed login and set the delays that follow from it."""
-    for key, free in ((name, limits.login_free_tries), (IN_TOTAL, limits.login_free_tries_in_total)):
+    for key, free, longest in (
+        (name, limits.login_free_tries, limits.login_longest_delay_ms),
+        (IN_TOTAL, limits.login_free_tries_in_total, LONGEST_TOTAL_DELAY_MS),
+    ):
         row = tx.one(sa.select(schema.login_delays).where(schema.login_delays.c.name == key))
         failures = 1 + (row["failures"] if row is not None else 0)
         over = failures - free
-        wait = min(SECOND_MS << min(over, 30), limits.login_longest_delay_ms) if over >= 0 else 0
+        wait = min(SECOND_MS << min(over, 30), longest) if over >= 0 else 0
         if row is None:
             tx.insert(
                 sa.insert(schema.login_delays), {"name": key, "failures": failures, "not_before": now + wait}
@@ -127,7 +133,8 @@ def create(tx: Tx, name: str, password_hash: str, now: int) -> int:
 def check_policy(sign_up: messages.SignUp) -> None:
     """Refuse what no account may have. Raises `RefusedError("policy")`."""
     name = sign_up.name
-    if len(sign_up.password) < MINIMUM_PASSWORD or not name.isprintable() or name != name.strip():
+    proper = 1 <= len(name) <= MAXIMUM_NAME and name.isprintable() and name == name.strip()
+    if len(sign_up.password) < MINIMUM_PASSWORD or not proper:
         raise RefusedError("policy")
 
 

@@ -46,6 +46,8 @@ class Audit:
         self._source = f"urn:veilmart:market:{market.hex()}"
         self._limits = limits
         self._published: list[int] = []
+        """Given out in the round before, and to be forgotten in the next transaction."""
+        self._listed: list[int] | None = None
         self._boundary: int | None = None
 
     def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
@@ -77,19 +79,34 @@ class Audit:
             )
         self.record(tx, f"order.{state}", data, now, random)
 
+    def begin(self) -> None:
+        """Forget what a transaction that was rolled back had listed."""
+        self._listed = None
+
+    def committed(self) -> None:
+        """Take what the transaction listed for published: the loop publishes it now."""
+        if self._listed is not None:
+            self._published = self._listed
+        self._listed = None
+
     def outbox(self, tx: Tx) -> list[Outgoing]:
-        """Give what waits to be published, and forget what the round before has published."""
+        """Give what waits to be published, and forget what the round before has published.
+
+        Once in a transaction: what comes after is given in the next one.
+        """
+        if self._listed is not None:
+            return []
+        self._listed = []
         tx.each(_PUBLISHED, [{"done": event} for event in self._published])
-        self._published = []
         by_type: dict[str, list[bytes]] = defaultdict(list)
         # Two reads and no join: SQLite would walk through every event there ever was.
         for row in tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)]):
             by_type[row["type"]].append(row["body"])
-            self._published.append(row["id"])
+            self._listed.append(row["id"])
         return [
-            Outgoing(topics.audit_event(kind), payload)
+            Outgoing(topics.audit_event(kind), payload, content_type=content_type)
             for kind, bodies in by_type.items()
-            for payload in _payloads(bodies)
+            for content_type, payload in _payloads(bodies)
         ]
 
     def publish_again(self) -> None:
@@ -136,18 +153,16 @@ def commitment(salt: bytes, *facts: object) -> str:
     return hashlib.sha256(b"veilmart v1 commitment\0" + salt + codec.pack(list(facts))).hexdigest()
 
 
-def _payloads(bodies: Sequence[bytes]) -> list[bytes]:
-    """One event travels as a JSON object, several of one round as CloudEvents' batch format, an array."""
+def _payloads(bodies: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    """Give (content type, payload): one event as an object, several of one round as a batch, an array."""
     if len(bodies) == 1:
-        return [bodies[0]]
-    payloads: list[bytes] = []
-    batch: list[bytes] = []
+        return [("application/cloudevents+json", bodies[0])]
+    batches: list[list[bytes]] = [[]]
     size = 0
     for body in bodies:
-        if batch and size + len(body) > BATCH_ROOM:
-            payloads.append(b"[" + b",\n".join(batch) + b"]")
-            batch, size = [], 0
-        batch.append(body)
+        if batches[-1] and size + len(body) > BATCH_ROOM:
+            batches.append([])
+            size = 0
+        batches[-1].append(body)
         size += len(body) + 2
-    payloads.append(b"[" + b",\n".join(batch) + b"]")
-    return payloads
+    return [("application/cloudevents-batch+json", b"[" + b",\n".join(batch) + b"]") for batch in batches]

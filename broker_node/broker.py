@@ -101,9 +101,14 @@ class Broker:
         """Open one payload. Raises `WireError`."""
         return self._gate.check(incoming, now)
 
+    def begin(self) -> None:
+        """Forget what a transaction that was rolled back had staged."""
+        self._sessions.begin()
+        self._exchange.begin()
+        self._audit.begin()
+
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
         """Decide on a batch."""
-        self._sessions.begin()
         by_kind: dict[type, list[Arrival]] = defaultdict(list)
         sends: list[Any] = []
         for arrival in arrivals:
@@ -130,6 +135,8 @@ class Broker:
     def seen(self, arrivals: Iterable[Arrival], now: int) -> None:
         """Remember what was committed."""
         self._sessions.committed()
+        self._exchange.committed()
+        self._audit.committed()
         self._gate.seen(arrivals, now)
 
     def frame(self, sends: Sequence[Any], now: int, random: Random) -> list[Outgoing | Job | CellSource]:
@@ -195,7 +202,7 @@ class Broker:
 
     def _greet(self, tx: Tx, _sender: None, greeting: Greeting, now: int, random: Random) -> list[Any]:
         sends: list[Any] = list(self._sessions.greet(tx, greeting, now, random))
-        if greeting.merchant is not None:
+        if greeting.merchant is not None and self._sessions.opens(greeting.merchant):
             self._orders.merchant_is_back(tx, greeting.merchant, now)
         return sends
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -34,6 +35,8 @@ Request: TypeAlias = messages.Withdraw | messages.Swap | messages.ClaimRefund
 Response: TypeAlias = messages.Withdrawn | messages.Swapped | messages.RefundIssued
 
 JOBS_WAITING = 256
+JOBS_OF_A_SESSION = 4
+"""So that nobody fills the pool alone, or has one coin signed for in many swaps of which one can win."""
 
 _RESPONSE: codec.Codec[Response] = codec.Codec(Response)
 _OPERATION = sa.insert(schema.operations)
@@ -57,7 +60,18 @@ class Exchange:
         self._sessions = sessions
         self._audit = audit
         self._limits = limits
-        self._waiting = 0
+        self._signing: Counter[bytes] = Counter()
+        """Jobs of each session in the pool."""
+        self._to_sign: list[bytes] = []
+
+    def begin(self) -> None:
+        """Forget what a transaction that was rolled back wanted signed."""
+        self._to_sign.clear()
+
+    def committed(self) -> None:
+        """Count what goes to the pool now."""
+        self._signing.update(self._to_sign)
+        self._to_sign.clear()
 
     # --- asked -----------------------------------------------------------------------------------------
 
@@ -90,9 +104,10 @@ class Exchange:
         return [self._sign(session, request, request.blinded)]
 
     def _sign(self, session: Session, request: Request, blinded: Sequence[messages.BlindedToken]) -> Job:
-        if self._waiting >= JOBS_WAITING:
+        mine = self._signing[session.sid] + self._to_sign.count(session.sid)
+        if mine >= JOBS_OF_A_SESSION or self._signing.total() + len(self._to_sign) >= JOBS_WAITING:
             raise RefusedError("busy")
-        self._waiting += 1
+        self._to_sign.append(session.sid)
 
         def work() -> Sequence[bytes] | None:
             try:
@@ -101,7 +116,7 @@ class Exchange:
                 return None
 
         def done(signatures: Sequence[bytes] | None) -> Arrival:
-            self._waiting -= 1
+            self._signing -= Counter([session.sid])
             return Arrival(session, b"", Signed(request, signatures))
 
         return Job("mint", work, done)

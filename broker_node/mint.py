@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from broker_node import schema
 from common import coins, slots
 from common.blind import BlindPrivateKey
+from common.coins import Purpose
 from common.errors import ForgedError, MalformedError, RefusedError
 from common.keys import PRIVATE_FILE_MODE, create_file
 from common.messages import BlindedToken, IssuerKey, Token
@@ -59,11 +60,16 @@ class Mint:
 
     def __init__(self, folder: Path, issuers: Sequence[IssuerKey]) -> None:
         self._folder = folder
-        self.issuers: dict[bytes, IssuerKey] = {issuer.key_id: issuer for issuer in issuers}
-        self._private = {
-            issuer.key_id: BlindPrivateKey.from_pem((folder / f"{issuer.key_id.hex()}.pem").read_bytes())
-            for issuer in issuers
-        }
+        self.issuers: dict[bytes, IssuerKey] = {}
+        self._private: dict[bytes, BlindPrivateKey] = {}
+        for issuer in issuers:
+            self.add(issuer)
+
+    def add(self, issuer: IssuerKey) -> None:
+        """Load a key that was announced."""
+        pem = (self._folder / f"{issuer.key_id.hex()}.pem").read_bytes()
+        self._private[issuer.key_id] = BlindPrivateKey.from_pem(pem)
+        self.issuers[issuer.key_id] = issuer
 
     def announced(self, now: int) -> list[IssuerKey]:
         """Give the keys whose tokens count now, and those made ahead, for the broker's card."""
@@ -145,33 +151,30 @@ def spend(tx: Tx, claims: Mapping[bytes, Checked]) -> set[bytes]:
     return losers
 
 
-def open_month(tx: Tx, folder: Path, month: str, top: int) -> list[IssuerKey]:
-    """Make the keys of a month that has none: every power of two up to `top`, and one for tickets.
+def missing_keys(tx: Tx, month: str, top: int) -> list[tuple[Purpose, int]]:
+    """Give (purpose, value) of the keys that a month lacks.
 
-    A slot that has a key keeps it. The private file is written before the row, so that a row without
-    its key cannot exist; a file without a row is an attempt that a crash cut short.
+    It has one for every power of two up to `top`, and one for tickets.
     """
     rows = tx.all(sa.select(schema.issuer_keys).where(schema.issuer_keys.c.month == month))
     have = {(row["purpose"], row["value"]) for row in rows}
-    values = [2**n for n in range(top.bit_length())]
-    made = []
-    for purpose, value in [*(("coin", value) for value in values), ("ticket", 0)]:
-        if (purpose, value) in have:
-            continue
-        private = BlindPrivateKey.generate()
-        key_id = private.public.key_id
-        create_file(folder / f"{key_id.hex()}.pem", private.to_pem(), mode=PRIVATE_FILE_MODE)
-        issuer = IssuerKey(
-            key_id=key_id,
-            purpose="coin" if purpose == "coin" else "ticket",
-            value=value,
-            month=month,
-            public=private.public.der,
-        )
-        row = {name: getattr(issuer, name) for name in ("key_id", "purpose", "value", "month", "public")}
-        tx.insert(sa.insert(schema.issuer_keys), row | {"issued": 0})
-        made.append(issuer)
-    return made
+    wanted: list[tuple[Purpose, int]] = [("coin", 2**n) for n in range(top.bit_length())]
+    return [key for key in [*wanted, ("ticket", 0)] if key not in have]
+
+
+def make_key(tx: Tx, folder: Path, purpose: Purpose, value: int, month: str) -> IssuerKey:
+    """Make the key of a slot that has none.
+
+    The private file is written before the row, so that a row without its key cannot exist; a file without
+    a row is an attempt that a crash cut short.
+    """
+    private = BlindPrivateKey.generate()
+    key_id, public = private.public.key_id, private.public.der
+    create_file(folder / f"{key_id.hex()}.pem", private.to_pem(), mode=PRIVATE_FILE_MODE)
+    issuer = IssuerKey(key_id=key_id, purpose=purpose, value=value, month=month, public=public)
+    row = {name: getattr(issuer, name) for name in ("key_id", "purpose", "value", "month", "public")}
+    tx.insert(sa.insert(schema.issuer_keys), row | {"issued": 0})
+    return issuer
 
 
 def load_issuers(tx: Tx) -> list[IssuerKey]:

@@ -212,6 +212,9 @@ class Orders:
             row = rows.get(answer.order_id)
             if row is None or row["merchant"] != arrival.sender.merchant:
                 self.refused["not_found"] += 1
+            elif answer.verdict == "accepted" and not answer.answer:
+                # Nobody could ever show what was bought with it.
+                self.refused["wrong_state"] += 1
             elif row["state"] != "held" or answer.order_id in settled:
                 sends += self._late(row, answer)
             else:

@@ -32,6 +32,7 @@ Send: TypeAlias = ToSession | ToMerchant | CellToSession
 
 FETCH_PATIENCE_MS = 10 * SECOND_MS
 FETCHES_WAITING = 2048
+FETCHES_OF_A_SESSION = 8
 
 
 @dataclass(slots=True)
@@ -80,7 +81,8 @@ class Relay:
         self._check(session, question.merchant, now)
         if question.cells > self._limits.cell_window:
             raise RefusedError("policy")
-        if len(self._waiting) >= FETCHES_WAITING:
+        mine = sum(1 for fetch in self._waiting if fetch.session.sid == session.sid)
+        if mine >= FETCHES_OF_A_SESSION or len(self._waiting) >= FETCHES_WAITING:
             raise RefusedError("busy")
         self._waiting.append(Fetch(session, question, question.cells, now + FETCH_PATIENCE_MS))
         return self._start(now, random)

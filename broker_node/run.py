@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from broker_node import mint
@@ -45,7 +45,10 @@ class BrokerNode:
     revocations: Revocations
     store: Store
     broker: Broker
+    issuing: Mint
     _maintained: int = 0
+    _complete: set[str] = field(default_factory=set)
+    """Months that have all their keys."""
 
     @classmethod
     def open(cls, home: Path) -> BrokerNode:
@@ -58,24 +61,39 @@ class BrokerNode:
         folder = home / "mint"
         folder.mkdir(mode=0o700, exist_ok=True)
         with store.immediate() as tx:
-            made = [
-                issuer
-                for month in _months_due(now)
-                for issuer in mint.open_month(tx, folder, month, limits.top_denomination)
-            ]
-            issuers = mint.load_issuers(tx)
+            issuing = Mint(folder, mint.load_issuers(tx))
         revocations = Revocations(home, keys.ca_der)
-        broker = Broker(keys, Mint(folder, issuers), revocations, limits)
+        broker = Broker(keys, issuing, revocations, limits)
         with store.immediate() as tx:
             broker.start(tx)
-            broker.note_keys(tx, made, now, clock.random_bytes)
-        return cls(home, limits, keys, revocations, store, broker)
+        node = cls(home, limits, keys, revocations, store, broker, issuing)
+        while node.make_key(now):
+            pass
+        return node
+
+    def make_key(self, now: int) -> bool:
+        """Make one blind-signature key of a month that is due and lacks it; tells whether one was made."""
+        month = next((month for month in _months_due(now) if month not in self._complete), None)
+        if month is None:
+            return False
+        with self.store.immediate() as tx:
+            missing = mint.missing_keys(tx, month, self.limits.top_denomination)
+            if not missing:
+                self._complete.add(month)
+                return month != _months_due(now)[-1]
+            issuer = mint.make_key(tx, self.home / "mint", *missing[0], month)
+            self.broker.note_keys(tx, [issuer], now, clock.random_bytes)
+        self.issuing.add(issuer)
+        self.broker.keys_changed()
+        return True
 
     def maintain(self, now: int) -> None:
-        """Look after files: rotate slot keys, notice a new revocation list."""
+        """Look after files: rotate slot keys, make next month's, notice a new revocation list."""
         if now - self._maintained < MAINTAIN_EVERY_MS:
             return
         self._maintained = now
+        # One at a time: a key takes a tenth of a second, and customers wait meanwhile.
+        self.make_key(now)
         if self.keys.refresh(now):
             self.broker.keys_changed()
         if self.revocations.reload():

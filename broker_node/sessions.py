@@ -88,6 +88,7 @@ class Live:
 _SESSION = sa.insert(schema.sessions)
 _WELCOME = sa.insert(schema.welcomes)
 NOTE_EVERY_MS = 60_000
+BUSY_MS = 1_000
 
 
 class Sessions:
@@ -106,7 +107,9 @@ class Sessions:
         self._staged: list[Live] = []
         self._ended: list[bytes] = []
         self._to_forget: list[bytes] = []
-        self._passwords_waiting = 0
+        self._checking: dict[str, bytes] = {}
+        """Name -> hash of the `Hello` whose password the pool checks: one at a time for each name."""
+        self._to_check: dict[str, bytes] = {}
 
     # --- finding ---------------------------------------------------------------------------------------
 
@@ -121,6 +124,9 @@ class Sessions:
 
     def by_key_id(self, merchant: str, key_id: bytes) -> Live | None:
         """Give the merchant's session that a frame was made with: the newest, or the one before."""
+        newest = self._live.get(self._newest.get(merchant, b""))
+        if newest is not None and newest.keys.key_id == key_id:
+            return newest
         for live in self._live.values():
             if live.session.merchant == merchant and live.keys.key_id == key_id:
                 return live
@@ -176,6 +182,7 @@ class Sessions:
         """Forget what a transaction that was rolled back had staged."""
         self._staged.clear()
         self._ended.clear()
+        self._to_check.clear()
 
     def committed(self) -> None:
         """Put what was staged into the cache."""
@@ -184,6 +191,8 @@ class Sessions:
             if live.session.merchant is not None:
                 self._newest[live.session.merchant] = live.session.sid
         self._staged.clear()
+        self._checking |= self._to_check
+        self._to_check.clear()
         self._to_forget += self._ended
         self._ended.clear()
 
@@ -234,9 +243,14 @@ class Sessions:
         now: int,
         random: Random,
     ) -> list[Outgoing | Job]:
-        if self._passwords_waiting >= self._limits.password_queue:
-            return [self._refuse(greeting, "busy", 1000, random)]
         name, password = credential.name, credential.password
+        in_pool = self._checking.get(name) or self._to_check.get(name)
+        if in_pool == greeting.hash:
+            # Sent again while it is checked: its answer is on the way.
+            return []
+        # One check at a time for each name: guesses that overtake their own counting would be free.
+        if in_pool is not None or len(self._checking) + len(self._to_check) >= self._limits.password_queue:
+            return [self._refuse(greeting, "busy", BUSY_MS, random)]
         if isinstance(credential, messages.SignUp):
             accounts.check_policy(credential)
             if accounts.find(tx, name) is not None:
@@ -252,12 +266,12 @@ class Sessions:
                 lambda: accounts.check_password(name, password, account),
                 self._came_back(greeting),
             )
-        self._passwords_waiting += 1
+        self._to_check[name] = greeting.hash
         return [job]
 
     def _came_back(self, greeting: Greeting) -> Callable[[accounts.PasswordChecked], Arrival]:
         def arrive(checked: accounts.PasswordChecked) -> Arrival:
-            self._passwords_waiting -= 1
+            self._checking.pop(checked.name, None)
             return Arrival(None, greeting.hash[:16], PasswordResult(greeting, checked))
 
         return arrive
@@ -303,6 +317,7 @@ class Sessions:
                 self._keys.market,
                 frames.hello_key_id(greeting.frame),
                 greeting.hello.secret,
+                greeting.hello.ephemeral,
                 credential.counter,
             )
             verify_identity(certificate.public_key, MERCHANT_HELLO_LABEL, statement, credential.signature)
@@ -403,6 +418,10 @@ class Sessions:
 
     def _reply(self, greeting: Greeting, frame: bytes) -> Outgoing:
         return Outgoing(greeting.reply_topic, frame, expiry_ms=self._limits.freshness_ms)
+
+    def opens(self, merchant: str) -> bool:
+        """Whether this transaction opens a session of the merchant's."""
+        return any(live.session.merchant == merchant for live in self._staged)
 
     # --- ending ----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ again from there. What was under way when a connection broke is forgotten with i
 
 Rule 3. Deliveries are acknowledged by the caller, after its commit, in the order of their arrival.
 
-Rule 4. A publish that the server refuses (PUBACK with a failure) is counted by topic, never taken for sent.
+Rule 4. A publish that the server refuses (PUBACK with a failure) is counted, never taken for sent.
 
 No thread of paho's runs: `wait` selects over all connections of a process, each then reads and writes
 what is there. A `Connection` comes back by itself, with growing delays, until `close`.
@@ -17,6 +17,7 @@ what is there. A `Connection` comes back by itself, with growing delays, until `
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import select
 import socket
 import ssl
@@ -190,7 +191,7 @@ class Connection:
         self.settings = settings
         self.epoch = 0
         self.refused: Counter[str] = Counter()
-        """Publishes that the server refused, by reason and topic."""
+        """Publishes that the server refused, by reason."""
         self._client: _Client | None = None
         self._ready = False
         self._failure = ""
@@ -300,6 +301,7 @@ class Connection:
             client.allow_in_flight(min(int(allowed or 65535), RECEIVE_MAXIMUM))
         for topic, payload in self.settings.greeting:
             client.publish(topic, payload, qos=1, retain=True)
+            self._unacknowledged += 1
         wanted = [(topic, SubscribeOptions(qos=1)) for topic in self.settings.subscriptions]
         never = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         wanted += [(topic, never) for topic in self.settings.live_subscriptions]
@@ -344,14 +346,22 @@ class Connection:
         """Publishes that the server has not acknowledged yet."""
         return self._unacknowledged
 
-    def put(self, topic: str, payload: bytes, *, retain: bool = False, expiry_ms: int | None = None) -> bool:
+    def put(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_ms: int | None = None,
+        content_type: str = CONTENT_TYPE,
+    ) -> bool:
         """Queue a publish; `flush` sends it. Tells whether there was a connection to queue it on."""
         if len(payload) > config.MAXIMUM_FRAME:
             raise ValueError("a payload over the frame limit would disconnect us again and again")
         if self._client is None or not self._ready:
             return False
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.ContentType = CONTENT_TYPE
+        properties.ContentType = content_type
         if expiry_ms is not None:
             properties.MessageExpiryInterval = max(1, expiry_ms // 1000)
         self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
@@ -449,11 +459,13 @@ def proxy_arguments(proxy: str, isolation: str) -> dict[str, Any]:
     parts = urlsplit(proxy)
     if parts.scheme not in {"socks5", "socks5h"} or not parts.hostname or not parts.port:
         raise UsageError(f"{proxy!r} is not a proxy", "Write socks5://HOST:PORT.")
+    # Not the client id itself: whoever knows that may connect under it.
+    credential = hashlib.sha256(b"veilmart v1 circuit\0" + isolation.encode()).hexdigest()[:32]
     return {
         "proxy_type": socks.SOCKS5,
         "proxy_addr": parts.hostname,
         "proxy_port": parts.port,
         "proxy_rdns": True,
-        "proxy_username": isolation,
-        "proxy_password": isolation,
+        "proxy_username": credential,
+        "proxy_password": credential,
     }

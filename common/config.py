@@ -85,6 +85,11 @@ def load_limits(home: Path) -> Limits:
     if not path.exists():
         return Limits()
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Limits)
+        limits = msgspec.toml.decode(path.read_bytes(), type=Limits)
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path} is not valid: {error}", "Correct the entry or remove the line.") from error
+    # Keys are erased a day after their slot: whatever lasted longer could not be opened at its end.
+    for name in ("order_deadline_ms", "shop_session_ms", "account_session_ms", "merchant_session_ms"):
+        if not 0 < getattr(limits, name) <= DAY_MS:
+            raise UsageError(f"{path}: {name} is more than a day, or nothing")
+    return limits

@@ -12,11 +12,13 @@ RECEIPT_LABEL: Final = b"veilmart v1 receipt"
 """Under `OrderAccepted.signature`, over `OrderAccepted.receipt`."""
 
 
-def merchant_hello_statement(market: bytes, hello_key_id: bytes, secret: bytes, counter: int) -> bytes:
+def merchant_hello_statement(
+    market: bytes, hello_key_id: bytes, secret: bytes, ephemeral: bytes, counter: int
+) -> bytes:
     """Give the bytes under `MerchantCredential.signature`, label `MERCHANT_HELLO_LABEL`.
 
-    `market` (16 bytes) || `hello_key_id` (8) || SHA-256(`Hello.secret`) (32) || `counter` (u64, big
-    endian): every part has one length. The hash ties the signature to this one `Hello`, the counter to
-    its turn, so that neither can be used for another.
+    `market` (16 bytes) || `hello_key_id` (8) || SHA-256(`Hello.secret` || `Hello.ephemeral`) (32) ||
+    `counter` (u64, big endian): every part has one length. The hash ties the signature to the keys of
+    this one `Hello`, the counter to its turn, so that neither can be used for another.
     """
-    return market + hello_key_id + hashlib.sha256(secret).digest() + counter.to_bytes(8, "big")
+    return market + hello_key_id + hashlib.sha256(secret + ephemeral).digest() + counter.to_bytes(8, "big")

@@ -133,7 +133,7 @@ class TicketCredential(Message, frozen=True):
 
 
 class MerchantCredential(Message, frozen=True):
-    """Credential: a certificate, and a signature over market, hello key, `Hello.secret`'s hash, counter.
+    """Credential: a certificate, and a signature over market, hello key, the `Hello`'s keys, counter.
 
     `counter` rises with every `Hello` of this merchant, so that an old one cannot be played again.
     """

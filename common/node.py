@@ -68,6 +68,7 @@ class Outgoing:
     lane: Lane = "main"
     retain: bool = False
     expiry_ms: int | None = None
+    content_type: str = bus.CONTENT_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,9 @@ class Core(Protocol):
 
     def check(self, incoming: Incoming, now: int) -> Sequence[Arrival]:
         """Open a frame. Raises `WireError`."""
+
+    def begin(self) -> None:
+        """Forget what a transaction that was rolled back had staged in memory: a new one begins."""
 
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: clock.Random) -> list[Any]:
         """Decide."""
@@ -244,6 +248,7 @@ class Loop:
         return sends
 
     def _commit(self, arrivals: Sequence[Arrival], now: int, *, due: bool) -> list[Any]:
+        self._core.begin()
         with self._store.immediate() as tx:
             sends = self._core.receive_all(tx, arrivals, now, clock.random_bytes) if arrivals else []
             if due:
@@ -278,7 +283,13 @@ class Loop:
 
     def _put(self, item: Outgoing) -> bool:
         connection = self._connections.get(item.lane, self._connections["main"])
-        return connection.put(item.topic, item.payload, retain=item.retain, expiry_ms=item.expiry_ms)
+        return connection.put(
+            item.topic,
+            item.payload,
+            retain=item.retain,
+            expiry_ms=item.expiry_ms,
+            content_type=item.content_type,
+        )
 
     def _cell_room(self) -> bool:
         connection = self._connections.get("cells")

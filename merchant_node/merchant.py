@@ -121,6 +121,9 @@ class Merchant:
 
     # --- decide ----------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Do nothing: memory follows after the commit alone."""
+
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: clock.Random) -> list[Any]:
         """Decide about a batch, each kind of message in one go; cards and welcomes wait for `seen`."""
         kinds: defaultdict[type, list[Any]] = defaultdict(list)

@@ -236,7 +236,9 @@ class Session:
             return []
         hello_key = sealing.load_public(_newest(self._card.hello_keys, now).public)
         secret, ephemeral = random(32), sealing.XWingPrivateKey.generate()
-        statement = merchant_hello_statement(self._shop.market, hello_key.key_id, secret, counter)
+        statement = merchant_hello_statement(
+            self._shop.market, hello_key.key_id, secret, ephemeral.public.raw, counter
+        )
         hello = messages.Hello(
             secret=secret,
             ephemeral=ephemeral.public.raw,

@@ -70,6 +70,7 @@ class Peer:
         self.welcome: messages.Welcome | None = None
         self.inbox: list[Any] = []
         self.hello_frame = b""
+        self.ephemeral = sealing.XWingPrivateKey.generate()
 
     # --- opening ---------------------------------------------------------------------------------------
 
@@ -83,7 +84,6 @@ class Peer:
         return self.answer()
 
     def put_hello(self, credential: Any, **changes: Any) -> None:
-        self.ephemeral = sealing.XWingPrivateKey.generate()
         hello = self.hello(credential, **changes)
         self.hello_secret = hello.secret
         key = sealing.load_public(broker_card(self.world).hello_keys[0].public)
@@ -201,7 +201,9 @@ class Shopkeeper(Peer):
 
     def credential(self, secret: bytes, counter: int, **changes: Any) -> messages.MerchantCredential:
         key_id = sealing.load_public(broker_card(self.world).hello_keys[0].public).key_id
-        statement = merchant_hello_statement(self.world.market.market_id, key_id, secret, counter)
+        statement = merchant_hello_statement(
+            self.world.market.market_id, key_id, secret, self.ephemeral.public.raw, counter
+        )
         fields = {
             "certificate": self.certificate,
             "counter": counter,

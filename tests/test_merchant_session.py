@@ -68,13 +68,13 @@ def test_the_hello_proves_the_merchant(world: World) -> None:
     info = verify_certificate(credential.certificate, world.market.ca_der, world.now, "merchant")
     assert info.subject_id == MERCHANT
     statement = merchant_hello_statement(
-        world.market.market_id, world.hello_key.public.key_id, hello.secret, credential.counter
+        world.market.market_id, world.hello_key.public.key_id, hello.secret, hello.ephemeral, credential.counter
     )
     verify_identity(info.public_key, MERCHANT_HELLO_LABEL, statement, credential.signature)
 
 
 def test_the_statement_has_one_form() -> None:
-    statement = merchant_hello_statement(b"m" * 16, b"k" * 8, b"s" * 32, 258)
+    statement = merchant_hello_statement(b"m" * 16, b"k" * 8, b"s" * 32, b"e" * 1216, 258)
     assert len(statement) == 16 + 8 + 32 + 8
     assert statement[:24] == b"m" * 16 + b"k" * 8
     assert statement[-8:] == bytes([0, 0, 0, 0, 0, 0, 1, 2])

@@ -142,7 +142,7 @@ class MemoryConnection:
     def arrive(self, topic: str, payload: bytes, *, retained: bool) -> None:
         self.inbox.append(bus.Delivery(topic, payload, retained, self.epoch, 0, 1))
 
-    def put(self, topic: str, payload: bytes, *, retain: bool = False, expiry_ms: int | None = None) -> bool:  # noqa: ARG002, E501 - the real one's signature
+    def put(self, topic: str, payload: bytes, *, retain: bool = False, **_: Any) -> bool:
         if not self.ready:
             return False
         self.world.bus.publish(self.settings.client_id, topic, payload, retain=retain)
@@ -273,7 +273,7 @@ class World:
         node = self.merchants[merchant] = MerchantNode.open(home)
         lanes = self.lanes(merchant_connections(home, merchant, tls=False))
         self.run(merchant, node.merchant, node.store, node.limits, lanes, {}, lambda: None, node.close)
-        self.pump(lambda: node.merchant.session.usable)
+        self.pump(lambda: self.merchants[merchant].merchant.session.usable)
         self.pump(lambda: topics.merchant_card(merchant) in self.bus.retained)
         return node
 
