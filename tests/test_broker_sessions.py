@@ -263,6 +263,7 @@ def test_hellos_that_meet_in_the_password_pool_open_one_session(world: World) ->
     _busy, welcome = session.payloads(2)
     answer, session.keys = frames.open_welcome(frame, secret, session.ephemeral, session.down, welcome)
     assert isinstance(answer, messages.Welcome)
+    session.welcome = answer
     assert session.ask(messages.GetBalance(request=fresh()), messages.Balance)
     assert world.running["broker"].loop.quarantined == 0
 
