@@ -58,6 +58,8 @@ class Keyring(Generic[Secret]):
         self._generate = generate
         self._identify = identify
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in folder.glob("*.partial"):  # of a crash half way: never used
+            leftover.unlink()
         self._by_slot: dict[int, Secret] = {
             int(path.stem): load(path.read_bytes())
             for path in folder.iterdir()
