@@ -210,19 +210,21 @@ def shared(one: Evidence, other: Evidence, known: Evidence) -> list[Shared]:
     `one` should be the smaller heap. Add single values (`add_values`), not whole payloads: in those, what
     surrounds the values is the same everywhere.
     """
-    public = {window for content in _contents(known) for window in _windows(content[1])}
+    public = {window for _, content in _contents(known) for window in _windows(content)}
     here: dict[bytes, str] = {}
     for place, content in _contents(one):
         here.update((window, place) for window in _windows(content) if window not in public)
-    common: dict[bytes, str] = {}
+    sought, common = set(here), dict[bytes, str]()
     for place, content in _contents(other):
-        common.update((window, place) for window in _windows(content) if window in here)
+        common.update((window, place) for window in sought.intersection(_windows(content)))
     return [Shared(window, here[window], place) for window, place in common.items()]
 
 
 def _contents(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
+    given: set[bytes] = set()
     for place, contents in evidence.pieces.items():
-        for content in contents:
+        for content in contents - given:
+            given.add(content)
             yield place, content
             for run in _HEX.findall(content):
                 yield place, bytes.fromhex(run.decode())
@@ -231,8 +233,9 @@ def _contents(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
                 yield place, base64.b64decode(text[: len(text) // 4 * 4])
 
 
-def _windows(content: bytes) -> Iterator[bytes]:
-    return (content[n : n + COMMON] for n in range(len(content) - COMMON + 1))
+def _windows(content: bytes) -> Iterable[bytes]:
+    length = len(content)
+    return map(content.__getitem__, map(slice, range(length - COMMON + 1), range(COMMON, length + 1)))
 
 
 # --- opening what travelled ----------------------------------------------------------------------------
