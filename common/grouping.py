@@ -62,23 +62,27 @@ def pack_frames(bodies: Sequence[Message], now: int, random: Random) -> list[byt
 class SeenIds:
     """The replay filter: message ids inside the freshness window, in memory.
 
-    An id counts as seen only after the commit of what it brought. After a restart a fresh replay may
-    therefore be answered once more, but operations are idempotent: it changes nothing.
+    An id counts as seen only after the commit of what it brought, and until then within its own batch
+    alone. After a restart a fresh replay may therefore be answered once more, but operations are
+    idempotent: it changes nothing.
     """
 
     def __init__(self, window_ms: int) -> None:
         self._window = window_ms
         self._buckets: dict[int, set[bytes]] = {}
+        self._batch: set[bytes] = set()
 
     def check(self, identifier: bytes, at: int, now: int) -> None:
         """Raise `StaleError` outside the window, `ReplayedError` for an id seen inside it."""
         if abs(now - at) > self._window:
             raise StaleError("outside the freshness window")
-        if any(identifier in bucket for bucket in self._buckets.values()):
+        if identifier in self._batch or any(identifier in bucket for bucket in self._buckets.values()):
             raise ReplayedError("seen before")
+        self._batch.add(identifier)
 
     def add(self, identifiers: Iterable[bytes], now: int) -> None:
-        """Remember ids; whatever could only be refused as stale by now is forgotten."""
+        """Remember ids, and begin a new batch; what could only be refused as stale by now is forgotten."""
+        self._batch.clear()
         current = now // self._window
         if current not in self._buckets:
             # A message may be dated a window ahead and stays fresh for two: three buckets hold it.

@@ -96,6 +96,15 @@ def test_an_id_is_new_once() -> None:
     seen.check(b"2" * 16, NOW, NOW)
 
 
+def test_an_id_is_new_once_within_a_batch_and_again_if_that_was_lost() -> None:
+    seen = grouping.SeenIds(WINDOW)
+    seen.check(b"1" * 16, NOW, NOW)
+    with pytest.raises(ReplayedError):
+        seen.check(b"1" * 16, NOW, NOW)
+    seen.add([], NOW)
+    seen.check(b"1" * 16, NOW, NOW)
+
+
 @pytest.mark.parametrize("off", [-WINDOW - 1, WINDOW + 1, -(10**12), 10**12])
 def test_outside_the_window_everything_is_stale(off: int) -> None:
     with pytest.raises(StaleError):

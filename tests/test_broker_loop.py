@@ -1,0 +1,336 @@
+"""The broker under bad messages, replays, slow logins and failures of its own."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import Any
+
+import pytest
+from client import Customer, Session, Shopkeeper, accept, dump, fresh, order_state, settle
+from conftest import Time
+from structlog.testing import capture_logs
+from world import World
+
+from broker_node import accounts
+from common import clock, frames, grouping, messages, topics
+from common.config import KIB, MINUTE_MS, SECOND_MS
+from common.node import TooManyFailuresError
+
+SEALED = b"s" * 64
+
+
+def refused(world: World) -> dict[str, int]:
+    return dict(world.running["broker"].loop.refused)
+
+
+# --- slow logins ---------------------------------------------------------------------------------------
+
+
+def test_slow_logins_delay_no_relay(
+    world: World, customer: Customer, keeper: Shopkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = customer.shop()
+    free, started = threading.Event(), threading.Event()
+    check = accounts.check_password
+
+    def slow(*arguments: Any) -> Any:
+        started.set()
+        assert free.wait(30)
+        return check(*arguments)
+
+    monkeypatch.setattr(accounts, "check_password", slow)
+    names = ["alice", "bob", "carol", "nobody"]
+    for name in names[1:3]:
+        world.account(name, customer.password, 0)
+    logins = {name: Session(world) for name in names}
+    try:
+        for name, login in logins.items():
+            login.put_hello(messages.LogIn(name=name, password=customer.password))
+        world.pump(started.is_set)
+        for _ in range(20):
+            question = messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED)
+            session.say(question)
+            forward = keeper.hear(messages.Forward)
+            keeper.say(
+                messages.AnswerForward(reference=forward.reference, token=forward.token, answer=SEALED)
+            )
+            assert session.hear(messages.MerchantAnswer).request == question.request
+        order = customer.order()
+        session.say(order.place)
+        keeper.say(accept(keeper.hear(messages.ForwardOrder)))
+        assert session.hear(messages.OrderAnswer).state == "captured"
+        assert not any(login.connection.inbox for login in logins.values())
+        assert not free.is_set()
+    finally:
+        free.set()
+    for name, login in logins.items():
+        assert isinstance(login.answer(), messages.Welcome) == (name != "nobody")
+
+
+# --- one bad message -----------------------------------------------------------------------------------
+
+
+def test_one_bad_message_in_a_batch_harms_no_other(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    good = [customer.order(64), customer.order(32)]
+    frame = session.seal(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+    garbage = [
+        b"",
+        b"\x00",
+        secrets.token_bytes(KIB),
+        secrets.token_bytes(KIB + 1),
+        b"\x01" + secrets.token_bytes(frames.HELLO_SIZE - 1),
+        b"\x02" * frames.HELLO_SIZE,
+        frame[:-1],
+        frame[:40] + bytes([frame[40] ^ 1]) + frame[41:],
+        bytes(192 * KIB),
+        bytes(192 * KIB + 1),
+    ]
+    session.put(session.seal(good[0].place))
+    for payload in garbage:
+        session.put(payload)
+        keeper.put(payload)
+        keeper.connection.put(keeper.cells, payload)
+        keeper.connection.put(topics.merchant_status("sports"), payload)
+        keeper.connection.put(topics.session_up(fresh()), payload)
+    session.put(session.seal(good[1].place))
+    arrived = {
+        body.order_id for body in (keeper.hear(messages.ForwardOrder), keeper.hear(messages.ForwardOrder))
+    }
+    assert arrived == {order.id for order in good}
+    settle(world)
+    assert sum(refused(world).values()) == 5 * len(garbage)
+    assert world.running["broker"].loop.quarantined == 0
+
+
+def test_a_refused_message_is_refused_alone_within_its_frame(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    bad = messages.AskOrder(order_id=fresh(), status_secret=bytes(32))
+    order = customer.order()
+    session.say(bad, order.place, bad)
+    assert keeper.hear(messages.ForwardOrder).order_id == order.id
+    assert [session.hear(messages.Refused).code for _ in "12"] == ["not_found"] * 2
+
+
+def test_one_id_twice_in_a_frame_is_malformed(world: World, customer: Customer) -> None:
+    session = customer.shop()
+    assert session.keys is not None
+    question = messages.AskOrder(order_id=fresh(), status_secret=bytes(32))
+    (content,) = grouping.pack_frames([question, question], clock.now_ms(), bytes)
+    session.put(frames.seal_frame(session.keys.up, session.up, content, secrets.token_bytes(12)))
+    assert session.collect() == []
+    assert refused(world) == {"malformed": 1}
+
+
+# --- failures of our own -------------------------------------------------------------------------------
+
+
+class PlantedError(Exception):
+    """Stands for a mistake of ours."""
+
+
+def plant(world: World, monkeypatch: pytest.MonkeyPatch, culprit: bytes) -> None:
+    """Make the handler of an `AskMerchant` with this request fail."""
+    core = world.broker.broker
+    genuine = core._handlers[messages.AskMerchant]
+
+    def fails(tx: Any, sender: Any, message: Any, now: int, random: Any) -> Any:
+        if message.request == culprit:
+            raise PlantedError("with a secret: hunter2")
+        return genuine(tx, sender, message, now, random)
+
+    monkeypatch.setitem(core._handlers, messages.AskMerchant, fails)  # type: ignore[arg-type]
+
+
+def test_a_failure_of_our_own_quarantines_the_culprit_alone(
+    world: World, customer: Customer, keeper: Shopkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = customer.shop(), customer.shop()
+    culprit = messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED)
+    plant(world, monkeypatch, culprit.request)
+    order, other = customer.order(64), customer.order(32)
+    with capture_logs() as logs:
+        first.say(order.place, culprit)
+        second.say(other.place)
+        second.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+        forwarded = {keeper.hear(messages.ForwardOrder).order_id for _ in "12"}
+        assert keeper.hear(messages.Forward)
+    assert forwarded == {order.id, other.id}
+    assert world.running["broker"].loop.quarantined == 1
+    assert keeper.collect() == []
+    (entry,) = [log for log in logs if log["event"] == "quarantined"]
+    assert (entry["error"], entry["message"]) == ("PlantedError", "AskMerchant")
+    assert culprit.request.hex() not in repr(logs)
+
+
+def test_a_rolled_back_batch_loses_no_answer(
+    world: World, customer: Customer, keeper: Shopkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = customer.shop()
+    order = customer.order()
+    session.say(order.place)
+    forward = keeper.hear(messages.ForwardOrder)
+    # The batches of orders come last, so it must be one of them that fails after the answer.
+    core = world.broker.broker
+    monkeypatch.setitem(core._batches, messages.AnswerKept, _fail)  # type: ignore[arg-type]
+    keeper.say(accept(forward))
+    session.say(order.kept)
+    assert session.hear(messages.OrderAnswer).state == "captured"
+    assert world.running["broker"].loop.quarantined == 1
+    assert order_state(world, order.id) == "captured"
+
+
+def _fail(*_: Any) -> Any:
+    raise PlantedError
+
+
+def test_a_rolled_back_batch_forgets_no_logout(
+    world: World, customer: Customer, keeper: Shopkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaving, staying = customer.shop(), customer.shop()
+    culprit = messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED)
+    plant(world, monkeypatch, culprit.request)
+    leaving.say(messages.LogOut(request=fresh()))
+    staying.say(culprit)
+    assert leaving.hear(messages.LoggedOut)
+    assert world.running["broker"].loop.quarantined == 1
+    leaving.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+    assert keeper.collect() == leaving.collect() == []
+    assert refused(world) == {"stale": 1}
+
+
+def test_after_too_many_failures_the_node_stops(
+    world: World, customer: Customer, keeper: Shopkeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = customer.shop()
+    core = world.broker.broker
+    monkeypatch.setitem(core._handlers, messages.AskMerchant, _fail)  # type: ignore[arg-type]
+    for _ in range(world.broker.limits.quarantine_before_stop):
+        session.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+    with pytest.raises(TooManyFailuresError):
+        settle(world)
+
+
+# --- replays -------------------------------------------------------------------------------------------
+
+
+def every_frame(world: World, customer: Customer, keeper: Shopkeeper) -> list[tuple[Any, bytes]]:
+    """Let everything happen once, and give every frame that was sent, with its sender."""
+    session, account = customer.shop(), customer.account()
+    sent: list[tuple[Any, bytes]] = []
+
+    def say(peer: Any, *bodies: Any) -> None:
+        sent.append((peer, peer.say(*bodies)))
+
+    order = customer.order()
+    say(session, order.place)
+    say(keeper, accept(keeper.hear(messages.ForwardOrder)))
+    session.hear(messages.OrderAnswer)
+    say(keeper, messages.OutcomeKept(order_id=order.id))
+    say(session, order.asked)
+    session.hear(messages.OrderAnswer)
+    say(session, messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+    forward = keeper.hear(messages.Forward)
+    say(keeper, messages.AnswerForward(reference=forward.reference, token=forward.token, answer=SEALED))
+    session.hear(messages.MerchantAnswer)
+    say(account, messages.GetBalance(request=fresh()))
+    account.hear(messages.Balance)
+    settle(world)
+    for peer in (session, account, keeper):
+        peer.collect()
+    return sent
+
+
+def test_a_replay_in_time_is_refused_and_changes_nothing(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    sent = every_frame(world, customer, keeper)
+    before, counted = dump(world), refused(world).get("replayed", 0)
+    for peer, frame in sent:
+        peer.put(frame)
+        assert peer.collect() == []
+    assert dump(world) == before
+    assert refused(world)["replayed"] == counted + len(sent)
+
+
+def test_a_replay_out_of_time_is_refused_and_changes_nothing(
+    world: World, customer: Customer, keeper: Shopkeeper, time: Time
+) -> None:
+    sent = every_frame(world, customer, keeper)
+    time.advance(world.broker.limits.freshness_ms + SECOND_MS)
+    settle(world)
+    before, counted = dump(world), refused(world).get("stale", 0)
+    for peer, frame in sent:
+        peer.put(frame)
+        assert peer.collect() == []
+    assert dump(world) == before
+    assert refused(world)["stale"] == counted + len(sent)
+
+
+def test_a_replay_to_another_topic_is_refused_and_changes_nothing(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    sent = every_frame(world, customer, keeper)
+    stranger = customer.shop()
+    films = Shopkeeper(world, "films")
+    before, counted = dump(world), sum(refused(world).values())
+    elsewhere = [stranger.up, films.up, films.cells, keeper.cells, topics.session_up(fresh())]
+    places = 0
+    for peer, frame in sent:
+        for topic in elsewhere:
+            peer.connection.put(topic, frame)
+            places += 1
+    settle(world)
+    assert [peer.collect() for peer in (stranger, films)] == [[], []]
+    assert dump(world) == before
+    assert sum(refused(world).values()) == counted + places
+
+
+def test_a_replay_after_a_restart_changes_nothing(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    sent = every_frame(world, customer, keeper)
+    before = dump(world)
+    world.stop("broker")
+    world.start_broker()
+    for peer, frame in sent:
+        peer.put(frame)
+    settle(world)
+    assert dump(world) == before
+    for peer, frame in sent:
+        peer.put(frame)
+    settle(world)
+    assert dump(world) == before
+    assert refused(world)["replayed"] >= len(sent)
+
+
+def test_a_replay_in_the_same_batch_changes_nothing(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    order = customer.order()
+    frame = session.seal(order.place)
+    for _ in range(3):
+        session.put(frame)
+    assert len(keeper.collect()) == 1
+    question = session.seal(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
+    session.put(question)
+    session.put(question)
+    assert len(keeper.collect()) == 1
+    assert refused(world) == {"replayed": 3}
+
+
+def test_a_message_from_the_future_is_stale(world: World, customer: Customer) -> None:
+    session = customer.shop()
+    question = messages.AskOrder(order_id=fresh(), status_secret=bytes(32))
+    window = world.broker.limits.freshness_ms
+    session.put(session.seal(question, at=clock.now_ms() + window + MINUTE_MS))
+    assert session.collect() == []
+    session.put(session.seal(question, at=clock.now_ms() + window - MINUTE_MS))
+    assert session.hear(messages.Refused).code == "not_found"
+    assert refused(world) == {"stale": 1}
