@@ -388,12 +388,20 @@ class AskOrder(Message, frozen=True):
     order_id: Id
     status_secret: Bytes32
 
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"AskOrder(order_id={self.order_id.hex()})"
+
 
 class AnswerKept(Message, frozen=True):
     """customer -> broker: the answer is stored here; it may be erased there."""
 
     order_id: Id
     status_secret: Bytes32
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"AnswerKept(order_id={self.order_id.hex()})"
 
 
 class ClaimRefund(Message, frozen=True):
@@ -402,6 +410,10 @@ class ClaimRefund(Message, frozen=True):
     order_id: Id
     claim_secret: Bytes32
     blinded: Annotated[list[BlindedToken], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"ClaimRefund(order_id={self.order_id.hex()})"
 
 
 class RefundIssued(Message, frozen=True):
@@ -533,6 +545,10 @@ class GetCells(Message, frozen=True):
     fetch_secret: Bytes32
     first: Annotated[int, Meta(ge=0, le=2**32)]
     count: Annotated[int, Meta(ge=1, le=64)]
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"GetCells(order_id={self.order_id.hex()})"
 
 
 SealedBody: TypeAlias = ListProducts | GetProduct | GetImage | OrderRequest | GetCells
