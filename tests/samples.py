@@ -1,0 +1,214 @@
+"""One example of every message, and where each may stand."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from common import codec, config, messages
+from common.messages import Message, Part
+
+ID = bytes(range(16))
+KEY = bytes(range(8))
+HASH = bytes(range(32))
+RSA = bytes(range(256))
+SEALED = b"sealed: " + bytes(40)
+TOKEN = messages.Token(key_id=KEY, prefix=HASH, serial=HASH[::-1], signature=RSA)
+BLINDED = messages.BlindedToken(key_id=KEY, blinded=RSA)
+X_WING = bytes(1216)
+REPLY = bytes(range(76))
+TIME = 1_800_000_000_000
+SUMMARY = messages.ProductSummary(
+    sku="GPX-1",
+    title="Ridge",
+    category="Routes",
+    tags=["hike"],
+    variant="",
+    price=450,
+    stock="low",
+    image=True,
+)
+LINE = messages.OrderLine(sku="GPX-1", record=HASH, quantity=2, unit_price=450)
+RECEIPT_LINE = messages.ReceiptLine(
+    sku="GPX-1",
+    title="Ridge",
+    record=HASH,
+    quantity=2,
+    unit_price=450,
+    amount=900,
+    file_name="ridge.gpx",
+    size=12_345,
+    digest=HASH,
+    first_cell=0,
+    cells=1,
+)
+SLOT_KEY = messages.SlotKey(slot=TIME, public=X_WING)
+ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
+
+_EXAMPLES: tuple[Message | Part, ...] = (
+    TOKEN,
+    BLINDED,
+    ISSUER,
+    messages.SignUp(name="alice", password="correct horse"),
+    messages.LogIn(name="alice", password="correct horse"),
+    messages.TicketCredential(ticket=TOKEN),
+    messages.MerchantCredential(certificate=bytes(400), counter=3, signature=bytes(64)),
+    messages.Hello(
+        secret=HASH, ephemeral=X_WING, credential=messages.LogIn(name="alice", password="correct horse")
+    ),
+    messages.Welcome(session=ID, scope="shop", clock=TIME, expires=TIME, idle_ms=1, byte_budget=2**32),
+    messages.HelloRefused(code="authentication", retry_after_ms=1000),
+    messages.Envelope[messages.LogOut](id=ID, at=TIME, body=messages.LogOut(request=ID)),
+    messages.Refused(reference=ID, code="double_spend"),
+    messages.SessionEnded(code="revoked"),
+    messages.GetBalance(request=ID),
+    messages.Balance(request=ID, amount=0, currency="EUR", tickets_left=100),
+    messages.Withdraw(operation=ID, coins=[BLINDED] * 2, tickets=[BLINDED]),
+    messages.Withdrawn(operation=ID, coins=[RSA] * 2, tickets=[RSA], balance=7),
+    messages.LogOut(request=ID),
+    messages.LoggedOut(request=ID),
+    messages.AskMerchant(request=ID, merchant="sports", sealed=SEALED),
+    messages.Forward(reference=ID, token=REPLY, sealed=SEALED),
+    messages.AnswerForward(reference=ID, token=REPLY, answer=SEALED),
+    messages.MerchantAnswer(request=ID, answer=SEALED),
+    messages.PlaceOrder(
+        order_id=ID,
+        merchant="sports",
+        amount=900,
+        currency="EUR",
+        deadline=TIME,
+        coins=[TOKEN] * 2,
+        claim_lock=HASH,
+        status_lock=HASH,
+        sealed=SEALED,
+    ),
+    messages.ForwardOrder(
+        order_id=ID,
+        amount=900,
+        currency="EUR",
+        deadline=TIME,
+        claim_lock=HASH,
+        status_lock=HASH,
+        sealed=SEALED,
+    ),
+    messages.AnswerOrder(order_id=ID, verdict="accepted", answer=SEALED),
+    messages.OrderAnswer(
+        order_id=ID, state="captured", deadline=TIME, merchant_online=True, audit=ID, answer=SEALED
+    ),
+    messages.OrderOutcome(order_id=ID, outcome="captured"),
+    messages.OutcomeKept(order_id=ID),
+    messages.AskOrder(order_id=ID, status_secret=HASH),
+    messages.AnswerKept(order_id=ID, status_secret=HASH),
+    messages.ClaimRefund(order_id=ID, claim_secret=HASH, blinded=[BLINDED]),
+    messages.RefundIssued(order_id=ID, signatures=[RSA]),
+    messages.Swap(operation=ID, coins=[TOKEN], blinded=[BLINDED]),
+    messages.Swapped(operation=ID, signatures=[RSA]),
+    messages.FetchCells(request=ID, merchant="sports", cells=8, sealed=SEALED),
+    messages.ForwardFetch(reference=ID, token=REPLY, cells=8, sealed=SEALED),
+    messages.Cell(reference=ID, token=REPLY, cell=bytes(100)),
+    messages.MerchantCell(request=ID, cell=bytes(100)),
+    messages.FetchRefused(reference=ID, token=REPLY, answer=SEALED),
+    messages.ListProducts(search="ridge", category="", sort="price", offset=0),
+    messages.GetProduct(sku="GPX-1"),
+    messages.GetImage(sku="GPX-1"),
+    LINE,
+    messages.OrderRequest(lines=[LINE], fetch_lock=HASH),
+    messages.GetCells(order_id=ID, fetch_secret=HASH, first=0, count=8),
+    messages.SealedRequest(answer_secret=HASH, body=messages.GetProduct(sku="GPX-1")),
+    messages.ProductRecord(
+        merchant="sports",
+        sku="GPX-1",
+        version=1,
+        title="Ridge",
+        description="A ridge walk",
+        category="Routes",
+        tags=["hike", "summer"],
+        group="",
+        variant="",
+        price=450,
+        currency="EUR",
+        file_name="ridge.gpx",
+        size=12_345,
+        digest=HASH,
+        cells=1,
+        image_digest=b"",
+        image_alt="",
+    ),
+    SUMMARY,
+    messages.ProductPage(
+        catalog_version=TIME, total=1, next_offset=0, categories=["Routes"], products=[SUMMARY]
+    ),
+    messages.ProductDetail(record=bytes(200), signature=bytes(64), stock="in"),
+    messages.ProductImage(media_type="image/png", data=b"png"),
+    RECEIPT_LINE,
+    messages.Receipt(
+        market=ID, merchant="sports", order_id=ID, lines=[RECEIPT_LINE], total=900, currency="EUR", at=TIME
+    ),
+    messages.OrderAccepted(receipt=bytes(200), signature=bytes(64)),
+    messages.OrderRejected(code="price_changed", sku="GPX-1", price=500, available=3),
+    messages.RequestRefused(code="not_yet"),
+    SLOT_KEY,
+    messages.BrokerCard(
+        market=ID,
+        issued=TIME,
+        not_after=TIME + 1,
+        currency="EUR",
+        hello_keys=[SLOT_KEY],
+        issuer_keys=[ISSUER],
+        log_key=HASH,
+        order_deadline_ms=config.DAY_MS,
+    ),
+    messages.MerchantCard(
+        market=ID,
+        merchant="sports",
+        issued=TIME,
+        not_after=TIME + 1,
+        name="Sports",
+        description="Plans",
+        browse_prekeys=[SLOT_KEY],
+        order_prekeys=[SLOT_KEY],
+        catalog_version=TIME,
+    ),
+)
+
+EXAMPLES: dict[str, Message | Part] = {type(example).__name__: example for example in _EXAMPLES}
+
+UNIONS: dict[str, tuple[codec.Codec[Any], frozenset[type]]] = {
+    name: (decoder, frozenset(get_args(union)))
+    for name, decoder, union in (
+        ("from account", codec.FROM_ACCOUNT, messages.FromAccount),
+        ("from shop", codec.FROM_SHOP, messages.FromShop),
+        ("from merchant", codec.FROM_MERCHANT, messages.FromMerchant),
+        ("to account", codec.TO_ACCOUNT, messages.ToAccount),
+        ("to shop", codec.TO_SHOP, messages.ToShop),
+        ("to merchant", codec.TO_MERCHANT, messages.ToMerchant),
+    )
+}
+"""The frames' decoders: each takes lists of envelopes with these bodies."""
+
+PLAIN: dict[str, tuple[codec.Codec[Any], frozenset[type]]] = {
+    "hello": (codec.HELLO, frozenset({messages.Hello})),
+    "hello answer": (codec.HELLO_ANSWER, frozenset(get_args(messages.HelloAnswer))),
+    "sealed request": (codec.SEALED_REQUEST, frozenset({messages.SealedRequest})),
+    "sealed answer": (codec.SEALED_ANSWER, frozenset(get_args(messages.SealedAnswer))),
+    "product record": (codec.PRODUCT_RECORD, frozenset({messages.ProductRecord})),
+    "receipt": (codec.RECEIPT, frozenset({messages.Receipt})),
+    "broker card": (codec.BROKER_CARD, frozenset({messages.BrokerCard})),
+    "merchant card": (codec.MERCHANT_CARD, frozenset({messages.MerchantCard})),
+}
+"""The other decoders: each takes one value."""
+
+
+def every_class() -> set[str]:
+    """Give the name of every message and part that `common.messages` defines."""
+    found: set[str] = set()
+    todo: list[type] = [Message, Part]
+    while todo:
+        for subclass in todo.pop().__subclasses__():
+            todo.append(subclass)
+            if subclass.__module__ == messages.__name__:
+                found.add(subclass.__name__.partition("[")[0])
+    return found
+
+
+def envelope(body: Any) -> Any:
+    return messages.Envelope(id=ID, at=TIME, body=body)
