@@ -45,25 +45,25 @@ class Audit:
     def __init__(self, market: bytes, limits: Limits) -> None:
         self._source = f"urn:veilmart:market:{market.hex()}"
         self._limits = limits
-        self._published: list[int] = []
+        self._published: list[bytes] = []
         """Given out in the round before, and to be forgotten in the next transaction."""
-        self._listed: list[int] | None = None
+        self._listed: list[bytes] | None = None
         self._boundary: int | None = None
 
     def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
         """Write one event into the transaction; `outbox` publishes it."""
-        identifier = random(8)
+        entropy = random(26)
         event = {
             "specversion": "1.0",
-            "id": random(16).hex(),
+            "id": entropy[:16].hex(),
             "source": self._source,
             "type": f"veilmart.{kind}",
             "time": _text(slots.minute_of(now)),
             "datacontenttype": "application/json",
             "data": dict(data),
         }
-        # A random key, so that the row's place says nothing about the order of commits.
-        key = int.from_bytes(identifier, "big") >> 1
+        # By time, as in UUIDv7 (RFC 9562): wholly random keys would each cost a page of the store.
+        key = now.to_bytes(6, "big") + entropy[16:]
         tx.insert(_EVENT, {"id": key, "type": kind, "body": msgspec.json.encode(event)})
         tx.insert(_UNPUBLISHED, {"event": key})
 

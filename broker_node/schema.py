@@ -109,7 +109,6 @@ orders = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("due", sa.BigInteger, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sqlite_with_rowid=False,
 )
 """`due`: when the merchant is to be told again (the order while held, the outcome after), NULL when never."""
 
@@ -157,15 +156,17 @@ balances = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("id", sa.LargeBinary(16), primary_key=True),
     sa.Column("type", sa.String(32), nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 unpublished = sa.Table(
     "unpublished",
     metadata,
-    sa.Column("event", sa.Integer, primary_key=True),
+    sa.Column("event", sa.LargeBinary(16), primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 totals = sa.Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -18,4 +18,4 @@ def now_ms() -> int:
 
 def random_bytes(count: int) -> bytes:
     """Give fresh random bytes from the operating system."""
-    return secrets.token_bytes(count)
+    return os.urandom(count)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count
 from math import gcd
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -112,6 +113,7 @@ def spent_mark(prepared_message: bytes) -> bytes:
     return hashlib.sha256(prepared_message).digest()
 
 
+@lru_cache(maxsize=256)
 def issuer_public(issuer: IssuerKey) -> blind.BlindPublicKey:
     """Load an announced key (cached).
 

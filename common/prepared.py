@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
@@ -75,6 +76,9 @@ def _filler(
 ) -> Callable[[Mapping[str, Any]], Parameters]:
     def by_position(row: Mapping[str, Any]) -> Parameters:
         return tuple([constants[name] if name in constants else row[name] for name in positions or ()])
+
+    if positions is not None and len(positions) > 1 and not constants:
+        return itemgetter(*positions)
 
     def by_name(row: Mapping[str, Any]) -> Parameters:
         return {name: constants[name] if name in constants else row[name] for name in names}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
-from common.config import MINUTE_MS
+from common.config import DAY_MS, MINUTE_MS
 
 
 def slot_start(now: int, period_ms: int) -> int:
@@ -14,7 +15,12 @@ def slot_start(now: int, period_ms: int) -> int:
 
 def month_of(now: int) -> str:
     """Give the month that holds `now`, as YYYY-MM."""
-    return datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m")
+    return _month_of_day(now // DAY_MS)
+
+
+@lru_cache(maxsize=8)
+def _month_of_day(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_MS / 1000, UTC).strftime("%Y-%m")
 
 
 def previous_month(month: str) -> str:

@@ -90,7 +90,6 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("due", sa.BigInteger, index=True),
         sa.Column("attempts", sa.Integer, nullable=False),
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "order_bodies",
@@ -125,13 +124,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "events",
-        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("id", sa.LargeBinary(16), primary_key=True),
         sa.Column("type", sa.String(32), nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "unpublished",
-        sa.Column("event", sa.Integer, primary_key=True),
+        sa.Column("event", sa.LargeBinary(16), primary_key=True),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "totals",
