@@ -1,9 +1,10 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what is missing and say so.
-.PHONY: help set-up demo test check bench test-compose clean
+.PHONY: help set-up demo test test-all check bench test-compose clean
 
 help:
 	@echo "make demo          set up, start a whole market, buy from it, and stay up (ARGS=\"--once --json\" ends)"
 	@echo "make test          set up, and run the tests"
+	@echo "make test-all      all of them: every crash at every step, 1,000 orders (minutes)"
 	@echo "make check         types and style"
 	@echo "make bench         measure (ARGS=\"orders --json\" or ARGS=\"delivery --json\")"
 	@echo "make test-compose  build and try compose.yaml on a running Docker engine"
@@ -17,6 +18,9 @@ demo: set-up
 
 test: set-up
 	@.venv/bin/python -m pytest $(ARGS)
+
+test-all: set-up
+	@.venv/bin/python -m pytest -m "not compose" $(ARGS)
 
 check: set-up
 	@.venv/bin/ruff format --check .

@@ -1,0 +1,453 @@
+"""Dying at a chosen moment, and what must be true afterwards.
+
+    arm(loop, {Point("ForwardOrder", "after the commit")}, die)   a node dies at one message
+    with stepping(market, last(17, die)): ...                     a customer dies at the 17th step
+
+`die` is an exception that nobody catches, where the market is in memory, and SIGKILL where this file runs as
+a process of its own:
+
+    python crashing.py broker|merchant HOME MESSAGE/MOMENT ...    runs until one of these, which it names
+    python crashing.py customer PROFILE FOLDER STEP ACCOUNT       shops until that step, or names how many
+
+`shop` is what every customer here does, as a script would: begun again after any crash it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeAlias
+
+import sqlalchemy as sa
+
+from broker_node import ledger, relay, schema
+from broker_node.run import open_store, run_broker
+from common.errors import OutOfStockError, VeilmartError
+from common.logs import log_to_stderr
+from common.node import Loop
+from common.store import Store
+from customer_node import Market, checkout, fetching, files, hello, sessions
+from customer_node.views import ResumedView
+from merchant_node import schema as merchant_schema
+from merchant_node import session as merchant_session
+from merchant_node.home import MerchantHome
+from merchant_node.run import run_merchant
+
+MERCHANT = "sports"
+PASSWORD = "a long enough password"
+FUNDS = 40_000
+PATIENCE = 20
+CELLS = 3
+BOUGHT, REFUSED = "ROUTE", "RARE"
+PRICES = {BOUGHT: 77, REFUSED: 29}
+RARE_LEFT = 2
+LIMITS = "reforward_first_ms = 200\nreforward_longest_ms = 1000\n"
+
+Die: TypeAlias = Callable[[], NoReturn]
+Moment: TypeAlias = Literal["before the commit", "after the commit", "after publishing"]
+MOMENTS: tuple[Moment, ...] = ("before the commit", "after the commit", "after publishing")
+
+BROKER_MESSAGES = (
+    "Greeting",
+    "PasswordResult",
+    "Withdraw",
+    "Swap",
+    "Signed",
+    "AskMerchant",
+    "AnswerForward",
+    "PlaceOrder",
+    "AnswerOrder",
+    "OutcomeKept",
+    "AnswerKept",
+    "FetchCells",
+    "Cell",
+    "ClaimRefund",
+)
+MERCHANT_MESSAGES = ("HelloAnswered", "Forward", "ForwardOrder", "OrderOutcome", "ForwardFetch")
+
+
+class Crash(BaseException):
+    """The end of a process that is only played."""
+
+
+def crash() -> NoReturn:
+    raise Crash
+
+
+def kill_myself() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still alive")
+
+
+def content(sku: str) -> bytes:
+    return hashlib.shake_256(sku.encode()).digest(CELLS * 64 * 1024 - 100)
+
+
+def stock_shop(inventory: Any, folder: Path) -> None:
+    """Put on sale what `shop` buys; of the rare thing there are fewer than it asks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for sku, price in PRICES.items():
+        path = folder / f"{sku.lower()}.bin"
+        path.write_bytes(content(sku))
+        inventory.add(path, sku, title=sku, price=price, stock=RARE_LEFT if sku == REFUSED else None)
+
+
+IMPATIENCE = (
+    (sessions, "REPEAT_FIRST_MS", 150),
+    (hello, "REPEAT_FIRST_MS", 150),
+    (checkout, "REPEAT_FIRST_MS", 150),
+    (fetching, "PATIENCE_MS", 300),
+    (fetching, "PAUSE_MS", 30),
+    (relay, "FETCH_PATIENCE_MS", 300),
+    (merchant_session, "HELLO_FIRST_MS", 200),
+)
+"""Module, name, milliseconds: what is otherwise repeated after seconds."""
+
+
+# --- nodes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """The first time that a node handles such a message, and a moment of handling it."""
+
+    message: str
+    moment: Moment
+
+    def __str__(self) -> str:
+        return f"{self.message}/{self.moment}"
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        message, moment = text.split("/")
+        return next(cls(message, known) for known in MOMENTS if known == moment)
+
+
+def arm(loop: Loop, points: Collection[Point], die: Callable[[Point], NoReturn]) -> None:
+    """Let a node's loop die at whichever of `points` comes first."""
+    core: Any = loop._core
+    receive_all, seen, deliver = core.receive_all, core.seen, loop.deliver
+    reached: dict[Moment, Point] = {}
+
+    def deciding(tx: Any, arrivals: Sequence[Any], now: int, random: Any) -> Any:
+        sends = receive_all(tx, arrivals, now, random)
+        kinds = {type(arrival.body).__name__ for arrival in arrivals}
+        reached.update({point.moment: point for point in points if point.message in kinds})
+        if "before the commit" in reached:
+            tx.flush()
+            die(reached["before the commit"])
+        return sends
+
+    def committed(arrivals: Any, now: int) -> None:
+        if "after the commit" in reached:
+            die(reached["after the commit"])
+        seen(arrivals, now)
+
+    def delivering(sends: Any, now: int) -> None:
+        deliver(sends, now)
+        if "after publishing" in reached:
+            loop._serve_cells()
+            for connection in loop._connections.values():
+                connection.flush()
+            die(reached["after publishing"])
+
+    core.receive_all, core.seen = deciding, committed
+    loop.deliver = delivering  # type: ignore[method-assign]
+
+
+# --- customers -----------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Counts what a customer's process does to the world outside it, and calls `at` with each number.
+
+    A step is the moment before or after a commit that changes something, a publish, or a finished file's
+    getting its name.
+    """
+
+    def __init__(self, at: Callable[[int], None]) -> None:
+        self.taken = 0
+        self._at = at
+
+    def step(self) -> None:
+        self.taken += 1
+        self._at(self.taken)
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def stepping(*arguments: Any, **options: Any) -> Any:
+            self.step()
+            result = function(*arguments, **options)
+            self.step()
+            return result
+
+        return stepping
+
+
+def last(number: int, die: Die) -> Callable[[int], None]:
+    """Die at one step; 0 is none."""
+
+    def at(step: int) -> None:
+        if step == number:
+            die()
+
+    return at
+
+
+@contextmanager
+def stepping(market: Market, at: Callable[[int], None]) -> Iterator[Steps]:
+    """Call `at` at each step of the process that has this market open."""
+    steps = Steps(at)
+    context = market._context
+    store: Any = context.profile.store
+    immediate, connect, link = store.immediate, context.uplink._connect, os.link
+
+    @contextmanager
+    def stepping_immediate() -> Iterator[Any]:
+        with immediate() as tx:
+            before = _changes(tx)
+            yield tx
+            tx.flush()
+            wrote = _changes(tx) > before
+            if wrote:
+                steps.step()
+        if wrote:
+            steps.step()
+
+    def stepping_connect(settings: Any) -> Any:
+        connection: Any = connect(settings)
+        put = connection.put
+
+        def put_and_flush(*arguments: Any, **options: Any) -> bool:
+            there = bool(put(*arguments, **options))
+            connection.flush()
+            return there
+
+        connection.put = steps.around(put_and_flush)
+        return connection
+
+    store.immediate, context.uplink._connect = stepping_immediate, stepping_connect
+    files.os.link = steps.around(link)  # type: ignore[attr-defined]
+    try:
+        yield steps
+    finally:
+        files.os.link = link  # type: ignore[attr-defined]
+        store.immediate, context.uplink._connect = immediate, connect
+
+
+def _changes(tx: Any) -> int:
+    changes: int = tx._connection.connection.driver_connection.total_changes
+    return changes
+
+
+def shop(market: Market, name: str, folder: Path) -> None:
+    """Buy one thing that is delivered and one that the merchant refuses, and take all to its end.
+
+    What fails is begun again, as a person would do it who sees an error; raises the last one after a while.
+    """
+    for attempt in range(PATIENCE):
+        try:
+            results = _shop(market, name, folder)
+        except VeilmartError as error:
+            failure: VeilmartError | None = error
+        else:
+            failure = next((result.error for result in results if result.error), None)
+            if not failure and all(order.state in ("complete", "refunded") for order in market.orders()):
+                return
+        time.sleep(0.05 * attempt)
+    raise AssertionError("something is still open") from failure
+
+
+def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
+    _draw(market, name)
+    known = {order.idempotency_key for order in market.orders()}
+    for key, sku, quantity in (("one", BOUGHT, 1), ("two", REFUSED, RARE_LEFT + 1)):
+        if key not in known:
+            with contextlib.suppress(OutOfStockError):
+                market.buy_now(MERCHANT, sku, quantity, key)
+    return [result for result in market.resume(folder) if not isinstance(result.error, OutOfStockError)]
+
+
+def _draw(market: Market, name: str) -> None:
+    """Withdraw where no ticket is left, or go on with what was begun: a ticket shown in vain is given up."""
+    wallet = market.wallet()
+    if wallet.tickets and not wallet.open_operations:
+        return
+    if not wallet.logged_in:
+        market.log_in(name, PASSWORD)
+    if wallet.open_operations:
+        market.resume()
+    if not market.wallet().tickets:
+        market.withdraw()
+
+
+# --- what must be true ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Homes:
+    """Where every party keeps its records."""
+
+    broker: Path
+    merchants: dict[str, Path]
+    profiles: Sequence[Path]
+
+
+def check_books(homes: Homes) -> Counter[str]:
+    """Compare every party's records with every other's; gives how many orders ended how.
+
+    Each order of each customer is delivered or refunded; each coin that the broker owes lies in a wallet,
+    and none else does; what merchants earned is what was delivered.
+    """
+    broker = _Broker(homes.broker)
+    held: Counter[int] = Counter()
+    ends: Counter[str] = Counter()
+    seen: set[bytes] = set()
+    for profile in homes.profiles:
+        with Market(profile) as market:
+            wallet = market.wallet()
+            assert (wallet.open_operations, wallet.reserved) == (0, 0), profile
+            for coin in wallet.coins:
+                held[coin.value] += coin.usable + coin.young
+            for order in market.orders():
+                seen.add(bytes.fromhex(order.order_id))
+                ends[_check_order(market, order, broker.orders[bytes.fromhex(order.order_id)])] += 1
+    assert seen == set(broker.orders), "an order that no customer knows, or the broker does not"
+    assert held == broker.outstanding, "coins owed and coins held differ"
+    for merchant, home in homes.merchants.items():
+        _check_merchant(merchant, home, broker)
+    return ends
+
+
+def _check_order(market: Market, order: Any, at_broker: Any) -> str:
+    assert order.state in ("complete", "refunded"), order
+    assert order.total == at_broker["amount"]
+    if order.state == "refunded":
+        assert at_broker["state"] == "refunded"
+        assert market.files(order.order_id) == ()
+        return "refunded"
+    assert at_broker["state"] == "captured"
+    delivered = market.files(order.order_id)
+    assert [file.sku for file in delivered] == [line.sku for line in order.lines]
+    for file in delivered:
+        assert file.path.read_bytes() == content(file.sku)
+    receipt = market.receipt(order.order_id)
+    assert (receipt.total, receipt.order_id) == (order.total, order.order_id)
+    return "delivered"
+
+
+class _Broker:
+    """The broker's books, read from its store."""
+
+    def __init__(self, home: Path) -> None:
+        store = open_store(home)
+        try:
+            with store.immediate() as tx:
+                self.report = ledger.check(tx)
+                self.orders = {row["order_id"]: row for row in tx.all(sa.select(schema.orders))}
+                issued = tx.all(sa.select(schema.issuer_keys).where(schema.issuer_keys.c.purpose == "coin"))
+                spent = Counter(row["key_id"] for row in tx.all(sa.select(schema.spent)))
+        finally:
+            store.close()
+        assert self.report.faults == ()
+        self.outstanding: Counter[int] = Counter()
+        for key in issued:
+            self.outstanding[key["value"]] += key["issued"] - spent[key["key_id"]]
+        self.outstanding = +self.outstanding
+        assert self.report.books.get(ledger.ESCROW, 0) == 0
+        owed = {
+            book: amount for book, amount in self.report.books.items() if book.startswith("coins:") and amount
+        }
+        assert owed == {ledger.coins_book(value): value * n for value, n in self.outstanding.items()}
+
+
+def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
+    theirs = {oid: row for oid, row in broker.orders.items() if row["merchant"] == merchant}
+    store: Store = MerchantHome(home).store()
+    try:
+        with store.immediate() as tx:
+            orders = {row["order_id"]: row for row in tx.all(sa.select(merchant_schema.orders))}
+            sales = [row["order_id"] for row in tx.all(sa.select(merchant_schema.sales))]
+            reserved = tx.all(
+                sa.select(merchant_schema.order_lines, merchant_schema.orders.c.state).join(
+                    merchant_schema.orders,
+                    merchant_schema.orders.c.order_id == merchant_schema.order_lines.c.order_id,
+                )
+            )
+            left = {row["sku"]: row["available"] for row in tx.all(sa.select(merchant_schema.stock))}
+    finally:
+        store.close()
+    expected = {"captured": {"delivered"}, "refunded": {"rejected", "cancelled"}}
+    for order_id, row in theirs.items():
+        if row["state"] == "captured" or order_id in orders:
+            assert orders[order_id]["state"] in expected[row["state"]]
+            assert orders[order_id]["amount"] == row["amount"]
+    captured = sorted(oid for oid, row in theirs.items() if row["state"] == "captured")
+    assert sorted(sales) == captured, "sales are the orders that were paid, each once"
+    earned = sum(theirs[order_id]["amount"] for order_id in captured)
+    assert broker.report.books.get(ledger.merchant_book(merchant), 0) == earned
+    sold: Counter[str] = Counter()
+    for row in reserved:
+        if row["state"] in ("accepted", "captured", "delivered"):
+            sold[row["sku"]] += row["reserved"]
+    for sku, available in left.items():
+        if sku == REFUSED:
+            assert available == RARE_LEFT - sold[sku], "stock that nobody took is gone"
+
+
+# --- as a process of its own ---------------------------------------------------------------------------
+
+
+def say(line: object) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def run_node(kind: str, home: Path, points: Collection[Point]) -> None:
+    initialise = Loop.__init__
+    log_to_stderr()
+
+    def die(point: Point) -> NoReturn:
+        say(point)
+        kill_myself()
+
+    def armed(loop: Loop, *arguments: Any, **options: Any) -> None:
+        initialise(loop, *arguments, **options)
+        arm(loop, points, die)
+
+    Loop.__init__ = armed  # type: ignore[method-assign]
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    run = {"broker": run_broker, "merchant": run_merchant}[kind]
+    run(home, stop, say)
+
+
+def run_customer(profile: Path, folder: Path, number: int, name: str) -> None:
+    with Market(profile, timeout_s=10.0) as market, stepping(market, last(number, kill_myself)) as steps:
+        shop(market, name, folder)
+    say(steps.taken)
+
+
+def main() -> None:
+    for module, name, milliseconds in IMPATIENCE:
+        setattr(module, name, milliseconds)
+    match sys.argv[1:]:
+        case [("broker" | "merchant") as kind, home, *points]:
+            run_node(kind, Path(home), [Point.parse(point) for point in points])
+        case ["customer", profile, folder, number, name]:
+            run_customer(Path(profile), Path(folder), int(number), name)
+        case _:
+            raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

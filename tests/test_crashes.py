@@ -1,0 +1,479 @@
+"""Whoever dies, whenever: every paid order is delivered once or refunded, never both, and no coin is lost.
+
+In memory a crash is an exception that nobody catches: what was committed stays, what was in memory is gone,
+what was not acknowledged is delivered again. With real processes it is SIGKILL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Self
+
+import crashing
+import pytest
+from crashing import (
+    BOUGHT,
+    BROKER_MESSAGES,
+    FUNDS,
+    LIMITS,
+    MERCHANT,
+    MERCHANT_MESSAGES,
+    MOMENTS,
+    PASSWORD,
+    Crash,
+    Homes,
+    Moment,
+    Point,
+    arm,
+    check_books,
+    crash,
+    last,
+    shop,
+    stepping,
+    stock_shop,
+)
+from world import MemoryConnection, Running, World
+
+from broker_node import accounts
+from broker_node.run import BrokerNode, open_store
+from common import bus, clock, messages
+from common.errors import UsageError
+from customer_node import Market
+from customer_node.files import Target, finish
+from merchant_node.home import MerchantHome, Profile
+from merchant_node.run import MerchantNode
+from mosquitto import Market as RealMarket
+from mosquitto import make_market
+
+DONE = {"delivered": 1, "refunded": 1}
+
+
+# --- in memory -----------------------------------------------------------------------------------------
+
+
+class DurableConnection(MemoryConnection):
+    """A connection whose unacknowledged deliveries wait for the next one with its client id."""
+
+    def __init__(self, world: CrashingWorld, settings: bus.Settings) -> None:
+        super().__init__(world, settings)
+        self._waiting = world.waiting
+
+    def connect(self) -> None:
+        super().connect()
+        self.inbox += self._waiting.pop(self.settings.client_id, [])
+
+    def take(self, limit: int) -> list[bus.Delivery]:
+        taken = super().take(limit)
+        self._waiting.setdefault(self.settings.client_id, []).extend(taken)
+        return taken
+
+    def acknowledge(self, deliveries: Any) -> None:  # noqa: ARG002 - the real one's signature
+        self._waiting[self.settings.client_id] = []
+
+    def abandon(self, *, will: bool = True) -> None:
+        self._waiting.setdefault(self.settings.client_id, []).extend(self.inbox)
+        super().abandon(will=will)
+
+
+class CrashingWorld(World):
+    """A market whose nodes die at given points, each once, and are started again at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.waiting: dict[str, list[bus.Delivery]] = {}
+        self.deadly: dict[str, set[Point]] = {}
+        limits = dict(line.split(" = ") for line in LIMITS.splitlines())
+        super().__init__(root, limits={name: int(value) for name, value in limits.items()})
+        stock_shop(self.add_merchant(MERCHANT).inventory, root / "originals")
+
+    def lanes(self, connections: dict[Any, bus.Connection]) -> dict[Any, MemoryConnection]:
+        return {lane: DurableConnection(self, each.settings) for lane, each in connections.items()}
+
+    def run(self, name: str, *arguments: Any, **options: Any) -> Running:
+        running = super().run(name, *arguments, **options)
+        loop, turn = running.loop, running.loop.round
+
+        def mortal_turn(timeout_s: float) -> None:
+            if self.running.get(name) is not running:
+                return  # it died while another was being started again
+            try:
+                turn(timeout_s)
+            except Crash:
+                self.stop(name)
+                self.start_broker() if name == "broker" else self.start_merchant(name)
+
+        def die(point: Point) -> Any:
+            self.deadly[name].discard(point)
+            raise Crash
+
+        arm(loop, self.deadly.setdefault(name, set()), die)
+        loop.round = mortal_turn  # type: ignore[method-assign, assignment]
+        return running
+
+    def join(self, name: str) -> Path:
+        """A customer's profile, with an account that has money."""
+        profile = self.root / "customers" / name
+        Market.join(profile, self.market_path)
+        self.account(name, PASSWORD, FUNDS)
+        return profile
+
+    def homes(self) -> Homes:
+        customers = self.root / "customers"
+        merchants = {name: self.root / "merchants" / name for name in self.merchants}
+        return Homes(self.broker_home, merchants, sorted(customers.iterdir()) if customers.exists() else [])
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, milliseconds in crashing.IMPATIENCE:
+        monkeypatch.setattr(module, name, milliseconds)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[CrashingWorld]:
+    made = CrashingWorld(tmp_path)
+    yield made
+    made.close()
+
+
+def shop_through(world: CrashingWorld, name: str) -> None:
+    """Shop until all is done, whatever it takes."""
+    profile = world.join(name)
+    with Market(profile, connect=world.connect, timeout_s=5.0) as market:
+        shop(market, name, profile / "bought")
+
+
+def points(messages: Collection[str], moment: Moment) -> set[Point]:
+    return {Point(message, moment) for message in messages}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_nodes_that_die_at_each_message(world: CrashingWorld, moment: Moment) -> None:
+    world.deadly["broker"] |= points(BROKER_MESSAGES, moment)
+    world.deadly[MERCHANT] |= points(MERCHANT_MESSAGES, moment)
+    world.stop(MERCHANT)
+    world.start_merchant(MERCHANT)
+    shop_through(world, "alice")
+    assert not world.deadly["broker"] | world.deadly[MERCHANT], "points that no journey came to"
+    world.close()
+    assert check_books(world.homes()) == DONE
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_customer_that_dies_again_and_again(world: CrashingWorld, seed: int) -> None:
+    profile, lengths, died = world.join("alice"), Random(seed), 0  # noqa: S311 - to be repeated, not to be secret
+    while not live(world, profile, lengths.randint(1, 15)) or still_open(profile):
+        died += 1
+    assert died > 5, "it lived too long for this test to mean anything"
+    world.close()
+    assert check_books(world.homes()) == DONE
+
+
+def still_open(profile: Path) -> bool:
+    with Market(profile) as market:
+        return {order.state for order in market.orders()} != {"complete", "refunded"}
+
+
+def live(world: CrashingWorld, profile: Path, step: int) -> bool:
+    """Let a customer's process shop until a step; tells whether it came to its end before."""
+    with Market(profile, connect=world.connect, timeout_s=5.0) as market:
+        try:
+            with stepping(market, last(step, crash)):
+                shop(market, profile.name, profile / "bought")
+        except Crash:
+            return False
+    return True
+
+
+def die_at(world: CrashingWorld, step: int) -> bool:
+    """Let a new customer die at a step and then go on; tells whether it died."""
+    profile = world.join(f"customer{step}")
+    survived = live(world, profile, step)
+    if not survived:
+        live(world, profile, 0)
+    return not survived
+
+
+def test_a_customer_that_dies_at_some_step(world: CrashingWorld) -> None:
+    died = [die_at(world, step) for step in (3, 31, 59, 87)]
+    assert all(died)
+    world.close()
+    assert check_books(world.homes()) == dict.fromkeys(DONE, len(died))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_a_customer_that_dies_at_each_step(world: CrashingWorld) -> None:
+    step = 1
+    while die_at(world, step):
+        step += 1
+    world.close()
+    assert check_books(world.homes()) == dict.fromkeys(DONE, step)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("broker", each) for each in BROKER_MESSAGES] + [(MERCHANT, each) for each in MERCHANT_MESSAGES],
+)
+def test_a_node_that_dies_once(world: CrashingWorld, name: str, message: str, moment: Moment) -> None:
+    world.deadly[name].add(Point(message, moment))
+    world.stop(MERCHANT)
+    world.start_merchant(MERCHANT)
+    shop_through(world, "alice")
+    assert not world.deadly[name]
+    world.close()
+    assert check_books(world.homes()) == DONE
+
+
+def test_a_file_that_died_with_two_names(tmp_path: Path) -> None:
+    target = finished_part(tmp_path)
+    os.link(target.part, target.path)  # and then the process was killed
+    assert finish(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["route.bin"]
+    assert target.path.read_bytes() == crashing.content(BOUGHT)
+
+
+def test_a_file_whose_name_was_taken_meanwhile(tmp_path: Path) -> None:
+    target = finished_part(tmp_path)
+    target.path.write_bytes(b"somebody else's")
+    with pytest.raises(UsageError, match="appeared"):
+        finish(target)
+    assert target.path.read_bytes() == b"somebody else's"
+    assert target.part.read_bytes() == crashing.content(BOUGHT)
+
+
+def finished_part(folder: Path) -> Target:
+    data = crashing.content(BOUGHT)
+    line = messages.ReceiptLine(
+        sku=BOUGHT,
+        title=BOUGHT,
+        record=bytes(32),
+        quantity=1,
+        unit_price=77,
+        amount=77,
+        file_name="route.bin",
+        size=len(data),
+        digest=hashlib.sha256(data).digest(),
+        first_cell=0,
+        cells=crashing.CELLS,
+    )
+    target = Target(line, folder / line.file_name)
+    target.part.write_bytes(data)
+    return target
+
+
+# --- real processes ------------------------------------------------------------------------------------
+
+
+class MortalNode:
+    """A broker or merchant process that kills itself at each of some points, and is then started again."""
+
+    def __init__(self, kind: str, home: Path, points: Collection[Point] = ()) -> None:
+        self.left = set(points)
+        self.log = home.with_suffix(".log")
+        self._command = [sys.executable, crashing.__file__, kind, str(home)]
+        self._ready = threading.Event()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._codes: list[int] = []
+        self._thread = threading.Thread(target=self._live)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(30), self.log.read_text()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ready.wait(30)
+        with self._lock:
+            self._stopping = True
+            self._process.terminate()
+        self._thread.join(30)
+        assert self._codes[-1] == 0
+        assert set(self._codes[:-1]) <= {-signal.SIGKILL}, self.log.read_text()
+
+    def _live(self) -> None:
+        while not self._stopping:
+            with self._lock, self.log.open("ab") as log:
+                self._ready.clear()
+                command = [*self._command, *map(str, self.left)]
+                self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            with self._process as process:
+                for line in process.stdout or ():
+                    if " ready" in line:
+                        self._ready.set()
+                    else:
+                        self.left.discard(Point.parse(line.strip()))
+            self._codes.append(process.returncode)
+            if process.returncode != -signal.SIGKILL:
+                self._ready.set()
+                return
+
+
+@dataclass
+class RealWorld:
+    """A market on real Mosquitto with TLS."""
+
+    market: RealMarket
+    merchant_home: Path
+    customers: int = 0
+
+    def join(self) -> Path:
+        """A customer's profile, with an account that has money."""
+        self.customers += 1
+        name = f"customer{self.customers}"
+        profile = self.market.root / "customers" / name
+        Market.join(profile, self.market.report.market_path)
+        store = open_store(self.market.report.broker_home)
+        with store.immediate() as tx:
+            accounts.add(tx, name, PASSWORD, clock.now_ms())
+            accounts.credit(tx, name, FUNDS, clock.now_ms(), clock.random_bytes)
+        store.close()
+        return profile
+
+    def check(self) -> None:
+        """Every customer of this market got one thing, and the money back for the other."""
+        profiles = sorted((self.market.root / "customers").iterdir())
+        homes = Homes(self.market.report.broker_home, {MERCHANT: self.merchant_home}, profiles)
+        assert check_books(homes) == dict.fromkeys(DONE, len(profiles))
+
+    def nodes(self, broker: Collection[Point] = (), merchant: Collection[Point] = ()) -> Any:
+        """Run both nodes until they have died at each of these points, and on."""
+        return Nodes(
+            MortalNode("broker", self.market.report.broker_home, broker),
+            MortalNode("merchant", self.merchant_home, merchant),
+        )
+
+    def shop(self, at: Callable[[int], None] = lambda _step: None) -> int:
+        """Let a customer shop until all is done, whatever it takes; gives how many steps it took."""
+        profile = self.join()
+        with Market(profile, timeout_s=20.0) as market, stepping(market, at) as steps:
+            shop(market, profile.name, profile / "bought")
+        return steps.taken
+
+
+@dataclass
+class Nodes:
+    broker: MortalNode
+    merchant: MortalNode
+
+    def __enter__(self) -> Self:
+        self.broker.__enter__()
+        self.merchant.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.merchant.__exit__(*error)
+        finally:
+            self.broker.__exit__(*error)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
+    root = tmp_path_factory.mktemp("real")
+    with make_market(root, minimum_age_seconds=0) as market:
+        (market.report.broker_home / "limits.toml").write_text(LIMITS)
+        home = market.merchant_home(MERCHANT)
+        MerchantHome(home).join(market.file, Profile(name="Sports"))
+        node = MerchantNode.open(home)
+        stock_shop(node.inventory, root / "originals")
+        node.close()
+        BrokerNode.open(market.report.broker_home).close()
+        yield RealWorld(market, home)
+
+
+BROKER_DIES = (
+    Point("Signed", "after the commit"),
+    Point("PlaceOrder", "before the commit"),
+    Point("AnswerOrder", "after the commit"),
+    Point("Cell", "after publishing"),
+    Point("ClaimRefund", "after publishing"),
+)
+MERCHANT_DIES = (
+    Point("ForwardOrder", "after the commit"),
+    Point("OrderOutcome", "before the commit"),
+    Point("ForwardFetch", "after publishing"),
+)
+
+
+def test_nodes_that_are_killed(real: RealWorld) -> None:
+    with real.nodes(BROKER_DIES, MERCHANT_DIES) as nodes:
+        real.shop()
+        assert not nodes.broker.left | nodes.merchant.left
+        real.check()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_nodes_that_are_killed_at_each_message(real: RealWorld, moment: Moment) -> None:
+    with real.nodes(points(BROKER_MESSAGES, moment), points(MERCHANT_MESSAGES, moment)) as nodes:
+        real.shop()
+        assert not nodes.broker.left | nodes.merchant.left
+        real.check()
+
+
+def bus_dies(real: RealWorld, every: int) -> Callable[[int], None]:
+    def at(step: int) -> None:
+        if step % every == 0:
+            real.market.mosquitto.end(signal.SIGKILL)
+            real.market.mosquitto.start()
+
+    return at
+
+
+def test_a_bus_that_is_killed(real: RealWorld) -> None:
+    with real.nodes():
+        assert real.shop(bus_dies(real, 14)) > 70
+        real.check()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
+def test_a_bus_that_is_killed_at_each_step(real: RealWorld) -> None:
+    with real.nodes():
+        real.shop(bus_dies(real, 1))
+        real.check()
+
+
+def test_a_customer_that_is_killed(real: RealWorld) -> None:
+    with real.nodes():
+        assert lives(real, iter((9, 26, 24, 17, 20))) == [-signal.SIGKILL] * 5 + [0]
+        real.check()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_a_customer_that_is_killed_at_each_step(real: RealWorld) -> None:
+    with real.nodes():
+        step, codes = 1, [-signal.SIGKILL]
+        while codes[0] != 0:
+            codes = lives(real, iter((step,)))
+            step += 1
+        real.check()
+
+
+def lives(real: RealWorld, lengths: Iterator[int]) -> list[int]:
+    """Let a customer live in processes of these lengths, and then as long as it likes; gives exit codes."""
+    profile, codes = real.join(), []
+    while not codes or codes[-1] != 0:
+        command = [sys.executable, crashing.__file__, "customer", str(profile), str(profile / "bought")]
+        done = subprocess.run(
+            [*command, str(next(lengths, 0)), profile.name],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
+        )
+        codes.append(done.returncode)
+    return codes
