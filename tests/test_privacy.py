@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import json
 import sqlite3
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -280,6 +281,25 @@ def test_logs_hold_nothing_of_anybody(visits: Visits):
     assert {"session open", "refused", "batch failed", "quarantined"} <= {line["event"] for line in lines}
     assert any("IntegrityError" in line.get("exception", "") for line in lines)
     assert visits.record.logs().search(forbidden_to_all(visits)) == []
+
+
+def test_the_error_that_ends_a_node_is_logged_without_its_text():
+    secret = clock.random_bytes(16)
+    with recording() as recorder:
+        try:
+            try:
+                {}[secret]
+            except KeyError as cause:
+                raise RuntimeError(secret.hex()) from cause
+        except RuntimeError as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    (line,) = [json.loads(line) for line in recorder.log.getvalue().splitlines()]
+    assert line["event"] == "ended by an error"
+    assert {"builtins.RuntimeError", "builtins.KeyError"} <= set(line["exception"].splitlines())
+    assert "test_privacy.py" in line["exception"]
+    log = Evidence("log")
+    log.add("log", recorder.log.getvalue())
+    assert log.search({"secret": secret}) == []
 
 
 def test_the_public_learns_that_orders_happen_at_a_merchant(visits: Visits):

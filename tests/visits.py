@@ -170,7 +170,7 @@ class Visits:
     def salts(self) -> Values:
         """What would open the public commitments."""
         store = self.record.broker_home / "broker.db"
-        return {f"salt {n}": salt for n, (salt,) in enumerate(_rows(store, "SELECT salt FROM orders"))}
+        return {f"salt {n}": salt for n, (salt,) in enumerate(rows_of(store, "SELECT salt FROM orders"))}
 
     def order_secrets(self) -> Values:
         """What opens answers and fetches files: nobody but the customer and, in part, the merchant has it."""
@@ -223,7 +223,7 @@ class Visits:
     def versions(self, merchant: str | None) -> Iterator[tuple[bytes, bytes]]:
         for name in [merchant] if merchant else ["sports", "maps"]:
             store = self.record.merchant_home(name) / "merchant.db"
-            for (record,) in _rows(store, "SELECT record FROM product_versions"):
+            for (record,) in rows_of(store, "SELECT record FROM product_versions"):
                 yield hashlib.sha256(record).digest(), record
 
     def node_keys(self) -> Values:
@@ -246,7 +246,7 @@ class Visits:
         return self.record.root / "customers" / name
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [row for name in PEOPLE for row in _rows(self.profile(name) / "profile.db", query)]
+        return [row for name in PEOPLE for row in rows_of(self.profile(name) / "profile.db", query)]
 
     def balances(self) -> set[int]:
         """What the accounts held at some time: numbers that nothing else is."""
@@ -258,7 +258,7 @@ class Visits:
         return {order.amount for order in self.record.bodies(messages.PlaceOrder)}
 
 
-def _rows(store: Path, query: str) -> list[tuple[Any, ...]]:
+def rows_of(store: Path, query: str) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
         return connection.execute(query).fetchall()
 

@@ -39,6 +39,9 @@ SHORTEST = 4
 COMMON = 8
 """How many bytes in a row two heaps of evidence may not have in common: as many as a random id must have."""
 
+SQLITE = b"SQLite format 3\0"
+"""How such a file begins; Mosquitto's own store has the same suffix and is none."""
+
 # What is spelled in text can only be in what is printable; a value may be broken over several lines (PEM).
 _PRINTABLE = re.compile(rb"[\x20-\x7e]{6,}(?:\r?\n[\x20-\x7e]+)*")
 _HEX = re.compile(rb"(?:[0-9a-fA-F]{2}){8,}")
@@ -94,7 +97,7 @@ class Evidence:
         for path in sorted(home.rglob("*")):
             if not path.is_file() or set(path.relative_to(home).parts) & set(without):
                 continue
-            if path.suffix == ".db":
+            if path.suffix == ".db" and path.read_bytes().startswith(SQLITE):
                 self.add_store(path)
             elif not path.name.endswith(("-wal", "-shm")):
                 self.add(f"file {path.name}", path.read_bytes())
