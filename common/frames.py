@@ -165,6 +165,8 @@ def open_hello(hello_key: sealing.XWingPrivateKey, market: bytes, topic: str, fr
     """Open a `Hello`. Raises `ForgedError` or `MalformedError`."""
     if frame_type(frame) != HELLO_TYPE:
         raise MalformedError("not a hello")
+    if hello_key_id(frame) != hello_key.public.key_id:
+        raise ForgedError("a hello to another key")
     padded = sealing.unseal(hello_key, _hello_info(market, topic), frame[1 + KEY_ID :])
     return codec.HELLO.unpack(padding.unpad(padded))
 
