@@ -212,9 +212,12 @@ class Broker:
         return list(self._sessions.password_checked(tx, result, now, random))
 
     def _presence(
-        self, _tx: Tx, _sender: None, presence: MerchantPresence, _now: int, _random: Random
+        self, tx: Tx, _sender: None, presence: MerchantPresence, now: int, _random: Random
     ) -> list[Any]:
         (self._online.add if presence.online else self._online.discard)(presence.merchant)
+        if presence.online:
+            # It comes when one of us has connected anew: what was sent before may be lost.
+            self._orders.merchant_is_back(tx, presence.merchant, now)
         return []
 
     def _balance(

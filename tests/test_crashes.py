@@ -87,11 +87,11 @@ class DurableConnection(MemoryConnection):
 class CrashingWorld(World):
     """A market whose nodes die at given points, each once, and are started again at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limits: str = LIMITS) -> None:
         self.waiting: dict[str, list[bus.Delivery]] = {}
         self.deadly: dict[str, set[Point]] = {}
-        limits = dict(line.split(" = ") for line in LIMITS.splitlines())
-        super().__init__(root, limits={name: int(value) for name, value in limits.items()})
+        entries = dict(line.split(" = ") for line in limits.splitlines())
+        super().__init__(root, limits={name: int(value) for name, value in entries.items()})
         stock_shop(self.add_merchant(MERCHANT).inventory, root / "originals")
 
     def lanes(self, connections: dict[Any, bus.Connection]) -> dict[Any, MemoryConnection]:
@@ -232,6 +232,20 @@ def test_a_node_that_dies_once(world: CrashingWorld, name: str, message: str, mo
     shop_through(world, "alice")
     assert not world.deadly[name]
     world.close()
+    assert check_books(world.homes()) == DONE
+
+
+@pytest.mark.parametrize("message", ["PlaceOrder", "AnswerOrder"])
+def test_a_broker_that_is_back_tells_at_once_what_it_owes(tmp_path: Path, message: str) -> None:
+    world = CrashingWorld(tmp_path, "reforward_first_ms = 600000\n")
+    try:
+        world.deadly["broker"].add(Point(message, "after the commit"))
+        world.stop("broker")
+        world.start_broker()
+        shop_through(world, "alice")
+        assert not world.deadly["broker"]
+    finally:
+        world.close()
     assert check_books(world.homes()) == DONE
 
 
