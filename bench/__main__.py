@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import orders
+from bench import delivery, orders
 
 
 def main() -> int:
@@ -19,10 +19,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--windows", type=int, nargs="+", default=orders.WINDOWS, help="orders under way")
     parser.add_argument("--scale", type=float, default=1.0, help="more or fewer messages than usual")
+    parser.add_argument("--large", type=int, default=1024, help="MiB of the large file")
     parser.add_argument("--profiles", type=Path, help="a folder for cProfile's figures of both nodes")
     options = parser.parse_args()
-    plan = orders.Plan(options.rounds, options.windows, options.scale, options.profiles)
-    data = orders.measure(plan)
+    if options.what == "orders":
+        data = orders.measure(orders.Plan(options.rounds, options.windows, options.scale, options.profiles))
+    else:
+        data = delivery.measure(delivery.Plan(options.rounds, large=options.large))
     sys.stdout.write(json.dumps({"ok": True, "data": data}) + "\n" if options.json else table(data))
     return 0
 

@@ -2,7 +2,8 @@
 
     client -> up -> relay -> in -> server -> out -> relay -> down -> client
 
-Three processes and Mosquitto, QoS 1, TCP_NODELAY, nothing stored, nothing sealed.
+For orders the server answers a message with itself; for delivery the client asks for a window of cells and
+the server sends them. Three processes and Mosquitto, QoS 1, TCP_NODELAY, nothing stored, nothing sealed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ UP, DOWN, IN, OUT = (f"floor/{leg}" for leg in ("up", "down", "in", "out"))
 IN_FLIGHT = 1000
 STALLED_S = 20.0
 SEQUENCE = 8
+QUESTION = 8
 
 OnMessage = Callable[["Peer", str, bytes], None]
 
@@ -87,14 +89,18 @@ def _set_nodelay(_client: mqtt.Client, _data: Any, opened: Any) -> None:
 
 
 class Client:
-    """Keeps a window of round trips under way and takes their time."""
+    """Keeps a window of round trips, or of cells, under way and takes their time."""
 
     def __init__(self, port: int) -> None:
+        self._arrived = 0
         self._begun: dict[int, float] = {}
         self._latencies: list[float] = []
         self._peer = Peer(port, [DOWN], self._came_back)
 
     def _came_back(self, _peer: Peer, _topic: str, payload: bytes) -> None:
+        self._arrived += 1
+        if not self._begun:
+            return
         number = int.from_bytes(payload[:SEQUENCE], "big")
         self._latencies.append(time.perf_counter() - self._begun.pop(number))
 
@@ -114,6 +120,25 @@ class Client:
                 raise RuntimeError("the floor stands still")
         return figures(count, time.perf_counter() - begun, self._latencies)
 
+    def fetch(self, cells: int, window: int, windows: int, size: int) -> Figures:
+        """Ask for `cells` cells of `size` bytes, `windows` windows of `window` cells under way."""
+        self._arrived, asked, begun = 0, 0, time.perf_counter()
+        heard, seen = begun, 0
+        question = window.to_bytes(4, "big") + size.to_bytes(4, "big")
+        while self._arrived < cells:
+            while asked < cells and asked - self._arrived <= window * (windows - 1):
+                self._peer.publish(UP, question)
+                asked += window
+            self._peer.turn(1.0)
+            if self._arrived > seen:
+                heard, seen = time.perf_counter(), self._arrived
+            elif time.perf_counter() - heard > STALLED_S:
+                raise RuntimeError("the floor stands still")
+        return {"seconds": time.perf_counter() - begun}
+
+    def handle(self, do: str, **command: int) -> Figures:
+        return self.run(**command) if do == "run" else self.fetch(**command)
+
 
 def relay(peer: Peer, topic: str, payload: bytes) -> None:
     """Pass on, both ways."""
@@ -121,14 +146,19 @@ def relay(peer: Peer, topic: str, payload: bytes) -> None:
 
 
 def answer(peer: Peer, _topic: str, payload: bytes) -> None:
-    """Answer with what was asked."""
-    peer.publish(OUT, payload)
+    """Answer with what was asked, or with the cells that were asked for."""
+    if len(payload) > QUESTION:
+        peer.publish(OUT, payload)
+        return
+    cell = bytes(int.from_bytes(payload[4:], "big"))
+    for _ in range(int.from_bytes(payload[:4], "big")):
+        peer.publish(OUT, cell)
 
 
 def main(role: str, port: int) -> None:
     """Be one of the three processes."""
     if role == "client":
-        serve(Client(port).run)
+        serve(Client(port).handle)
         return
     peer = Peer(port, *(([UP, OUT], relay) if role == "relay" else ([IN], answer)))
     tell("ready")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from broker_node import ledger, mint, schema
+from broker_node import accounts, ledger, mint, schema
 from broker_node.run import BrokerNode, open_store
 from common import blind, clock, codec, coins
 from common.messages import BlindedToken, IssuerKey, ProductRecord, Token
@@ -61,10 +61,19 @@ def make(root: Path, ports: tuple[int, int]) -> Homes:
     return Homes(report.market_path, report.broker_home, home)
 
 
-def put_on_sale(homes: Homes, file: Path, price: int) -> ProductRecord:
-    """Give the merchant one product, of which there is no end."""
+def put_on_sale(homes: Homes, file: Path, price: int, sku: str = SKU) -> ProductRecord:
+    """Give the merchant a product, of which there is no end."""
     with MerchantHome(homes.merchant).inventory(clock.now_ms()) as inventory:
-        return inventory.add(file, SKU, title="An item", price=price)
+        return inventory.add(file, sku, title="An item", price=price)
+
+
+def open_account(homes: Homes, name: str, password: str, amount: int) -> None:
+    """Give a customer an account with something on it."""
+    store = open_store(homes.broker)
+    with store.immediate() as tx:
+        accounts.add(tx, name, password, clock.now_ms())
+        accounts.credit(tx, name, amount, clock.now_ms(), clock.random_bytes)
+    store.close()
 
 
 def record_digest(record: ProductRecord) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from bench import conditions, market, mosquitto
+from bench import conditions, market, mosquitto, processes
 from bench.figures import Figures, medians
-from bench.processes import Worker
+from bench.processes import Worker, say
 from bench.shopper import Setup
 from common import codec
 
@@ -56,11 +55,8 @@ def measure(plan: Plan) -> dict[str, Any]:
         purses = _mint(plan, treasury, root)
         setup = _write_setup(root, homes, treasury, record)
 
-        floor = [
-            stack.enter_context(Worker(f"floor {role}", "bench.floor", role, str(bus.ports[0])))
-            for role in ("relay", "server", "client")
-        ]
-        nodes = [stack.enter_context(node) for node in _nodes(plan, homes)]
+        floor = [stack.enter_context(worker) for worker in processes.floor(bus.ports[0])]
+        nodes = [stack.enter_context(n) for n in processes.nodes(homes.broker, homes.merchant, plan.profiles)]
         shopper = stack.enter_context(Worker("customer", "bench.shopper", str(setup)))
         above: tuple[Measured, ...] = (shopper, *nodes, bus)
         runs = _alternate(plan, Meter(floor[-1], (*floor, bus)), Meter(shopper, above), purses)
@@ -75,12 +71,6 @@ def measure(plan: Plan) -> dict[str, Any]:
         "checked": {"orders_captured": books.captured, "sales": books.sales, "ledger_faults": books.faults},
         "conditions": conditions.describe(PAYLOAD),
     }
-
-
-def _nodes(plan: Plan, homes: market.Homes) -> Iterator[Worker]:
-    for role, home in (("broker", homes.broker), ("merchant", homes.merchant)):
-        profile = [str(plan.profiles / f"{role}.prof")] if plan.profiles is not None else []
-        yield Worker(role, "bench.node", role, str(home), *profile)
 
 
 def _mint(plan: Plan, treasury: market.Treasury, root: Path) -> dict[tuple[int, int], Path]:
@@ -126,7 +116,7 @@ def _alternate(
     for number in range(plan.rounds):
         for window in plan.windows:
             count = plan.count(ROUND_TRIPS, window)
-            below = floor.measure(count, window=window, count=count, size=PAYLOAD)
+            below = floor.measure(count, do="run", window=window, count=count, size=PAYLOAD)
             placed = plan.count(ORDERS, window)
             above = shopper.measure(placed, window=window, coins=str(purses[number, window]))
             runs.setdefault(("floor", window), []).append(below)
@@ -164,9 +154,3 @@ def _check(homes: market.Homes, placed: int) -> market.Books:
     if books != wanted:
         raise RuntimeError(f"the books are wrong: {books}, and should be {wanted}")
     return books
-
-
-def say(line: str) -> None:
-    """Tell how it goes."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -91,6 +91,25 @@ class Worker:
             process.stdout.close()
 
 
+def floor(port: int) -> Iterator[Worker]:
+    """Start the floor's three processes; the client is the last."""
+    for role in ("relay", "server", "client"):
+        yield Worker(f"floor {role}", "bench.floor", role, str(port))
+
+
+def nodes(broker: Path, merchant: Path, profiles: Path | None = None) -> Iterator[Worker]:
+    """Start a broker and a merchant."""
+    for role, home in (("broker", broker), ("merchant", merchant)):
+        profile = [str(profiles / f"{role}.prof")] if profiles is not None else []
+        yield Worker(role, "bench.node", role, str(home), *profile)
+
+
+def say(line: str) -> None:
+    """Tell on stderr how it goes."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
 def commands() -> Iterator[dict[str, Any]]:
     """In a worker: give what was asked, until the input ends."""
     for line in sys.stdin:
