@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from common.clock import Random
-from common.errors import UntrustedError
 from common.messages import BrokerCard
+from customer_node import key_slots
 from customer_node.connection import Link, Uplink
 from customer_node.directory import Directory
 from customer_node.profile import Profile
 from customer_node.timing import Clock
-from customer_node.wallet import SlotConflictError, Wallet
+from customer_node.wallet import Wallet
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,7 @@ class Context:
         Raises `BrokerUnreachableError` or `UntrustedError`.
         """
         card = self.directory.broker(link, self.timeout_ms)
-        try:
-            with self.profile.store.immediate() as tx:
-                self.wallet.learn(tx, card.issuer_keys)
-        except SlotConflictError as conflict:
-            self.profile.keep_evidence("second coin key", conflict.evidence, self.clock())
-            raise UntrustedError(
-                f"The broker shows a second key where there may be one: {conflict}.",
-                "It was kept as evidence. Do not withdraw; ask the market's operator.",
-            ) from None
+        announced = key_slots.issuer_keys(card.issuer_keys, self.clock())
+        with self.profile.store.immediate() as tx:
+            self.wallet.learn(tx, announced)
         return card

@@ -6,19 +6,19 @@ the key that the market file names.
 Rule 2. A merchant's identity key is pinned at first sight. Whoever holds the CA could certify itself as
 the merchant; so a change is an `UntrustedError`, and the new card is kept as evidence.
 
-Rule 3. One key per calendar slot. A second one for the same slot is refused and kept: whoever is shown a
-key of its own can be recognised by it.
+Rule 3. One key per calendar slot (`key_slots`). A second one for the same slot is refused, and both cards
+are kept: whoever is shown a key of its own can be recognised by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import sqlalchemy as sa
 
-from common import cards, config, messages, sealing, topics
+from common import cards, codec, messages, topics
 from common.errors import (
     BrokerUnreachableError,
     MalformedError,
@@ -28,15 +28,13 @@ from common.errors import (
     WireError,
 )
 from common.keys import PublicIdentity
-from common.store import Tx
+from customer_node import key_slots
 from customer_node.connection import Link
 from customer_node.profile import Profile
-from customer_node.schema import key_slots, merchants
+from customer_node.schema import merchants
 from customer_node.timing import Clock
 
-_INSERT_SLOT: Final = sa.insert(key_slots)
 _INSERT_MERCHANT: Final = sa.insert(merchants)
-SLOTS_KEPT_MS: Final = 40 * config.DAY_MS
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,9 @@ class Directory:
                 "The broker's card is not that of the market file's broker.",
                 "Ask the market's operator for the present market file.",
             )
-        self._check_slots("broker", {"hello": card.body.hello_keys}, payload)
+        now = self._clock()
+        shown = key_slots.slot_keys("broker", "hello", card.body.hello_keys, now)
+        self._remember("broker", [*shown, *key_slots.issuer_slots(card.body.issuer_keys, now)], payload)
         link.verified[topics.broker_card()] = (payload, card.body)
         return card.body
 
@@ -128,13 +128,16 @@ class Directory:
         except WireError as error:
             _distrust(f"The card of {merchant}", error)
         if self._pin(merchant, card.certificate.fingerprint, now) != card.certificate.fingerprint:
-            self._profile.keep_evidence("merchant identity", payload, now)
+            with self._profile.store.immediate() as tx:
+                known = key_slots.latest_card(tx, f"merchant/{merchant}") or b""
+            self._profile.keep_evidence("merchant identity", codec.pack([known, payload]), now)
             raise UntrustedError(
                 f"The identity key of {merchant} is not the one that this profile knows.",
                 "Ask the merchant by another way. Nothing was sent to it.",
             )
-        prekeys = {"browse": card.body.browse_prekeys, "order": card.body.order_prekeys}
-        self._check_slots(f"merchant/{merchant}", prekeys, payload)
+        shown = key_slots.slot_keys(merchant, "browse", card.body.browse_prekeys, now)
+        shown += key_slots.slot_keys(merchant, "order", card.body.order_prekeys, now)
+        self._remember(f"merchant/{merchant}", shown, payload)
         return Merchant(
             id=merchant,
             card=card.body,
@@ -153,60 +156,23 @@ class Directory:
                 tx.insert(_INSERT_MERCHANT, row)
         return fingerprint if pinned is None else pinned
 
-    def _check_slots(
-        self, holder: str, keys: Mapping[str, Sequence[messages.SlotKey]], payload: bytes
-    ) -> None:
-        shown = [
-            (purpose, key.slot, _key_id(holder, key)) for purpose, listed in keys.items() for key in listed
-        ]
-        with self._profile.store.immediate() as tx:
-            conflict = _remember_slots(tx, holder, shown, self._clock())
-        if conflict:
-            self._profile.keep_evidence(f"second key for a slot: {holder}", payload, self._clock())
+    def _remember(self, holder: str, shown: Sequence[key_slots.Shown], payload: bytes) -> None:
+        now = self._clock()
+        try:
+            with self._profile.store.immediate() as tx:
+                key_slots.remember(tx, holder, shown, payload, now)
+        except key_slots.SecondKeyError as second:
+            self._profile.keep_evidence(f"second key: {holder}", codec.pack([second.first, payload]), now)
             raise UntrustedError(
-                f"{holder} shows a second {conflict} key for the same time.",
-                "The card was kept as evidence; ask the market's operator.",
-            )
+                f"{holder} shows a second {second.purpose} key for the same time.",
+                "Both cards were kept as evidence. Do not withdraw or buy; ask the market's operator.",
+            ) from None
 
 
 def _verified(link: Link, topic: str, payload: bytes) -> Any:
     """Give what was read off these very bytes on this connection."""
     seen, read = link.verified.get(topic, (b"", None))
     return read if seen == payload else None
-
-
-def _remember_slots(tx: Tx, holder: str, shown: Sequence[tuple[str, int, bytes]], now: int) -> str | None:
-    """Store new slots; give the purpose of one that had another key."""
-    tx.execute(sa.delete(key_slots).where(key_slots.c.slot < now - SLOTS_KEPT_MS))
-    rows = tx.all(sa.select(key_slots).where(key_slots.c.holder == holder))
-    known: dict[tuple[str, int], bytes] = {(row["purpose"], row["slot"]): row["key_id"] for row in rows}
-    for purpose, slot, key_id in shown:
-        present = known.setdefault((purpose, slot), key_id)
-        if present != key_id:
-            return purpose
-    new = {(row["purpose"], row["slot"]) for row in rows}
-    for (purpose, slot), key_id in known.items():
-        if (purpose, slot) not in new:
-            row = {"holder": holder, "purpose": purpose, "slot": slot, "key_id": key_id}
-            tx.insert(_INSERT_SLOT, row)
-    return None
-
-
-def _key_id(holder: str, key: messages.SlotKey) -> bytes:
-    try:
-        return sealing.load_public(key.public).key_id
-    except MalformedError as error:
-        raise UntrustedError(f"{holder} shows a degenerate key.") from error
-
-
-def newest_key(keys: Sequence[messages.SlotKey], now: int) -> sealing.XWingPublicKey:
-    """Give the key of the newest slot that has begun at `now`, or else of the first slot.
-
-    Raises `MalformedError` for a degenerate key.
-    """
-    begun = [key for key in keys if key.slot <= now]
-    chosen = max(begun, key=lambda key: key.slot) if begun else min(keys, key=lambda key: key.slot)
-    return sealing.load_public(chosen.public)
 
 
 def _distrust(what: str, error: WireError) -> NoReturn:

@@ -18,7 +18,6 @@ from common.errors import OutOfStockError, PriceChangedError, RejectedError
 from common.store import Tx
 from customer_node.cart import Wanted
 from customer_node.context import Context
-from customer_node.directory import newest_key
 from customer_node.funds import Funds
 from customer_node.orders import Secrets, lock_of
 from customer_node.products import Product, fetch_product
@@ -100,7 +99,7 @@ class Drafts:
         )
         # What is bound are the outer fields, and the sealed part is none of them.
         binding = visit.binding("order", sealing.order_outer(place(NOTHING_SEALED)))
-        prekey = newest_key(visit.merchant.card.order_prekeys, visit.session.now)
+        prekey = visit.prekey("order", visit.merchant.card.order_prekeys)
         answer_secret = self._context.random(32)
         sealed, key = sealing.seal_request(prekey, binding, body, answer_secret, config.REQUEST_STEP)
         return place(sealed), key

@@ -21,8 +21,8 @@ from common.errors import (
     VeilmartError,
     WireError,
 )
+from customer_node import key_slots
 from customer_node.connection import POLL_MS, Link
-from customer_node.directory import newest_key
 from customer_node.kept import KeptSession
 from customer_node.refusals import refusal_error
 from customer_node.sessions import REPEAT_FIRST_MS, REPEAT_LONGEST_MS
@@ -91,7 +91,9 @@ class Opening:
             ) from None
         topic = topics.session_up(self.link.session)
         # Our clock may be a little behind: the slot that begins now is as good as the one that ends.
-        key = newest_key(self.card.hello_keys, self.clock())
+        key = key_slots.key_for("hello", self.card.hello_keys, self.clock())
+        if key is None:
+            raise UntrustedError("The broker shows no key for today.", "Check this machine's clock.")
         return frames.seal_hello(key, self.market, topic, hello)
 
     def _try_open(

@@ -29,6 +29,7 @@ SEED_FILE: Final = "seed"
 CA_FILE: Final = "ca.pem"
 STORE_FILE: Final = "profile.db"
 LOCK_FILE: Final = "lock"
+MOST_EVIDENCE: Final = 100
 
 _INSERT_EVIDENCE: Final = sa.insert(schema.evidence)
 
@@ -79,8 +80,19 @@ class Profile:
         return self._seed
 
     def keep_evidence(self, kind: str, content: bytes, now: int) -> None:
-        """Store, in a transaction of its own, what proves that a promise was broken."""
+        """Store, in a transaction of its own and once, what proves that a promise was broken.
+
+        Only so much of it: whoever breaks promises does not decide how full the disk gets.
+        """
+        kept = schema.evidence.c
         with self.store.immediate() as tx:
+            there = tx.scalar(
+                sa.select(sa.func.count())
+                .select_from(schema.evidence)
+                .where(kept.kind == kind, kept.content == content)
+            )
+            if there or tx.scalar(sa.select(sa.func.count()).select_from(schema.evidence)) >= MOST_EVIDENCE:
+                return
             tx.insert(_INSERT_EVIDENCE, {"at": now, "kind": kind, "content": content})
 
     def close(self) -> None:

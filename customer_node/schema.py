@@ -25,15 +25,25 @@ merchants: Final = sa.Table(
 )
 """Each merchant's identity key as it was at first sight."""
 
+cards: Final = sa.Table(
+    "cards",
+    metadata,
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("card", sa.LargeBinary, nullable=False),
+)
+"""Signed cards by their SHA-256: each is the first that showed some slot's key, and goes with the last."""
+
 key_slots: Final = sa.Table(
     "key_slots",
     metadata,
     sa.Column("holder", sa.Text, primary_key=True),
     sa.Column("purpose", sa.Text, primary_key=True),
     sa.Column("slot", sa.BigInteger, primary_key=True),
-    sa.Column("key_id", sa.LargeBinary, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("card", sa.LargeBinary, sa.ForeignKey("cards.digest"), nullable=False, index=True),
 )
-"""The one key per calendar slot that a holder has shown: hello keys, browse and order prekeys."""
+"""The one key per calendar slot that a holder has shown, as SHA-256 of the whole public key."""
 
 issuer_keys: Final = sa.Table(
     "issuer_keys",

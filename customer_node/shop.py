@@ -14,7 +14,7 @@ Rule 3. A visit that is over (idle, byte budget, log-out) is replaced by a new o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from common import codec, config, messages, sealing
@@ -32,9 +32,10 @@ from common.errors import (
     WireError,
 )
 from customer_node import kept as keeping
+from customer_node import key_slots
 from customer_node.connection import POLL_MS, Link
 from customer_node.context import Context
-from customer_node.directory import Merchant, newest_key
+from customer_node.directory import Merchant
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError
@@ -74,10 +75,22 @@ class Visit:
         """Give what a sealed request to this merchant is bound to."""
         return sealing.Binding(self.context.profile.market_id, self.merchant.fingerprint, purpose, outer)
 
+    def prekey(self, purpose: key_slots.Purpose, keys: Sequence[messages.SlotKey]) -> sealing.XWingPublicKey:
+        """Give the prekey for this time. Raises `MerchantOfflineError` where the card's are all over."""
+        key = key_slots.key_for(purpose, keys, self.session.now)
+        if key is None:
+            raise MerchantOfflineError(
+                f"{self.merchant.id} shows no key for this time.", "It may be away; try again later."
+            )
+        return key
+
     def seal_browse(
         self, body: messages.SealedBody, purpose: sealing.Purpose, outer: bytes = b""
     ) -> tuple[bytes, sealing.AnswerKey]:
-        """Seal a request to the browse prekey of the present hour. Raises `UsageError`, `UntrustedError`."""
+        """Seal a request to the browse prekey of the present hour.
+
+        Raises `UsageError`, `UntrustedError`, `MerchantOfflineError` where the card shows no such key.
+        """
         # Cards follow the clock while a connection is open: the latest one counts.
         self.merchant = self.context.directory.merchant(self.session.link, self.merchant.id)
         try:
@@ -86,7 +99,7 @@ class Visit:
             )
         except MalformedError:
             raise UsageError("A name, a SKU or a search text is too long or malformed.") from None
-        prekey = newest_key(self.merchant.card.browse_prekeys, self.session.now)
+        prekey = self.prekey("browse", self.merchant.card.browse_prekeys)
         binding = self.binding(purpose, outer)
         return sealing.seal_request(prekey, binding, body, self.context.random(32), config.REQUEST_STEP)
 

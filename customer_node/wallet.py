@@ -9,7 +9,8 @@ crashes in between, the same bytes are sent again and the same token comes out.
 
 Rule 2. Every signature is verified when it arrives and again when the token is rebuilt to be spent.
 
-Rule 3. Each purpose, value and month has one key; another one for the same slot raises `SlotConflictError`.
+Rule 3. Each purpose, value and month has one key, and each key belongs to one of them (`key_slots` keeps
+the evidence where a broker shows another).
 
 Rule 4. What the account drew is used only after the market's minimum age, so that the draw and the
 purchase do not stand side by side. What came out of a shop session (change, refunds) has no such age.
@@ -60,14 +61,6 @@ _WITH_KEY: Final = sa.select(
 ).join(issuer_keys, tokens.c.key_id == issuer_keys.c.key_id)
 
 
-class SlotConflictError(Exception):
-    """The broker showed a second key for a slot; `evidence` are the two keys' descriptions."""
-
-    def __init__(self, key: IssuerKey) -> None:
-        super().__init__(f"{key.purpose} {key.value} {key.month}")
-        self.evidence = key.public
-
-
 @dataclass(frozen=True)
 class Stock:
     """Tokens of one kind, counted."""
@@ -96,20 +89,27 @@ class Wallet:
     # --- keys ------------------------------------------------------------------------------------------
 
     def learn(self, tx: Tx, announced: Sequence[IssuerKey]) -> None:
-        """Store the announced keys. Raises `SlotConflictError`, and `UntrustedError` for a malformed one."""
+        """Store the announced keys. Raises `UntrustedError` for a malformed or a second one."""
         rows = tx.all(sa.select(issuer_keys))
-        by_slot = {(row["purpose"], row["value"], row["month"]): row["key_id"] for row in rows}
+        by_slot = {(row["purpose"], row["value"], row["month"]): row["public"] for row in rows}
+        ids = {row["key_id"] for row in rows}
         for key in announced:
             slot = (key.purpose, key.value, key.month)
             try:
                 coins.issuer_public(key)
             except MalformedError as error:
                 raise UntrustedError(f"The broker announces an unusable key: {error}.") from error
-            if by_slot.get(slot, key.key_id) != key.key_id:
-                raise SlotConflictError(key)
-            if slot not in by_slot:
-                by_slot[slot] = key.key_id
-                tx.insert(_INSERT_KEY, {**_columns(key), "next_counter": 0})
+            if by_slot.get(slot, key.public) != key.public:
+                raise UntrustedError(
+                    f"The broker announces a second {key.purpose} key of value {key.value} for {key.month}."
+                )
+            if slot in by_slot:
+                continue
+            if key.key_id in ids:
+                raise UntrustedError("The broker announces one key for two values or months.")
+            ids.add(key.key_id)
+            by_slot[slot] = key.public
+            tx.insert(_INSERT_KEY, {**_columns(key), "next_counter": 0})
 
     def top(self, tx: Tx, month: str) -> int:
         """Give the largest coin of a month. Raises `UntrustedError` if there is none."""

@@ -76,6 +76,15 @@ def evidence(market: Market) -> list[str]:
     return kinds
 
 
+def both_cards(market: Market) -> list[bytes]:
+    """The two cards of the only piece of evidence."""
+    database = sqlite3.connect(home(market) / "profile.db")
+    ((content,),) = database.execute("SELECT content FROM evidence")
+    database.close()
+    first, second = msgspec.msgpack.decode(content)
+    return [first, second]
+
+
 # --- the broker ----------------------------------------------------------------------------------------
 
 
@@ -150,14 +159,28 @@ def test_a_second_coin_key_for_a_slot(bazaar: Bazaar, retained: dict[str, bytes]
             else key
             for key in body.issuer_keys
         ]
-        retained[BROKER_CARD] = broker_card(bazaar, retained[BROKER_CARD], issuer_keys=mine)
+        genuine = retained[BROKER_CARD]
+        retained[BROKER_CARD] = broker_card(bazaar, genuine, issuer_keys=mine)
         before = market.wallet()
-        with pytest.raises(UntrustedError, match="second key"):
+        with pytest.raises(UntrustedError, match="second coin 512 key"):
             market.withdraw()
-        with pytest.raises(UntrustedError, match="second key"):
+        with pytest.raises(UntrustedError, match="second coin 512 key"):
             market.show("sports", "PLAN")
-        assert evidence(market) == ["second coin key"] * 2
+        assert evidence(market) == ["second key: broker"], "kept once"
         assert market.wallet() == before
+        # Whoever has the market file can see that one broker signed both.
+        ours = bazaar.world.market
+        read = [
+            cards.open_broker_card(card, ours.ca_der, ours.market_id, clock.now_ms())
+            for card in both_cards(market)
+        ]
+        assert [card.certificate.fingerprint for card in read] == [ours.broker_identity] * 2
+        publics = [
+            {key.public for key in card.body.issuer_keys if (key.purpose, key.value) == ("coin", 512)}
+            for card in read
+        ]
+        assert not publics[0] & publics[1]
+        assert both_cards(market)[1] == retained[BROKER_CARD]
 
 
 def test_a_second_hello_key_for_a_slot(bazaar: Bazaar, retained: dict[str, bytes]):
@@ -211,21 +234,35 @@ def test_a_second_prekey_for_a_slot(bazaar: Bazaar, retained: dict[str, bytes], 
     with bazaar.customer() as market:
         market.show("sports", "PLAN")
         market._context.uplink.close()
+        genuine = retained[SPORTS_CARD]
         mine = sealing.XWingPrivateKey.generate().public.raw
-        body = codec.MERCHANT_CARD.unpack(parts(retained[SPORTS_CARD])[1])
+        body = codec.MERCHANT_CARD.unpack(parts(genuine)[1])
         keys = [messages.SlotKey(slot=key.slot, public=mine) for key in getattr(body, purpose)]
         retained[SPORTS_CARD] = merchant_card(bazaar, retained[SPORTS_CARD], **{purpose: keys})
         with pytest.raises(UntrustedError, match="second"):
+            market.show("sports", "PLAN")
+        assert both_cards(market) == [genuine, retained[SPORTS_CARD]]
+
+
+@pytest.mark.parametrize("purpose", ["browse_prekeys", "order_prekeys"])
+def test_a_slot_of_a_merchants_own_invention(bazaar: Bazaar, retained: dict[str, bytes], purpose: str):
+    """Else each customer could be given a slot, and so a key, of its own."""
+    with bazaar.customer() as market:
+        body = codec.MERCHANT_CARD.unpack(parts(retained[SPORTS_CARD])[1])
+        keys = [messages.SlotKey(slot=key.slot + 1, public=key.public) for key in getattr(body, purpose)]
+        retained[SPORTS_CARD] = merchant_card(bazaar, retained[SPORTS_CARD], **{purpose: keys})
+        market._context.uplink.close()
+        with pytest.raises(UntrustedError, match="no calendar slot"):
             market.show("sports", "PLAN")
 
 
 @pytest.mark.parametrize("public", [bytes(1216), bytes([1]) * 1184 + bytes(32)])
 def test_a_degenerate_prekey(bazaar: Bazaar, retained: dict[str, bytes], public: bytes):
     with bazaar.customer() as market:
-        later = [messages.SlotKey(slot=2**50, public=public)]
+        later = [messages.SlotKey(slot=2**50 - 2**50 % config.HOUR_MS, public=public)]
         retained[SPORTS_CARD] = merchant_card(bazaar, retained[SPORTS_CARD], browse_prekeys=later)
         market._context.uplink.close()
-        with pytest.raises(UntrustedError):
+        with pytest.raises(UntrustedError, match="degenerate"):
             market.show("sports", "PLAN")
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from common.slots import month_of
 from common.states import UnlistedStepError
 from common.store import Store
 from customer_node.change import change_for, refund_coins
-from customer_node.wallet import TICKET, SlotConflictError, Wallet
+from customer_node.wallet import TICKET, Wallet
 
 NOW = 1_800_014_400_000
 MONTH = month_of(NOW)
@@ -183,8 +184,16 @@ def test_a_second_key_for_a_slot_is_refused(store: Store):
     second = issuer(BlindPrivateKey.generate(), "coin", 4)
     with store.immediate() as tx:
         wallet.learn(tx, the_mint().keys)
-    with pytest.raises(SlotConflictError), store.immediate() as tx:
+    with pytest.raises(UntrustedError, match="second"), store.immediate() as tx:
         wallet.learn(tx, [second])
+
+
+def test_one_key_for_two_values_is_refused(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    once = the_mint().keys[0]
+    twice = msgspec.structs.replace(once, value=8)
+    with pytest.raises(UntrustedError, match="one key for two"), store.immediate() as tx:
+        wallet.learn(tx, [once, twice])
 
 
 def test_an_answered_operation_cannot_end_again(store: Store):
