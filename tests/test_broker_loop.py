@@ -180,7 +180,8 @@ def test_a_rolled_back_batch_loses_no_answer(
     monkeypatch.setitem(core._batches, messages.AnswerKept, _fail)  # type: ignore[arg-type]
     keeper.say(accept(forward))
     session.say(order.kept)
-    assert session.hear(messages.OrderAnswer).state == "captured"
+    with capture_logs():
+        assert session.hear(messages.OrderAnswer).state == "captured"
     assert world.running["broker"].loop.quarantined == 1
     assert order_state(world, order.id) == "captured"
 
@@ -197,7 +198,8 @@ def test_a_rolled_back_batch_forgets_no_logout(
     plant(world, monkeypatch, culprit.request)
     leaving.say(messages.LogOut(request=fresh()))
     staying.say(culprit)
-    assert leaving.hear(messages.LoggedOut)
+    with capture_logs():
+        assert leaving.hear(messages.LoggedOut)
     assert world.running["broker"].loop.quarantined == 1
     leaving.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
     assert keeper.collect() == leaving.collect() == []
@@ -212,8 +214,10 @@ def test_after_too_many_failures_the_node_stops(
     monkeypatch.setitem(core._handlers, messages.AskMerchant, _fail)  # type: ignore[arg-type]
     for _ in range(world.broker.limits.quarantine_before_stop):
         session.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
-    with pytest.raises(TooManyFailuresError):
+    with capture_logs() as logs, pytest.raises(TooManyFailuresError):
         settle(world)
+    quarantined = [entry for entry in logs if entry["event"] == "quarantined"]
+    assert len(quarantined) == world.broker.limits.quarantine_before_stop
 
 
 # --- replays -------------------------------------------------------------------------------------------

@@ -268,6 +268,27 @@ def test_hellos_that_meet_in_the_password_pool_open_one_session(world: World) ->
     assert world.running["broker"].loop.quarantined == 0
 
 
+def test_two_names_that_meet_in_the_pool_under_one_session_id_open_one_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alice", "bob"):
+        world.account(name, "correct horse", 0)
+    first = Session(world)
+    second = Session(world, first.sid)
+    free, check = threading.Event(), accounts.check_password
+    monkeypatch.setattr(accounts, "check_password", lambda *a: (free.wait(10), check(*a))[1])
+    try:
+        first.put_hello(messages.LogIn(name="alice", password="correct horse"))
+        second.put_hello(messages.LogIn(name="bob", password="correct horse"))
+        settle(world)
+    finally:
+        free.set()
+    assert isinstance(first.answer(), messages.Welcome)
+    assert world.pump(lambda: world.broker.broker.refused["session_over"] == 1)
+    assert world.running["broker"].loop.quarantined == 0
+    assert first.ask(messages.GetBalance(request=fresh()), messages.Balance)
+
+
 def test_a_session_that_was_logged_out_is_not_opened_again(world: World, customer: Customer) -> None:
     session = customer.shop()
     session.ask(messages.LogOut(request=fresh()), messages.LoggedOut)

@@ -6,6 +6,7 @@ The checks themselves are tested on planted sources below: a check that can't fa
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -52,8 +53,13 @@ def sources() -> dict[str, str]:
     return found
 
 
-def imports(text: str) -> Iterator[str]:
+@functools.cache
+def imports(text: str) -> frozenset[str]:
     """Give what a source imports, anywhere in it: `a.b` and, for `from a import b`, `a` and `a.b`."""
+    return frozenset(_imports(text))
+
+
+def _imports(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -76,7 +82,7 @@ def foreign_imports(modules: Mapping[str, str]) -> list[str]:
         allowed = PACKAGES if own == "veilmart" else {own, "common"}
         faults += [
             f"{module} imports {name}"
-            for name in sorted(set(imports(text)))
+            for name in sorted(imports(text))
             if package_of(name) in PACKAGES - allowed
         ]
     return faults
