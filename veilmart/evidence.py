@@ -131,13 +131,12 @@ class Evidence:
 
 def _spellings(raw: bytes) -> list[tuple[str, bytes]]:
     spellings = [("hex", raw.hex().encode()), ("HEX", raw.hex().upper().encode())]
-    # Python's repr of bytes and JSON's of text differ from the value itself where that is not printable;
-    # inside a JSON text every backslash of either is doubled.
-    printed = [repr(raw)[2:-1].encode(), json.dumps(raw.decode("latin-1"))[1:-1].encode()]
+    printed = {json.dumps(raw.decode("latin-1"))[1:-1], *(_printed(raw, quote) for quote in ("'", "\\'"))}
     if (text := _text(raw)) is not None:
-        printed.append(json.dumps(text)[1:-1].encode())
-    doubled = [form.replace(b"\\", b"\\\\") for form in printed]
-    spellings += [("printed", form) for form in sorted({*printed, *doubled} - {raw})]
+        printed.add(json.dumps(text)[1:-1])
+    # Logs are JSON: what stands in one of their texts is escaped once more.
+    twice = {json.dumps(form)[1:-1] for form in printed}
+    spellings += [("printed", form.encode()) for form in sorted(printed | twice) if form.encode() != raw]
     for shift in range(3):
         # Inside a longer base64 text a value begins at one of three places; what its neighbours share
         # with it is cut off at both ends.
@@ -150,6 +149,11 @@ def _spellings(raw: bytes) -> list[tuple[str, bytes]]:
             if url != core:
                 spellings.append(("base64url", url))
     return spellings
+
+
+def _printed(raw: bytes, quote: str) -> str:
+    """Spell bytes as Python does; whether it escapes a quote depends on what else it prints."""
+    return "".join(quote if byte == ord("'") else repr(bytes([byte]))[2:-1] for byte in raw)
 
 
 def _text(raw: bytes) -> str | None:
