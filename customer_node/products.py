@@ -1,12 +1,15 @@
 """Products: a merchant's signed records, checked before anything of them is shown.
 
-Rule. A record counts with the pinned merchant's signature, and only at the place that it names.
+Rule 1. A record counts with the pinned merchant's signature, and only at the place that it names.
+
+Rule 2. A bucket holds the content and is not many times larger: padding is paid for in time and tickets.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Final
 
 from common import codec, config, messages
 from common.credentials import PRODUCT_RECORD_LABEL
@@ -14,6 +17,9 @@ from common.errors import UntrustedError, WireError
 from common.keys import verify_identity
 from customer_node.shop import Visit
 from customer_node.views import ProductView
+
+MOST_PADDING: Final = 8
+"""At most so many times the cells of its content may a delivery have; merchants' own limit is half of it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def fetch_product(visit: Visit, sku: str) -> Product:
     if (
         (record.merchant, record.sku) != (merchant.id, sku)
         or record.currency != visit.context.profile.market.currency
-        or record.size > record.cells * config.CELL_CONTENT
+        or not _plausible_bucket(record)
     ):
         raise UntrustedError(f"{merchant.id} answered with another product's record.")
     return Product(
@@ -74,3 +80,8 @@ def fetch_product(visit: Visit, sku: str) -> Product:
         signature=detail.signature,
         stock=detail.stock,
     )
+
+
+def _plausible_bucket(record: messages.ProductRecord) -> bool:
+    needed = max(1, -(-record.size // config.CELL_CONTENT))
+    return needed <= record.cells <= MOST_PADDING * needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from world import Publish, World
 
 from common import cards, clock, codec, config, messages, sealing, topics
 from common.blind import BlindPrivateKey
+from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import OutOfTicketsError, UntrustedError
 from common.keys import IdentityKey
 from customer_node import Market
@@ -274,6 +276,38 @@ def test_a_card_on_another_merchants_topic(bazaar: Bazaar, retained: dict[str, b
             market.show("maps", "PLAN")
         retained["veilmart/v1/merchant/fake/card"] = b"\x00"
         assert [merchant.id for merchant in market.merchants()] == ["sports"]
+
+
+def resigned(bazaar: Bazaar, **changes: Any) -> None:
+    """Let the sports merchant show a record of its own signature that its own code would never make."""
+    node = bazaar.world.merchants["sports"]
+    products = node.merchant._browse._catalog._products
+    record = msgspec.structs.replace(products["PLAN"].record, **changes)
+    packed = codec.pack(record)
+    signature = node.shop.identity.sign(PRODUCT_RECORD_LABEL, packed)
+    products["PLAN"] = dataclasses.replace(
+        products["PLAN"], record=record, packed=packed, signature=signature
+    )
+
+
+def test_a_bucket_holds_the_content_and_little_more(bazaar: Bazaar):
+    """A merchant could otherwise sell a file whose download never ends."""
+    cell = config.CELL_CONTENT
+    good = [(0, 1), (0, 8), (cell, 1), (cell + 1, 2), (cell + 1, 16)]
+    bad = [(0, 9), (cell + 1, 1), (cell + 1, 17), (1, 2**28)]
+    catalog = bazaar.world.merchants["sports"].merchant._browse._catalog
+    genuine = catalog._products["PLAN"]
+    with bazaar.customer() as market:
+        try:
+            for size, cells in good:
+                resigned(bazaar, size=size, cells=cells)
+                assert market.show("sports", "PLAN").cells == cells
+            for size, cells in bad:
+                resigned(bazaar, size=size, cells=cells)
+                with pytest.raises(UntrustedError):
+                    market.show("sports", "PLAN")
+        finally:
+            catalog._products["PLAN"] = genuine
 
 
 # --- frames --------------------------------------------------------------------------------------------
