@@ -26,6 +26,7 @@ from common.errors import (
     UsageError,
     VeilmartError,
 )
+from common.money import format_amount
 from customer_node import kept as keeping
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
@@ -168,7 +169,8 @@ class Account:
         bundle = sum(coins.BUNDLE)
         if before.amount < bundles * bundle:
             raise InsufficientFundsError(
-                f"The account holds {before.amount}, {bundles} bundles are {bundles * bundle} minor units.",
+                f"The account holds {format_amount(before.amount, card.currency)}, "
+                f"{bundles} bundles are {format_amount(bundles * bundle, card.currency)}.",
                 "The market's operator credits accounts (`veilmart broker account credit`).",
             )
         tickets_left, drawn, balance = before.tickets_left, 0, before.amount

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from common import codec, config, messages, sealing
 from common.errors import OutOfStockError, PriceChangedError, RejectedError
+from common.money import format_amount
 from common.store import Tx
 from customer_node.cart import Wanted
 from customer_node.context import Context
@@ -109,7 +110,8 @@ def _check_offer(line: Wanted, product: Product) -> None:
     record = product.record
     if line.unit_price is not None and record.price != line.unit_price:
         raise PriceChangedError(
-            f"{record.title} now costs {record.price} instead of {line.unit_price} minor units.",
+            f"{record.title} now costs {format_amount(record.price, record.currency)} "
+            f"instead of {format_amount(line.unit_price, record.currency)}.",
             "Look at the cart again (`veilmart cart show`), then buy at the new price.",
         )
     if product.stock == "out":

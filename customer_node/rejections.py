@@ -10,6 +10,7 @@ from common.errors import (
     RejectedError,
     VeilmartError,
 )
+from common.money import format_amount
 from customer_node.orders import Order
 
 _BACK = "The money is back in the wallet."
@@ -21,7 +22,8 @@ def rejection_error(order: Order) -> VeilmartError:
     match order.failure:
         case "price_changed":
             return PriceChangedError(
-                f"{sku} of {order.merchant} has changed; it now costs {value} minor units. {_BACK}",
+                f"{sku} of {order.merchant} has changed; "
+                f"it now costs {format_amount(value or 0, order.currency)}. {_BACK}",
                 "Look at the cart again (`veilmart cart show`), then buy at the new price.",
             )
         case "out_of_stock":
