@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from common import clock
 from common.keys import KeyType
+from common.market_file import Address, MarketFile
 from veilmart.cli.homes import MARKET_FILE, MarketHome, Proxy, Timeout, find_market_file, home_of, output
 from veilmart.init import (
     DEFAULT_HOSTS,
@@ -35,6 +37,10 @@ def init(
             show_default=", ".join(DEFAULT_HOSTS),
         ),
     ] = None,
+    node_host: Annotated[
+        str | None,
+        typer.Option(help="Where broker and merchants reach the bus.", show_default="the first --bus-host"),
+    ] = None,
     listen: Annotated[str, typer.Option(help="Address that the bus listens on.")] = "127.0.0.1",
     public_port: Annotated[int, typer.Option(help="For customers and auditors.")] = DEFAULT_PUBLIC_PORT,
     node_port: Annotated[int, typer.Option(help="For broker and merchants.")] = DEFAULT_NODE_PORT,
@@ -48,6 +54,7 @@ def init(
         home_of(home),
         currency=currency,
         bus_hosts=bus_host or DEFAULT_HOSTS,
+        node_host=node_host,
         listen=listen,
         public_port=public_port,
         node_port=node_port,
@@ -96,6 +103,14 @@ def status(
     market: Annotated[
         Path | None, typer.Option(help="The market file, where it is not the home's.", show_default=False)
     ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(help="`broker` or a merchant's id, which has to be online. Repeatable."),
+    ] = None,
+    public_host: Annotated[
+        str | None,
+        typer.Option(help="Reach the bus under this name instead of the market file's.", show_default=False),
+    ] = None,
     timeout: Timeout = 5.0,
     proxy: Proxy = None,
 ) -> None:
@@ -105,4 +120,7 @@ def status(
     place = home_of(home)
     if market is None and (place / MARKET_FILE).is_file():
         market = place / MARKET_FILE
-    show_status(output(context), place, find_market_file(market), timeout, proxy)
+    found = MarketFile.load(find_market_file(market))
+    if public_host is not None:
+        found = msgspec.structs.replace(found, public=Address(host=public_host, port=found.public.port))
+    show_status(output(context), place, found, expect or (), timeout, proxy)

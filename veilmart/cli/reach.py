@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from common import bus, clock, topics
-from common.errors import BusUnreachableError, MalformedError, VeilmartError
+from common.errors import (
+    BrokerUnreachableError,
+    BusUnreachableError,
+    MalformedError,
+    MerchantOfflineError,
+    VeilmartError,
+)
 from common.market_file import MarketFile
 from common.presence import read_presence
 from common.public import public_connection
@@ -28,9 +35,18 @@ _SUBSCRIPTIONS: Final = (
 )
 
 
-def show_status(output: Output, home: Path, market_path: Path, timeout_s: float, proxy: str | None) -> None:
-    """Show the state of the market. Raises `IncompleteError` where the bus is not reachable."""
-    market = MarketFile.load(market_path)
+def show_status(
+    output: Output,
+    home: Path,
+    market: MarketFile,
+    expected: Sequence[str],
+    timeout_s: float,
+    proxy: str | None,
+) -> None:
+    """Show the state of the market.
+
+    Raises `IncompleteError` where the bus is not reachable, or one of `expected` is not online.
+    """
     certificates = list(endings(_homes(home), clock.now_ms()))
     problem: VeilmartError | None = None
     board: dict[str, bytes] = {}
@@ -59,6 +75,7 @@ def show_status(output: Output, home: Path, market_path: Path, timeout_s: float,
             output.note(
                 f"warning: {each.path} ends on {day_of(each.ends)}: renew it with `veilmart ca renew`."
             )
+    problem = problem or _missing(expected, data)
     if problem is not None:
         raise IncompleteError(problem, data, *views)
     output.show(data, *views)
@@ -101,6 +118,15 @@ def _accepts(home: Path, market: MarketFile, timeout_s: float) -> bool:
     except OSError:
         return False
     return True
+
+
+def _missing(expected: Sequence[str], data: dict[str, Any]) -> VeilmartError | None:
+    states = {each["id"]: each["state"] for each in data["merchants"]} | {"broker": data["broker"]["state"]}
+    away = [name for name in expected if states.get(name) != "online"]
+    if not away:
+        return None
+    kind = BrokerUnreachableError if "broker" in away else MerchantOfflineError
+    return kind(f"Not online: {', '.join(away)}.", "Start it with `veilmart broker run` or `merchant run`.")
 
 
 def _listener(host: str, port: int, *, reachable: bool | None) -> dict[str, Any]:
