@@ -48,6 +48,8 @@ class Audit:
         self._published: list[bytes] = []
         """Given out in the round before, and to be forgotten in the next transaction."""
         self._listed: list[bytes] | None = None
+        self._due = True
+        """Whether anything may wait: a round that only relays shall not ask the store."""
         self._boundary: int | None = None
 
     def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
@@ -66,6 +68,7 @@ class Audit:
         key = now.to_bytes(6, "big") + entropy[16:]
         tx.insert(_EVENT, {"id": key, "type": kind, "body": msgspec.json.encode(event)})
         tx.insert(_UNPUBLISHED, {"event": key})
+        self._due = True
 
     def order_step(self, tx: Tx, state: str, order: Mapping[str, Any], now: int, random: Random) -> None:
         """Record one step of an order (a row of `orders`, or what becomes one).
@@ -81,6 +84,7 @@ class Audit:
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back had listed."""
+        self._due = self._due or self._listed is not None
         self._listed = None
 
     def committed(self) -> None:
@@ -94,7 +98,7 @@ class Audit:
 
         Once in a transaction: what comes after is given in the next one.
         """
-        if self._listed is not None:
+        if self._listed is not None or not (self._due or self._published):
             return []
         self._listed = []
         tx.each(_PUBLISHED, [{"done": event} for event in self._published])
@@ -103,6 +107,7 @@ class Audit:
         for row in tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)]):
             by_type[row["type"]].append(row["body"])
             self._listed.append(row["id"])
+        self._due = False
         return [
             Outgoing(topics.audit_event(kind), payload, content_type=content_type)
             for kind, bodies in by_type.items()
@@ -112,6 +117,7 @@ class Audit:
     def publish_again(self) -> None:
         """Keep what the last round published: its connection may have broken before it was sent."""
         self._published = []
+        self._due = True
 
     def totals(self, tx: Tx, now: int, random: Random) -> None:
         """Publish coin totals at an hour's boundary, when enough orders have happened since the last ones."""

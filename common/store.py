@@ -45,13 +45,22 @@ def one_of(column: sa.ColumnElement[str], values: Sequence[str]) -> sa.ColumnEle
 
 
 class Tx:
-    """One transaction: the only effect that a core has."""
+    """One transaction: the only effect that a core has. It begins when it is first used."""
 
-    def __init__(self, connection: sa.Connection, statements: Statements) -> None:
-        self._connection = connection
+    def __init__(self, engine: sa.Engine, statements: Statements) -> None:
+        self._engine = engine
         self._statements = statements
-        self.dialect = connection.dialect.name
+        self._begun: sa.Connection | None = None
+        self.dialect = engine.dialect.name
         self._pending: dict[sa.Insert, list[Mapping[str, Any]]] = defaultdict(list)
+
+    @property
+    def _connection(self) -> sa.Connection:
+        # A batch that only relays never asks for it, and costs no transaction.
+        if self._begun is None:
+            self._begun = self._engine.connect()
+            self._begun.begin()
+        return self._begun
 
     def insert(self, statement: sa.Insert, row: Mapping[str, Any]) -> None:
         """Queue one row for a prepared insert; equal statement objects go in together, in their order."""
@@ -119,6 +128,17 @@ class Tx:
         """Run an update or delete and tell how many rows it changed."""
         return self.execute(statement, parameters).rowcount
 
+    def commit(self) -> None:
+        """Write what is queued and make everything durable; `Store.immediate` does it."""
+        self.flush()
+        if self._begun is not None:
+            self._begun.commit()
+
+    def close(self) -> None:
+        """Give the connection back; what was not committed is rolled back."""
+        if self._begun is not None:
+            self._begun.close()
+
 
 class Store:
     """One node's database. `migrations` names the package that holds its Alembic scripts."""
@@ -146,10 +166,12 @@ class Store:
     @contextmanager
     def immediate(self) -> Iterator[Tx]:
         """Open a writing transaction; commits at the end, rolls back on any exception."""
-        with self._engine.begin() as connection:
-            tx = Tx(connection, self._statements)
+        tx = Tx(self._engine, self._statements)
+        try:
             yield tx
-            tx.flush()
+            tx.commit()
+        finally:
+            tx.close()
 
     def migrate(self) -> None:
         """Bring the schema to the newest version; does nothing where it is there."""
