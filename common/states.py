@@ -28,7 +28,8 @@ MERCHANT_ORDER: Final[Table] = {
 }
 
 CUSTOMER_ORDER: Final[Table] = {
-    "draft": frozenset({"placed"}),
+    "draft": frozenset({"placed", "refused"}),
+    "refused": frozenset({"placed"}),
     "placed": frozenset({"accepted", "refundable"}),
     "accepted": frozenset({"downloading"}),
     "downloading": frozenset({"complete"}),

@@ -8,8 +8,9 @@
 Rule 1. The order, its secrets and its coins are stored before the first byte is sent; what is sent is
 exactly what is stored, however often. After any crash `resume` goes on from there.
 
-Rule 2. Before the broker has been heard of, a refusal means that nothing happened: the draft is erased
-and its coins are free. Afterwards only `captured` and `refundable` end an order.
+Rule 2. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
+refused until its deadline: where the broker turns out to know it (`recall`), it goes on. Afterwards only
+`captured` and `refundable` end an order.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from common.errors import (
     BusUnreachableError,
     DeadlineError,
     MerchantOfflineError,
+    NotFoundError,
     RejectedError,
     UnreachableError,
     UntrustedError,
@@ -42,7 +44,7 @@ from customer_node.rejections import rejection_error
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
 from customer_node.schema import receipts as receipt_rows
-from customer_node.sessions import REPEAT_FIRST_MS, REPEAT_LONGEST_MS, reference
+from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS, REPEAT_LONGEST_MS, reference
 from customer_node.shop import ShopSession
 from customer_node.timing import Countdown, Repeater
 
@@ -56,6 +58,28 @@ class Checkout:
         self._context = context
         self._funds = funds
 
+    # --- refused orders --------------------------------------------------------------------------------
+
+    def recall(self, session: ShopSession, order_id: bytes) -> bool:
+        """Ask whether the broker knows a refused order after all; tell whether it does: then `settle` it.
+
+        One that it does not know past its deadline is erased: it cannot be taken any more. Raises what
+        asking raises.
+        """
+        order = self._load(order_id)
+        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
+        try:
+            answer = session.ask(question, messages.OrderAnswer, self._context.timeout_ms)
+        except (NotFoundError, RejectedError):
+            if session.now > order.deadline + FRESHNESS_MS:
+                with self._context.profile.store.immediate() as tx:
+                    orders.drop_draft(tx, order.id)
+            return False
+        with self._context.profile.store.immediate() as tx:
+            self._context.wallet.retake(tx, order.id)
+            orders.step(tx, order.id, "placed", audit=answer.audit)
+        return True
+
     # --- answer ----------------------------------------------------------------------------------------
 
     def settle(self, session: ShopSession, order_id: bytes) -> None:
@@ -67,7 +91,7 @@ class Checkout:
         with self._context.profile.store.immediate() as tx:
             tx.execute(
                 sa.update(order_rows)
-                .where(order_rows.c.order_id == order_id)
+                .where(order_rows.c.order_id == order_id, order_rows.c.visit != session.kept.session)
                 .values(visit=session.kept.session)
             )
             order = orders.load(tx, order_id)
@@ -153,7 +177,7 @@ class Checkout:
         return body
 
     def _refused(self, session: ShopSession, order: Order, code: str) -> None:
-        """End a draft that the broker refuses; raises the reason."""
+        """Set the coins of a draft that the broker refuses free; raises the reason."""
         context = self._context
         error = refusal_error(code)
         with context.profile.store.immediate() as tx:
@@ -163,7 +187,7 @@ class Checkout:
                 self._funds.sift(session, order.id)
             with context.profile.store.immediate() as tx:
                 context.wallet.release(tx, order.id)
-                orders.drop_draft(tx, order.id)
+                orders.step(tx, order.id, "refused")
         raise error
 
     def _still_open(

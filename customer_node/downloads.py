@@ -106,7 +106,7 @@ class Downloads:
     def _plan(self, order_id: bytes, folder: Path | None) -> Delivery:
         with self._context.profile.store.immediate() as tx:
             order = orders.load(tx, order_id)
-            if order.state in orders.OPEN or order.state == "refunded":
+            if order.state in orders.NOTHING_TO_DELIVER:
                 raise RejectedError(
                     f"Order {order_id.hex()} is {order.state}: there is nothing to download.",
                     "`veilmart resume` takes open orders to their end.",

@@ -1,10 +1,14 @@
 """Orders as rows: their secrets, their steps, and how they are shown.
 
     draft --heard of by the broker--> placed --> accepted --> downloading --> complete
+      +--> refused --known after all--> |
                                         +------> refundable --> refunded
 
-Rule. Three secrets follow from one order secret: `claim` for a refund, `status` for questions, `fetch`
+Rule 1. Three secrets follow from one order secret: `claim` for a refund, `status` for questions, `fetch`
 for the cells. The locks of the first two are in `PlaceOrder`, that of the third in its sealed part alone.
+
+Rule 2. A refused order's secrets stay until its deadline: a repetition of `PlaceOrder` that is still under
+way may be taken, and then they alone bring the money back.
 """
 
 from __future__ import annotations
@@ -33,7 +37,19 @@ from customer_node.schema import (
 from customer_node.views import OrderLineView, OrderView
 
 OPEN: Final = ("draft", "placed", "refundable")
+NOTHING_TO_DELIVER: Final = (*OPEN, "refused", "refunded")
 TO_DELIVER: Final = ("accepted", "downloading")
+_ORDER: Final = (
+    sa.select(orders, order_secrets)
+    .join(order_secrets, orders.c.order_id == order_secrets.c.order_id)
+    .where(orders.c.order_id == sa.bindparam("of"))
+)
+_LINES: Final = (
+    sa.select(order_lines, records.c.record.label("packed"))
+    .join(records, order_lines.c.record == records.c.digest)
+    .where(order_lines.c.order_id == sa.bindparam("of"))
+    .order_by(order_lines.c.position)
+)
 _PLACE: Final[codec.Codec[messages.PlaceOrder]] = codec.Codec(messages.PlaceOrder)
 
 
@@ -96,19 +112,10 @@ class Order:
 
 def load(tx: Tx, order_id: bytes) -> Order:
     """Read an order. Raises `NotFoundError`."""
-    row = tx.one(
-        sa.select(orders, order_secrets)
-        .join(order_secrets, orders.c.order_id == order_secrets.c.order_id)
-        .where(orders.c.order_id == order_id)
-    )
+    row = tx.one(_ORDER, {"of": order_id})
     if row is None:
         raise no_order(order_id.hex())
-    lines = tx.all(
-        sa.select(order_lines, records.c.record.label("packed"))
-        .join(records, order_lines.c.record == records.c.digest)
-        .where(order_lines.c.order_id == order_id)
-        .order_by(order_lines.c.position)
-    )
+    lines = tx.all(_LINES, {"of": order_id})
     return Order(
         id=order_id,
         merchant=row["merchant"],
@@ -144,7 +151,7 @@ def step(tx: Tx, order_id: bytes, new: str, **values: Any) -> None:
 
 
 def drop_draft(tx: Tx, order_id: bytes) -> None:
-    """Erase an order that the broker has refused: nothing happened."""
+    """Erase an order that the broker has refused and can no longer take."""
     for table in (order_lines, order_secrets, orders):
         tx.execute(sa.delete(table).where(table.c.order_id == order_id))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
@@ -136,7 +136,7 @@ class Purchasing:
 
         def order(visit: Visit) -> None:
             # After a session that ended half-way this runs again, and the order may be there already.
-            there = self._present(merchant, purchase)
+            there = self._present(merchant, purchase) or self._recalled(visit, merchant, purchase)
             order_id = there.id if there else self._drafts.draft(visit, lines, purchase, deadline_ms)
             self._checkout.settle(visit.session, order_id)
 
@@ -145,6 +145,15 @@ class Purchasing:
                 "The broker refused this part of the purchase; its lines are gone from the cart."
             )
         self._shop.at(merchant, order)
+
+    def _recalled(self, visit: Visit, merchant: str, purchase: str) -> Order | None:
+        """Give an order of this purchase that the broker refused and took after all."""
+        with self._context.profile.store.immediate() as tx:
+            refused = tx.all(_refused(purchase, merchant))
+        for row in refused:
+            if self._checkout.recall(visit.session, row["order_id"]):
+                return self._present(merchant, purchase)
+        return None
 
     def _present(self, merchant: str, purchase: str) -> Order | None:
         with self._context.profile.store.immediate() as tx:
@@ -160,10 +169,20 @@ def _content(lines: Sequence[Wanted]) -> bytes:
 def _order_of(tx: Tx, purchase: str, merchant: str) -> bytes | None:
     order_id: bytes | None = tx.scalar(
         sa.select(order_rows.c.order_id).where(
-            order_rows.c.purchase == purchase, order_rows.c.merchant == merchant
+            order_rows.c.purchase == purchase,
+            order_rows.c.merchant == merchant,
+            order_rows.c.state != "refused",
         )
     )
     return order_id
+
+
+def _refused(purchase: str, merchant: str) -> sa.Select[Any]:
+    return sa.select(order_rows.c.order_id).where(
+        order_rows.c.purchase == purchase,
+        order_rows.c.merchant == merchant,
+        order_rows.c.state == "refused",
+    )
 
 
 def _open_purchase(tx: Tx, merchant: str, content: bytes) -> str | None:

@@ -3,6 +3,7 @@
     open withdrawals   asked again byte for byte, where the account session is still open
     open swaps         each in a session of its own
     open orders        each in its visit, or in a session of its own: answered, refunded, or still open
+    refused orders     asked about once: a repetition of them may have been taken
     accepted orders    delivered, where a folder is known
 
 Rule. One thing that goes no further does not hold up the others: each is reported with its error.
@@ -53,9 +54,12 @@ class Resume:
         with self._context.profile.store.immediate() as tx:
             swaps = self._context.wallet.open_operations(tx, "swap")
             open_orders = orders.in_states(tx, orders.OPEN)
+            refused = orders.in_states(tx, ("refused",))
         done += [self._swap(swap) for swap in swaps]
         for order_id in open_orders:
             done.append(self._order(order_id))
+        for order_id in refused:
+            done += self._recall(order_id)
         with self._context.profile.store.immediate() as tx:
             undelivered = orders.in_states(tx, orders.TO_DELIVER)
         return done + [self._deliver(order_id, folder) for order_id in undelivered]
@@ -77,6 +81,15 @@ class Resume:
         except VeilmartError as error:
             failure = error
         return ResumedView("order", order_id.hex(), self._state(order_id), failure)
+
+    def _recall(self, order_id: bytes) -> list[ResumedView]:
+        """Ask about a refused order; there is nothing to tell where the broker stays with that."""
+        try:
+            place = self._downloads.place_of(self._load(order_id))
+            known = self._shop.within(place, lambda session: self._checkout.recall(session, order_id))
+        except VeilmartError as error:
+            return [ResumedView("order", order_id.hex(), self._state(order_id), error)]
+        return [self._order(order_id)] if known else []
 
     def _deliver(self, order_id: bytes, folder: Path | None) -> ResumedView:
         failure: VeilmartError | None = None

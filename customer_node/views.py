@@ -13,7 +13,7 @@ from common.errors import VeilmartError
 
 Stock: TypeAlias = Literal["in", "low", "out"]
 OrderState: TypeAlias = Literal[
-    "draft", "placed", "accepted", "downloading", "complete", "refundable", "refunded"
+    "draft", "refused", "placed", "accepted", "downloading", "complete", "refundable", "refunded"
 ]
 
 

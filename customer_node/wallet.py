@@ -267,6 +267,14 @@ class Wallet:
         """Set free what was reserved for `holder` and never taken."""
         tx.execute(_move("free").where(tokens.c.holder == holder, tokens.c.state == "reserved"))
 
+    def retake(self, tx: Tx, holder: bytes) -> None:
+        """Note that the broker has taken what was reserved for `holder` and set free since.
+
+        What something else has been given meanwhile stays with that: the broker will refuse it there.
+        """
+        tx.execute(_move("reserved").where(tokens.c.holder == holder))
+        self.spend(tx, holder)
+
     def reserved_for(self, tx: Tx, holder: bytes) -> Sequence[Row]:
         """Give the rows of what is reserved for `holder`."""
         return tx.all(_WITH_KEY.where(tokens.c.holder == holder, tokens.c.state == "reserved"))

@@ -296,8 +296,9 @@ def test_a_bucket_holds_the_content_and_little_more(bazaar: Bazaar):
     good = [(0, 1), (0, 8), (cell, 1), (cell + 1, 2), (cell + 1, 16)]
     bad = [(0, 9), (cell + 1, 1), (cell + 1, 17), (1, 2**28)]
     catalog = bazaar.world.merchants["sports"].merchant._browse._catalog
-    genuine = catalog._products["PLAN"]
     with bazaar.customer() as market:
+        market.show("sports", "PLAN")
+        genuine = catalog._products["PLAN"]
         try:
             for size, cells in good:
                 resigned(bazaar, size=size, cells=cells)

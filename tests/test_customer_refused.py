@@ -1,0 +1,106 @@
+"""An order that the broker refuses, and takes after all when a repetition of it arrives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from customer_shop import Bazaar, build
+
+from broker_node.orders import Orders
+from common import config
+from common.errors import RefusedError, RejectedError
+from customer_node import Market, orders
+
+PRICE = 1234
+
+
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("bazaar"))
+    yield built
+    built.world.close()
+
+
+def money(market: Market) -> int:
+    return market.wallet().usable + market.wallet().reserved
+
+
+def buy_refused(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker knows no such merchant for a moment."""
+
+    def refuse(*_: Any) -> None:
+        raise RefusedError("not_found")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Orders, "_check", refuse)
+        with pytest.raises(Exception, match="does not know"):
+            market.buy_now("sports", "PLAN", idempotency_key="monday")
+    assert [order.state for order in market.orders()] == ["refused"]
+    assert market.wallet().reserved == 0
+    assert market.wallet().usable == 4000
+
+
+def repeat(bazaar: Bazaar, market: Market) -> None:
+    """A repetition of the refused `PlaceOrder` that was under way arrives."""
+    with market._context.profile.store.immediate() as tx:
+        order = orders.load(tx, bytes.fromhex(market.last_order().order_id))
+    market._shop.within("merchant/sports", lambda session: session.post(order.place_order))
+    bazaar.world.pump(lambda: False, 0.05)
+
+
+def test_resume_finds_a_refused_order_that_was_taken(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
+    with bazaar.customer() as market:
+        buy_refused(market, monkeypatch)
+        repeat(bazaar, market)
+    with bazaar.again(market) as market:
+        done = market.resume()
+        assert [(item.kind, item.error) for item in done] == [("order", None), ("order", None)]
+        assert market.last_order().state == "complete"
+        assert money(market) == 4000 - PRICE
+        assert market.resume() == []
+
+
+def test_buying_again_goes_on_with_it(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
+    with bazaar.customer() as market:
+        buy_refused(market, monkeypatch)
+        repeat(bazaar, market)
+        order = market.buy_now("sports", "PLAN", idempotency_key="monday")
+        assert order.state == "accepted"
+        assert len(market.orders()) == 1
+        assert money(market) == 4000 - PRICE
+
+
+def test_what_stays_refused_is_bought_anew_and_erased_in_time(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+):
+    with bazaar.customer() as market:
+        buy_refused(market, monkeypatch)
+        refused = market.last_order().order_id
+        assert market.resume() == []
+        with pytest.raises(RejectedError, match="nothing to download"):
+            market.download(refused)
+        assert market.buy_now("sports", "PLAN", idempotency_key="monday").state == "accepted"
+        assert sorted(order.state for order in market.orders()) == ["accepted", "refused"]
+        assert money(market) == 4000 - PRICE
+        later = market.order(refused).deadline + config.HOUR_MS
+        recall = market._resume._checkout.recall
+
+        def recall_later(session: Any, order_id: bytes) -> bool:
+            # The broker's clock has moved on by the time the answer is here.
+            ask = session.ask
+
+            def ask_and_wait(*question: Any) -> Any:
+                try:
+                    return ask(*question)
+                finally:
+                    session.kept = dataclasses.replace(session.kept, offset=later - market._context.clock())
+
+            session.ask = ask_and_wait
+            return bool(recall(session, order_id))
+
+        monkeypatch.setattr(market._resume._checkout, "recall", recall_later)
+        market.resume()
+        assert [order.state for order in market.orders()] == ["complete"]
