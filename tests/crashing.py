@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ PATIENCE = 20
 CELLS = 3
 BOUGHT, REFUSED = "ROUTE", "RARE"
 PRICES = {BOUGHT: 77, REFUSED: 29}
+CONTENT = {sku: hashlib.shake_256(sku.encode()).digest(CELLS * 64 * 1024 - 100) for sku in PRICES}
 RARE_LEFT = 2
 LIMITS = "reforward_first_ms = 200\nreforward_longest_ms = 1000\n"
 
@@ -89,16 +90,12 @@ def kill_myself() -> NoReturn:
     raise AssertionError("still alive")
 
 
-def content(sku: str) -> bytes:
-    return hashlib.shake_256(sku.encode()).digest(CELLS * 64 * 1024 - 100)
-
-
 def stock_shop(inventory: Any, folder: Path) -> None:
     """Put on sale what `shop` buys; of the rare thing there are fewer than it asks for."""
     folder.mkdir(parents=True, exist_ok=True)
     for sku, price in PRICES.items():
         path = folder / f"{sku.lower()}.bin"
-        path.write_bytes(content(sku))
+        path.write_bytes(CONTENT[sku])
         inventory.add(path, sku, title=sku, price=price, stock=RARE_LEFT if sku == REFUSED else None)
 
 
@@ -302,10 +299,10 @@ class Homes:
     profiles: Sequence[Path]
 
 
-def check_books(homes: Homes) -> Counter[str]:
+def check_books(homes: Homes, content: Mapping[str, bytes] = CONTENT) -> Counter[str]:
     """Compare every party's records with every other's; gives how many orders ended how.
 
-    Each order of each customer is delivered or refunded; each coin that the broker owes lies in a wallet,
+    Each order of each customer is delivered, with `content` by SKU, or refunded; each coin that the broker owes lies in a wallet,
     and none else does; what merchants earned is what was delivered.
     """
     broker = _Broker(homes.broker)
@@ -320,7 +317,7 @@ def check_books(homes: Homes) -> Counter[str]:
                 held[coin.value] += coin.usable + coin.young
             for order in market.orders():
                 seen.add(bytes.fromhex(order.order_id))
-                ends[_check_order(market, order, broker.orders[bytes.fromhex(order.order_id)])] += 1
+                ends[_check_order(market, order, broker.orders[bytes.fromhex(order.order_id)], content)] += 1
     assert seen == set(broker.orders), "an order that no customer knows, or the broker does not"
     assert held == broker.outstanding, "coins owed and coins held differ"
     for merchant, home in homes.merchants.items():
@@ -328,7 +325,7 @@ def check_books(homes: Homes) -> Counter[str]:
     return ends
 
 
-def _check_order(market: Market, order: Any, at_broker: Any) -> str:
+def _check_order(market: Market, order: Any, at_broker: Any, content: Mapping[str, bytes]) -> str:
     assert order.state in ("complete", "refunded"), order
     assert order.total == at_broker["amount"]
     if order.state == "refunded":
@@ -339,7 +336,7 @@ def _check_order(market: Market, order: Any, at_broker: Any) -> str:
     delivered = market.files(order.order_id)
     assert [file.sku for file in delivered] == [line.sku for line in order.lines]
     for file in delivered:
-        assert file.path.read_bytes() == content(file.sku)
+        assert file.path.read_bytes() == content[file.sku]
     receipt = market.receipt(order.order_id)
     assert (receipt.total, receipt.order_id) == (order.total, order.order_id)
     return "delivered"
