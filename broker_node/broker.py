@@ -25,7 +25,7 @@ from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.relay import Relay
-from broker_node.sends import Session, ToSession
+from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Greeting, PasswordResult, Sessions
 from common import cards, config, messages, topics
 from common.clock import Random
@@ -105,20 +105,22 @@ class Broker:
         """Forget what a transaction that was rolled back had staged."""
         self._sessions.begin()
         self._exchange.begin()
+        self._relay.begin()
         self._audit.begin()
 
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
         """Decide on a batch."""
         by_kind: dict[type, list[Arrival]] = defaultdict(list)
-        sends: list[Any] = []
+        single: list[Arrival] = []
         for arrival in arrivals:
             kind = type(arrival.body)
-            if kind in self._batches:
-                by_kind[kind].append(arrival)
-            else:
-                sends += self.receive(tx, arrival.sender, arrival.body, now, random)
+            (by_kind[kind] if kind in self._batches else single).append(arrival)
+        sends: list[Any] = []
+        # Orders first, so that a question about one that came with it finds it.
         for kind, batch in by_kind.items():
             sends += self._batches[kind](tx, batch, now, random)
+        for arrival in single:
+            sends += self.receive(tx, arrival.sender, arrival.body, now, random)
         return sends + self._events(tx)
 
     def receive(self, tx: Tx, sender: Any, message: Any, now: int, random: Random) -> list[Any]:
@@ -136,6 +138,7 @@ class Broker:
         """Remember what was committed."""
         self._sessions.committed()
         self._exchange.committed()
+        self._relay.committed()
         self._audit.committed()
         self._gate.seen(arrivals, now)
 
@@ -268,10 +271,15 @@ class Broker:
     def _revoke(self, tx: Tx, now: int, random: Random) -> list[Any]:
         admitted = tx.all(sa.select(schema.merchants).where(schema.merchants.c.state == "admitted"))
         revoked = [row["id"] for row in admitted if self._revocations.has_serial(int(row["serial"], 16))]
-        self._sessions.revoke_merchants(tx, revoked, now, random)
+        newly = self._sessions.revoke_merchants(tx, revoked, now, random)
+        self._online.difference_update(newly)
         gone = tx.all(sa.select(schema.merchants.c.id).where(schema.merchants.c.state == "revoked"))
-        # An empty retained payload clears the card.
-        return [Outgoing(topics.merchant_card(row["id"]), b"", retain=True) for row in gone]
+        sends: list[Any] = [ToMerchant(name, messages.SessionEnded(code="revoked")) for name in newly]
+        for row in gone:
+            # An empty retained payload clears what stands there.
+            sends.append(Outgoing(topics.merchant_card(row["id"]), b"", retain=True))
+            sends.append(Outgoing(topics.merchant_status(row["id"]), b"", retain=True))
+        return sends
 
 
 def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:

@@ -35,7 +35,7 @@ FETCHES_WAITING = 2048
 FETCHES_OF_A_SESSION = 8
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Fetch:
     """Cells that a session waits for."""
 
@@ -61,6 +61,22 @@ class Relay:
         self._over_budget = over_budget
         self._waiting: deque[Fetch] = deque()
         self._under_way: dict[tuple[bytes, bytes], Fetch] = {}
+        self._asked: list[Fetch] = []
+        self._started: list[Fetch] = []
+        """What this transaction has taken in and started: undone when it is rolled back."""
+
+    def begin(self) -> None:
+        """Undo what a transaction that was rolled back has taken in and started."""
+        for fetch in self._started:
+            self._under_way.pop((fetch.session.sid, fetch.question.request), None)
+        self._waiting.extendleft(reversed([fetch for fetch in self._started if fetch not in self._asked]))
+        self._waiting = deque(fetch for fetch in self._waiting if fetch not in self._asked)
+        self.committed()
+
+    def committed(self) -> None:
+        """Keep what the transaction has taken in and started."""
+        self._asked.clear()
+        self._started.clear()
 
     # --- customer -> merchant --------------------------------------------------------------------------
 
@@ -84,7 +100,9 @@ class Relay:
         mine = sum(1 for fetch in self._waiting if fetch.session.sid == session.sid)
         if mine >= FETCHES_OF_A_SESSION or len(self._waiting) >= FETCHES_WAITING:
             raise RefusedError("busy")
-        self._waiting.append(Fetch(session, question, question.cells, now + FETCH_PATIENCE_MS))
+        fetch = Fetch(session, question, question.cells, now + FETCH_PATIENCE_MS)
+        self._asked.append(fetch)
+        self._waiting.append(fetch)
         return self._start(now, random)
 
     def _check(self, session: Session, merchant: str, now: int) -> None:
@@ -111,6 +129,7 @@ class Relay:
                 continue
             fetch.expires = now + FETCH_PATIENCE_MS
             self._under_way[sid, fetch.question.request] = fetch
+            self._started.append(fetch)
             busy[sid] = busy.get(sid, 0) + cells
             total += cells
             sends.append(self._forward_fetch(fetch, now, random))

@@ -7,9 +7,12 @@ home/  identity.key identity.crt ca.crt crl.pem market.json limits.toml (optiona
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from broker_node import mint
 from broker_node.broker import Broker
@@ -18,6 +21,7 @@ from broker_node.mint import Mint
 from common import bus, clock, slots, topics
 from common.client_ids import client_id
 from common.config import DAY_MS, Limits, load_limits
+from common.errors import BusyError
 from common.market_file import MarketFile
 from common.node import Lane, Loop, Pools
 from common.presence import presence
@@ -139,6 +143,32 @@ def run_broker(
 
     `announce` gets the one ready line, `on_start` the pools, whose `wake` ends a wait.
     """
+    with _alone(home):
+        _run(home, stop, announce, tls=tls, on_start=on_start)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the home for one running broker. Raises `BusyError` where another has it."""
+    lock = FileLock(home / ".broker.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"Another process runs the broker of {home}.", "End it first.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(
+    home: Path,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+    *,
+    tls: bool,
+    on_start: Callable[[Pools], None],
+) -> None:
     node = BrokerNode.open(home)
     market = MarketFile.load(home / "market.json")
     lanes = connections(home, market, tls=tls)

@@ -437,8 +437,9 @@ class Sessions:
             self._live.pop(sid, None)
         self._to_forget.clear()
 
-    def revoke_merchants(self, tx: Tx, revoked: Iterable[str], now: int, random: Random) -> None:
-        """End the sessions of revoked merchants."""
+    def revoke_merchants(self, tx: Tx, revoked: Iterable[str], now: int, random: Random) -> list[str]:
+        """End the sessions of revoked merchants; gives those that were admitted until now."""
+        newly: list[str] = []
         for merchant in revoked:
             steps = tx.changed(
                 sa.update(schema.merchants)
@@ -447,9 +448,11 @@ class Sessions:
                 .values(state="revoked", session=None)
             )
             if steps:
+                newly.append(merchant)
                 self._audit.record(tx, "merchant.revoked", {"merchant": merchant}, now, random)
                 tx.execute(sa.delete(schema.sessions).where(schema.sessions.c.merchant == merchant))
                 self._ended += [s for s, live in self._live.items() if live.session.merchant == merchant]
+        return newly
 
     def sweep(self, tx: Tx, now: int) -> None:
         """Write down when sessions were last used, and erase what is over."""

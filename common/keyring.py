@@ -56,6 +56,7 @@ class Keyring(Generic[Secret]):
         self._folder = folder
         self._schedule = schedule
         self._generate = generate
+        self._load = load
         self._identify = identify
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in folder.glob("*.partial"):  # of a crash half way: never used
@@ -78,8 +79,9 @@ class Keyring(Generic[Secret]):
             (self._folder / f"{slot}.key").unlink(missing_ok=True)
             del self._by_slot[slot]
         for slot in made:
-            self._by_slot[slot] = key = self._generate()
-            _write_private(self._folder / f"{slot}.key", key.raw)
+            key, path = self._generate(), self._folder / f"{slot}.key"
+            # Another process on this home may have been faster: its key is the slot's.
+            self._by_slot[slot] = key if _write_private(path, key.raw) else self._load(path.read_bytes())
         if made or over:
             self.by_id = {self._identify(key): key for key in self._by_slot.values()}
         return bool(made or over)
@@ -98,7 +100,8 @@ class Keyring(Generic[Secret]):
         return slot + self._schedule.period_ms
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def _write_private(path: Path, content: bytes) -> bool:
+    """Write a new file whole; tells False where there is one already."""
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -106,10 +109,16 @@ def _write_private(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
     # The name too must outlast a loss of power: a slot that got a second key would be distrusted by all.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return True

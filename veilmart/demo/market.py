@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from broker_node import accounts
-from broker_node.run import BrokerNode
+from broker_node.run import BrokerNode, open_store
 from common import clock
 from common.errors import BusyError
 from common.market_file import MarketFile
@@ -64,12 +64,12 @@ class DemoMarket:
 
     def fund(self, name: str, amount: int) -> None:
         """Grant an account a balance in minor units, as the operator does."""
-        node = BrokerNode.open(self.report.broker_home)
+        store = open_store(self.report.broker_home)
         try:
-            with node.store.immediate() as tx:
+            with store.immediate() as tx:
                 accounts.credit(tx, name, amount, clock.now_ms(), clock.random_bytes)
         finally:
-            node.close()
+            store.close()
 
 
 @contextmanager

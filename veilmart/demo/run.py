@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from broker_node import accounts
-from broker_node.run import BrokerNode
+from broker_node.run import open_store
 from common import clock
 from common.keys import PRIVATE_FILE_MODE, create_file
 from customer_node import Market
@@ -81,14 +81,14 @@ def run_demo(
 
 def _invite(market: DemoMarket) -> None:
     """Make a login with a balance for whoever wants to try, and a profile that has joined."""
-    node = BrokerNode.open(market.report.broker_home)
+    store = open_store(market.report.broker_home)
     password = clock.random_bytes(9).hex()
     try:
-        with node.store.immediate() as tx:
+        with store.immediate() as tx:
             accounts.add(tx, GUEST, password, clock.now_ms())
             accounts.credit(tx, GUEST, GUEST_BALANCE, clock.now_ms(), clock.random_bytes)
     finally:
-        node.close()
+        store.close()
     folder = market.state / "passwords"
     folder.mkdir(mode=0o700, exist_ok=True)
     create_file(folder / GUEST, password.encode(), mode=PRIVATE_FILE_MODE)
