@@ -17,7 +17,7 @@ demo: set-up
 	@.venv/bin/veilmart demo $(ARGS)
 
 test: set-up
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: set-up
 	@.venv/bin/python -m pytest -m "not compose" $(ARGS)
