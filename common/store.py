@@ -1,7 +1,8 @@
 """Durable state: SQLAlchemy Core over SQLite (WAL, `synchronous=FULL`), one transaction per batch.
 
 Rule 1. A transaction that writes begins with `BEGIN IMMEDIATE`: a deferred one that reads first and
-writes later fails at once when another has written, whatever the timeout.
+writes later fails at once when another has written, whatever the timeout. Where another process writes
+for longer than SQLite waits, that is a `BusyError`.
 
 Rule 2. Rows are inserted in bulk: `Tx.insert` collects, and the rows go in with one `executemany` per
 table before anything is read, and before the commit. Tables are narrow and append-only where they can
@@ -27,6 +28,7 @@ from typing import Any, TypeAlias, cast
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from common.errors import BusyError
 from common.prepared import AT_ONCE, Statements
 
 Row: TypeAlias = Mapping[str, Any]
@@ -220,4 +222,9 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            raise
+        raise BusyError("Another process is writing to this store.", "Try again in a moment.") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from common.errors import BusyError
 from common.store import LostStepError, Store
 
 MIGRATIONS = ("broker_node.migrations", "merchant_node.migrations", "customer_node.migrations")
@@ -118,6 +119,22 @@ def test_a_transaction_holds_the_writers_lock_from_its_beginning(store: Store, t
             assert other.execute("SELECT count(*) FROM things").fetchone() == (0,), "readers go on"
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
+    finally:
+        other.close()
+
+
+def test_a_store_that_somebody_else_writes_to_is_busy(store: Store, tmp_path: Path) -> None:
+    with store.immediate() as tx:
+        tx.execute(sa.text("PRAGMA busy_timeout=20"))
+    other = sqlite3.connect(tmp_path / "broker.db", timeout=0, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BusyError) as failure, store.immediate() as tx:
+            tx.execute(sa.insert(others), {"id": 1})
+        assert failure.value.retryable
+        other.execute("ROLLBACK")
+        with store.immediate() as tx:
+            tx.execute(sa.insert(others), {"id": 1})
     finally:
         other.close()
 
