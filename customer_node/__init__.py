@@ -20,6 +20,7 @@ from common.errors import (
     VeilmartError,
 )
 from customer_node.market import Market
+from customer_node.refusals import TicketsNeededError
 
 __all__ = [
     "AuthenticationError",
@@ -36,6 +37,7 @@ __all__ = [
     "OutOfTicketsError",
     "PriceChangedError",
     "RejectedError",
+    "TicketsNeededError",
     "UnreachableError",
     "UntrustedError",
     "UsageError",

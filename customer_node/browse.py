@@ -20,7 +20,8 @@ from common.errors import NotFoundError, UntrustedError, UsageError, VeilmartErr
 from customer_node.context import Context
 from customer_node.directory import Merchant
 from customer_node.products import Product, fetch_product
-from customer_node.shop import Shop, Visit, tickets_error
+from customer_node.refusals import TicketsNeededError
+from customer_node.shop import Shop, Visit
 from customer_node.views import ImageView, MerchantView, ProductSummaryView, ProductView, SearchView
 
 MAXIMUM_TICKETS: Final = 4
@@ -57,7 +58,7 @@ class Browse:
         limit: int,
         max_tickets: int,
     ) -> SearchView:
-        """Search one merchant, or all of them."""
+        """Search one merchant, or all of them. Raises `TicketsNeededError`."""
         if not 1 <= limit <= MAXIMUM_LIMIT:
             raise UsageError(f"A search gives 1 to {MAXIMUM_LIMIT} products.")
         question = messages.ListProducts(search=text, category=category, sort=sort, offset=0)
@@ -71,7 +72,7 @@ class Browse:
         failures: dict[str, VeilmartError] = dict(untrusted)
         needed = sum(self._shop.visiting(merchant.id) is None for merchant in found)
         if needed > max_tickets:
-            raise tickets_error(needed, max_tickets)
+            raise TicketsNeededError(needed, max_tickets)
         pages: list[SearchView] = []
         for merchant in found:
             try:

@@ -211,8 +211,8 @@ class Market:
     ) -> SearchView:
         """Search one merchant's products, or those of all.
 
-        Asking a merchant for the first time takes a ticket. Raises `RejectedError` where that would take
-        more than `max_tickets`, `OutOfTicketsError`, `NotFoundError`, `MerchantOfflineError`.
+        Asking a merchant for the first time takes a ticket. Raises `TicketsNeededError` where that would
+        take more than `max_tickets`, `OutOfTicketsError`, `NotFoundError`, `MerchantOfflineError`.
         """
         return self._browse.search(text, merchant, category, sort, limit, max_tickets)
 

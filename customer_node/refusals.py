@@ -26,6 +26,17 @@ class DoubleSpendError(RejectedError):
     """A coin or ticket was spent before."""
 
 
+class TicketsNeededError(RejectedError):
+    """A search would use `needed` tickets, more than was agreed to."""
+
+    def __init__(self, needed: int, maximum: int) -> None:
+        super().__init__(
+            f"Asking every merchant would use {needed} tickets.",
+            f"Name a merchant, or allow more than {maximum} tickets (`--max-tickets {needed}`).",
+        )
+        self.needed = needed
+
+
 _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "authentication": lambda: AuthenticationError(
         "The name or the password is wrong.", "Check both; after some failures the broker waits longer."

@@ -25,7 +25,6 @@ from common.errors import (
     MerchantOfflineError,
     NotFoundError,
     OutOfTicketsError,
-    RejectedError,
     UntrustedError,
     UsageError,
     VeilmartError,
@@ -255,11 +254,3 @@ class Shop:
 def merchant_away(merchant: str) -> MerchantOfflineError:
     """Give the error for a merchant that is away."""
     return MerchantOfflineError(f"{merchant} is away.", "Try again later.")
-
-
-def tickets_error(needed: int, maximum: int) -> RejectedError:
-    """Give the error for a search that would use more tickets than agreed."""
-    return RejectedError(
-        f"Asking every merchant would use {needed} tickets.",
-        f"Name a merchant, or allow more than {maximum} tickets (`--max-tickets {needed}`).",
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from cli import Terminal, veilmart
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
 from world import Publish, World
 
@@ -32,7 +35,7 @@ from common.errors import (
     UsageError,
 )
 from common.store import Store
-from customer_node import Market
+from customer_node import Market, TicketsNeededError
 from customer_node.checkout import Checkout
 from customer_node.schema import metadata
 
@@ -201,8 +204,9 @@ def test_what_does_not_exist(bazaar: Bazaar):
 
 def test_a_search_asks_before_it_uses_many_tickets(bazaar: Bazaar):
     with bazaar.customer() as market:
-        with pytest.raises(RejectedError, match="2 tickets"):
+        with pytest.raises(TicketsNeededError, match="2 tickets") as failure:
             market.search(max_tickets=1)
+        assert (failure.value.needed, failure.value.code) == (2, "rejected")
         assert market.search(max_tickets=2).total == 2 * len(PRICES)
 
 
@@ -466,3 +470,22 @@ def test_secrets_of_the_profile_are_in_no_repr(bazaar: Bazaar):
         for secret in [*secrets, *keys, (home(market) / "seed").read_bytes()]:
             assert secret.hex()[:32] not in text
             assert repr(secret)[2:20] not in text
+
+
+def test_the_command_asks_before_a_search_uses_many_tickets(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
+    with bazaar.customer() as market:
+        pass
+    monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
+    words = ("search", "--max-tickets", "1", "--profile", home(market))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    piped = veilmart(*words)
+    assert piped.code == 4
+    assert "--max-tickets 2" in piped.err
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    refused = veilmart(*words)
+    assert refused.code == 130
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    agreed = veilmart(*words)
+    assert agreed.code == 0
+    assert "would use 2 tickets. Use them? [y/N]" in agreed.err
+    assert "PLAN of sports" in agreed.out

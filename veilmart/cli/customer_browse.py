@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ import typer
 from common.keys import replace_file
 from common.messages import Sort
 from common.money import format_amount
-from customer_node import Market
+from customer_node import Market, TicketsNeededError
 from customer_node.browse import MAXIMUM_TICKETS
+from customer_node.views import SearchView
 from veilmart.cli.profiles import on_profile
 from veilmart.output import Output, Table
 
@@ -44,9 +46,20 @@ def search(
     ] = MAXIMUM_TICKETS,
 ) -> None:
     """Search the products of all merchants, or of one."""
-    found = market.search(
-        text, merchant=merchant, category=category, sort=sort, limit=limit, max_tickets=max_tickets
-    )
+
+    def ask(tickets: int) -> SearchView:
+        return market.search(
+            text, merchant=merchant, category=category, sort=sort, limit=limit, max_tickets=tickets
+        )
+
+    try:
+        found = ask(max_tickets)
+    except TicketsNeededError as many:
+        # In a pipe nobody can be asked: the hint names the option.
+        if not sys.stdin.isatty():
+            raise
+        shown.confirm(f"{many.message} Use them?", yes=False)
+        found = ask(many.needed)
     rows = [
         (
             each.merchant,
