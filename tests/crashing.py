@@ -302,8 +302,8 @@ class Homes:
 def check_books(homes: Homes, content: Mapping[str, bytes] = CONTENT) -> Counter[str]:
     """Compare every party's records with every other's; gives how many orders ended how.
 
-    Each order of each customer is delivered, with `content` by SKU, or refunded; each coin that the broker owes lies in a wallet,
-    and none else does; what merchants earned is what was delivered.
+    Each order of each customer is delivered, with `content` by SKU, or refunded; each coin that the broker
+    owes lies in a wallet, and none else does; what merchants earned is what was delivered.
     """
     broker = _Broker(homes.broker)
     held: Counter[int] = Counter()
