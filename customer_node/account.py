@@ -8,12 +8,18 @@ Rule 1. Nothing here can shop, and nothing that shops can come here: `buy` never
 
 Rule 2. A withdrawal's exact request is stored first, and repeated until the broker has signed or refused
 it. It costs the account once, however often it is sent.
+
+Rule 3. A withdrawal belongs to the account that began it: in another account's session it is not repeated,
+since the broker would refuse it there, and a refusal ends it.
 """
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import Final, TypeVar
+
+import sqlalchemy as sa
 
 from common import codec, coins, messages, slots
 from common.errors import (
@@ -27,6 +33,7 @@ from common.errors import (
     VeilmartError,
 )
 from common.money import format_amount
+from common.store import Tx
 from customer_node import kept as keeping
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
@@ -109,7 +116,11 @@ class Account:
                 while not pause.over:
                     link.pump(pause.slice_s(POLL_MS))
         with context.profile.store.immediate() as tx:
-            keeping.keep(tx, account_sessions, PLACE, kept)
+            keeping.keep(tx, account_sessions, PLACE, kept, account=self._account_of(credential.name))
+
+    def _account_of(self, name: str) -> bytes:
+        """Hash a name under the wallet's seed: the profile can tell accounts apart and names none."""
+        return hmac.digest(self._context.profile.seed, b"veilmart v1 account\0" + name.encode(), "sha256")
 
     def _session(self) -> AccountSession:
         context = self._context
@@ -164,7 +175,8 @@ class Account:
         context = self._context
         card = context.broker(session.link)
         for operation in self._open_operations():
-            self._finish(session, operation)
+            if self._may_repeat(operation):
+                self._finish(session, operation)
         before = self._balance(session)
         bundle = sum(coins.BUNDLE)
         if before.amount < bundles * bundle:
@@ -198,7 +210,7 @@ class Account:
             request = codec.pack(
                 messages.Withdraw(operation=operation, coins=blinded[:count], tickets=blinded[count:])
             )
-            context.wallet.begin_operation(tx, operation, "withdraw", request, context.clock())
+            context.wallet.begin_operation(tx, operation, "withdraw", request, context.clock(), _account(tx))
         return Operation(operation, "withdraw", request)
 
     def _finish(self, session: AccountSession, operation: Operation) -> messages.Withdrawn:
@@ -226,10 +238,21 @@ class Account:
         with self._context.profile.store.immediate() as tx:
             return self._context.wallet.open_operations(tx, "withdraw")
 
+    def _may_repeat(self, operation: Operation) -> bool:
+        with self._context.profile.store.immediate() as tx:
+            present = _account(tx)
+        return present is None or operation.account in (None, present)
+
     def resume(self) -> list[tuple[str, VeilmartError | None]]:
         """Complete open withdrawals; gives each one's id and what stopped it."""
         results: list[tuple[str, VeilmartError | None]] = []
         for operation in self._open_operations():
+            if not self._may_repeat(operation):
+                another = AuthenticationError(
+                    "Another account began this withdrawal.", "Log in to that one, then `veilmart resume`."
+                )
+                results.append((operation.id.hex(), another))
+                continue
             try:
                 self._within(lambda session, it=operation: self._finish(session, it))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 results.append((operation.id.hex(), None))
@@ -238,6 +261,14 @@ class Account:
                 if isinstance(error, AuthenticationError | UnreachableError | BrokerUnreachableError):
                     break
         return results
+
+
+def _account(tx: Tx) -> bytes | None:
+    """Give the account whose session there is."""
+    account: bytes | None = tx.scalar(
+        sa.select(account_sessions.c.account).where(account_sessions.c.place == PLACE)
+    )
+    return account
 
 
 def _not_logged_in() -> AuthenticationError:

@@ -33,8 +33,8 @@ class KeptSession:
         return not idle and now + self.offset < self.expires - margin
 
 
-def keep(tx: Tx, table: sa.Table, place: str, kept: KeptSession) -> None:
-    """Store a session at its place, instead of the one that was there."""
+def keep(tx: Tx, table: sa.Table, place: str, kept: KeptSession, **more: object) -> None:
+    """Store a session at its place, instead of the one that was there; `more` are columns of its table."""
     forget(tx, table, place)
     tx.execute(
         sa.insert(table),
@@ -46,6 +46,7 @@ def keep(tx: Tx, table: sa.Table, place: str, kept: KeptSession) -> None:
             "expires": kept.expires,
             "idle_ms": kept.idle_ms,
             "last_used": kept.last_used,
+            **more,
         },
     )
 

@@ -92,8 +92,12 @@ operations: Final = sa.Table(
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("request", sa.LargeBinary, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("account", sa.LargeBinary),
 )
-"""Withdrawals, swaps and refund claims: the exact message, repeated until it is answered."""
+"""Withdrawals, swaps and refund claims: the exact message, repeated until it is answered.
+
+`account` stands at withdrawals alone: only that account's session may repeat them.
+"""
 
 # --- Sessions ------------------------------------------------------------------------------------------
 
@@ -113,9 +117,10 @@ account_sessions: Final = sa.Table(
     "account_sessions",
     metadata,
     sa.Column("place", sa.Text, primary_key=True),
+    sa.Column("account", sa.LargeBinary, nullable=False),
     *_session_columns(),
 )
-"""The account's session, in its only place."""
+"""The account's session, in its only place. `account` is a keyed hash of its name."""
 
 visits: Final = sa.Table(
     "visits",

@@ -77,6 +77,7 @@ class Operation:
     id: bytes
     kind: str
     request: bytes
+    account: bytes | None = None
 
 
 class Wallet:
@@ -182,7 +183,13 @@ class Wallet:
     # --- operations ------------------------------------------------------------------------------------
 
     def begin_operation(
-        self, tx: Tx, operation: bytes, kind: OperationKind, request: bytes, now: int
+        self,
+        tx: Tx,
+        operation: bytes,
+        kind: OperationKind,
+        request: bytes,
+        now: int,
+        account: bytes | None = None,
     ) -> None:
         """Store an operation's exact message, to be repeated until it is answered.
 
@@ -192,7 +199,7 @@ class Wallet:
             sa.delete(operations).where(operations.c.operation == operation, operations.c.state == "refused")
         )
         row = {"operation": operation, "kind": kind, "state": "open", "request": request, "created": now}
-        tx.insert(_INSERT_OPERATION, row)
+        tx.insert(_INSERT_OPERATION, {**row, "account": account})
 
     def open_operations(self, tx: Tx, kind: OperationKind) -> list[Operation]:
         """List what is still to be answered, oldest first."""
@@ -201,14 +208,14 @@ class Wallet:
             .where(operations.c.state == "open", operations.c.kind == kind)
             .order_by(operations.c.created)
         )
-        return [Operation(row["operation"], row["kind"], row["request"]) for row in rows]
+        return [_operation(row) for row in rows]
 
     def operation(self, tx: Tx, operation: bytes) -> Operation | None:
         """Give an open operation."""
         row = tx.one(
             sa.select(operations).where(operations.c.operation == operation, operations.c.state == "open")
         )
-        return Operation(row["operation"], row["kind"], row["request"]) if row else None
+        return _operation(row) if row else None
 
     def end_operation(self, tx: Tx, operation: bytes, outcome: Literal["done", "refused"]) -> None:
         """Note that an operation was answered; what a refused one asked for never comes."""
@@ -362,6 +369,10 @@ def _issuer(row: Row) -> IssuerKey:
         month=row["month"],
         public=row["public"],
     )
+
+
+def _operation(row: Row) -> Operation:
+    return Operation(row["operation"], row["kind"], row["request"], row["account"])
 
 
 def _move(new: str) -> sa.Update:

@@ -159,6 +159,35 @@ def test_a_lost_answer_costs_the_account_once(bazaar: Bazaar):
         assert market.resume() == []
 
 
+def test_a_withdrawal_is_repeated_in_its_own_accounts_session_alone(bazaar: Bazaar):
+    def lose_what_is_withdrawn(publish: Publish) -> list[Publish]:
+        # A Balance fits into a kilobyte, blind signatures do not.
+        return [] if publish.topic.endswith("/down") and len(publish.payload) > 2048 else [publish]
+
+    with bazaar.customer(bundles=0, timeout_s=1.0) as market:
+        first = home(market).name
+        bazaar.world.fund(first, 2000)
+        with bazaar.tampering(lose_what_is_withdrawn), pytest.raises(DeadlineError):
+            market.withdraw()
+        market.log_out()
+        market.sign_up(f"{first}-second", PASSWORD)
+        (left,) = market.resume()
+        assert (left.kind, left.outcome) == ("withdrawal", "open")
+        assert isinstance(left.error, AuthenticationError)
+        assert "Another account" in left.error.message
+        bazaar.world.fund(f"{first}-second", 2000)
+        market.withdraw()
+        assert (money(market), market.wallet().open_operations) == (2000, 1)
+        market.log_out()
+        market.log_in(first, PASSWORD)
+        assert [(done.outcome, done.error) for done in market.resume()] == [("done", None)]
+        assert (money(market), market.wallet().open_operations) == (4000, 0)
+        assert market.balance().amount == 0
+        database = b"".join(path.read_bytes() for path in home(market).glob("profile.db*"))
+        assert b"withdraw" in database
+        assert first.encode() not in database, "the profile names no account"
+
+
 # --- looking around ------------------------------------------------------------------------------------
 
 
