@@ -11,7 +11,6 @@ Rule 3. The child lives no longer than we do, however we end: nothing keeps the 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import shutil
@@ -20,7 +19,6 @@ import socket
 import ssl
 import string
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from common.errors import BusUnreachableError, UsageError, VeilmartError
 from common.keys import create_file
+from veilmart.processes import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +44,6 @@ START_SECONDS: Final = 20.0
 PORT_GRACE_SECONDS: Final = 2.0  # a Mosquitto that was just ended may still hold its port
 POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 1.0
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 _LISTENERS: Final = 2
 
 
@@ -113,7 +111,7 @@ def run_bus(bus_home: Path, announce: Callable[[str], None]) -> int:
         subprocess.Popen(
             command,
             cwd=bus_home,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, nothing that takes a lock
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - two system calls, nothing that takes a lock
         ) as child,
         _forwarding(child),
     ):
@@ -212,15 +210,6 @@ def _check_free(listener: Listener) -> None:
 def _reachable(listener: Listener) -> tuple[str, int]:
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
     return every.get(listener.host, listener.host), listener.port
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    # Only Linux has it; elsewhere a `kill -9` of ours leaves Mosquitto running. Loaded before the fork,
-    # because between fork and exec nothing may be imported or allocated at length.
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _template(name: str) -> str:
