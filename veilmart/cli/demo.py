@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +14,8 @@ import typer
 from common.errors import VeilmartError
 from common.money import format_amount
 from veilmart.cli.homes import output
-from veilmart.cli.running import stopped_by_signal
 from veilmart.demo.market import DemoMarket
-from veilmart.demo.run import GUEST, Result, run_demo
+from veilmart.demo.run import GUEST, GUEST_BALANCE, Result, run_demo
 from veilmart.output import Table
 
 app = typer.Typer(rich_markup_mode=None)
@@ -39,11 +42,18 @@ def demo(
         if leaks := [text for saw in result.saw.values() for text in saw.found]:
             raise VeilmartError(f"A party holds what it must not know: {leaks[0]}", "This is a bug.")
 
-    if once:
-        run_demo(state.resolve(), shown.note, report, None)
-        return
-    with stopped_by_signal() as (stop, _):
-        run_demo(state.resolve(), shown.note, report, stop)
+    with _ended_like_ctrl_c():
+        run_demo(state.resolve(), shown.note, report, stay=not once)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: everything that was started is ended in order."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _views(result: Result, market: DemoMarket, *, stay: bool) -> list[str | Table]:
@@ -74,17 +84,18 @@ def _views(result: Result, market: DemoMarket, *, stay: bool) -> list[str | Tabl
 
 
 def _invitation(market: DemoMarket) -> list[str | Table]:
-    state = _shown(market.state)
+    state, command = _shown(market.state), _shown(Path(sys.executable).with_name("veilmart"))
+    balance = format_amount(GUEST_BALANCE, market.report.market.currency)
     return [
-        "\nThe market is up. In another terminal:",
+        f"\nThe market is up, and {GUEST} has an account with {balance}. In another terminal:",
         f"  export VEILMART_PROFILE={state}/customers/{GUEST}",
-        f"  .venv/bin/veilmart customer login {GUEST} --password-file {state}/passwords/{GUEST}",
-        "  .venv/bin/veilmart customer withdraw",
-        "  .venv/bin/veilmart customer search ridge",
-        "  .venv/bin/veilmart customer cart add sports GPX-RIDGE",
-        "  .venv/bin/veilmart customer buy",
-        "  .venv/bin/veilmart customer download --last --to .",
-        f"  .venv/bin/veilmart audit watch --market {state}/market/market.json",
+        f"  {command} customer login {GUEST} --password-file {state}/passwords/{GUEST}",
+        f"  {command} customer withdraw",
+        f"  {command} customer search ridge",
+        f"  {command} customer cart add sports GPX-RIDGE",
+        f"  {command} customer buy",
+        f"  {command} customer download --last --to {state}/bought/{GUEST}",
+        f"  {command} audit watch --market {state}/market/market.json",
         "Ctrl-C ends it.",
     ]
 

@@ -6,6 +6,7 @@ make demo ARGS="--once --json"    ends after the purchases, with one line of JSO
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -62,19 +63,24 @@ def run_demo(
     state: Path,
     say: Callable[[str], None],
     report: Callable[[Result, DemoMarket], None],
-    stop: threading.Event | None,
+    *,
+    stay: bool,
 ) -> Result:
-    """Run the demo; with `stop`, stay up until it is set. `report` is called when all is bought."""
+    """Run the demo and call `report` when all is bought; with `stay`, stay up until interrupted.
+
+    A `KeyboardInterrupt` before that is raised, with every process ended.
+    """
     with demo_market(state, say) as market:
         people = customers()
         bought = shop(market, people, say)
         say("looking through everything that each party received, stored and logged")
         result = Result(bought, Records.collect(market, people, bought).all())
-        if stop is not None:
+        if stay:
             _invite(market)
         report(result, market)
-        if stop is not None:
-            stop.wait()
+        if stay:
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
             say("stopping")
     return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 
 from common.errors import VeilmartError
 from customer_node import Market
+from customer_node.views import Progress
 from veilmart.demo.market import DemoMarket
 
 
@@ -51,13 +53,24 @@ def customers() -> list[Customer]:
 
 
 def shop(market: DemoMarket, people: list[Customer], say: Callable[[str], None]) -> list[Bought]:
-    """Let all of them buy at the same time; gives their orders."""
+    """Let all of them buy at the same time; gives their orders. What ends one of them ends all."""
+    enough = threading.Event()
     with ThreadPoolExecutor(len(people)) as pool:
-        results = list(pool.map(lambda person: _visit(market, person, say), people))
-    return [bought for result in results for bought in result]
+        visits = [pool.submit(_visit, market, person, say, enough) for person in people]
+        try:
+            return [bought for visit in visits for bought in visit.result()]
+        except BaseException:
+            enough.set()
+            raise
 
 
-def _visit(market: DemoMarket, person: Customer, say: Callable[[str], None]) -> list[Bought]:
+def _visit(
+    market: DemoMarket, person: Customer, say: Callable[[str], None], enough: threading.Event
+) -> list[Bought]:
+    def go_on(_progress: Progress) -> None:
+        if enough.is_set():
+            raise VeilmartError("The demo was ended.")
+
     profile = market.profile(person.name)
     Market.join(profile, market.market_path)
     with Market(profile, timeout_s=60.0) as api:
@@ -75,7 +88,7 @@ def _visit(market: DemoMarket, person: Customer, say: Callable[[str], None]) -> 
         folder = market.state / "bought" / person.name
         bought = []
         for order in orders:
-            files = api.download(order.order_id, folder)
+            files = api.download(order.order_id, folder, go_on)
             api.export_receipt(order.order_id, folder / f"receipt-{order.order_id}.json")
             seconds = time.monotonic() - begun
             lines_of = [_line(market, line.sku, line.quantity, files) for line in order.lines]
