@@ -35,7 +35,6 @@ from common.errors import (
 from common.money import format_amount
 from common.store import Tx
 from customer_node import kept as keeping
-from customer_node.connection import POLL_MS
 from customer_node.context import Context
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
@@ -110,11 +109,7 @@ class Account:
                 kept, _ = opening.open(credential, "account", context.timeout_ms)
                 break
             except HelloRefusedError as refused:
-                if refused.code != "busy" or countdown.over:
-                    raise refused.explained() from None
-                pause = Countdown(context.clock, max(refused.retry_after_ms, POLL_MS))
-                while not pause.over:
-                    link.pump(pause.slice_s(POLL_MS))
+                refused.wait(link, context.clock, countdown)
         with context.profile.store.immediate() as tx:
             keeping.keep(tx, account_sessions, PLACE, kept, account=self._account_of(credential.name))
 

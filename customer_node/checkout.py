@@ -173,7 +173,9 @@ class Checkout:
                 f"The broker says that {order.merchant} accepted, {order.merchant} does not."
             )
         signer = verify_certificate(order.certificate, profile.ca_der, order.created, "merchant")
-        receipts.check_accepted(order, body, signer.public_key, profile.market_id)
+        receipt = receipts.check_accepted(order, body, signer.public_key, profile.market_id)
+        # Whoever verifies it later goes by the time in it: one that the certificate does not cover is void.
+        verify_certificate(order.certificate, profile.ca_der, receipt.at, "merchant")
         return body
 
     def _refused(self, session: ShopSession, order: Order, code: str) -> None:

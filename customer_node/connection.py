@@ -30,6 +30,7 @@ Audience: TypeAlias = Literal["account", "shop"]
 POLL_MS: Final = 250
 SETTLE_ROUNDS: Final = 4
 SETTLE_MS: Final = 50
+SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
 
 _PUBLIC: Final[dict[Audience, tuple[str, ...]]] = {
@@ -107,13 +108,17 @@ class Link:
         self.connection.put(topics.session_up(self.session), frame, expiry_ms=expiry_ms)
         self.connection.flush()
 
-    def settle(self, wanted: str | None = None) -> None:
+    def settle(self, clock: Clock, wanted: str | None = None) -> None:
         """Wait until the retained messages are in, or the one on the topic `wanted` is.
 
-        They are in when a few rounds in a row brought nothing; that is waited for once in a connection.
+        They are in when a few rounds in a row brought nothing; that is waited for once in a connection,
+        and not for ever where a bus never falls silent.
         """
+        countdown = Countdown(clock, SETTLE_LONGEST_MS)
         self.pump(0)
         while self._quiet_rounds < SETTLE_ROUNDS and not (wanted and self.board.get(wanted)):
+            if countdown.over:
+                return
             self._quiet_rounds = 0 if self.pump(SETTLE_MS / 1000) else self._quiet_rounds + 1
 
     def wait_for(self, topic: str, clock: Clock, timeout_ms: int) -> bytes | None:

@@ -90,7 +90,7 @@ class Directory:
             topic = topics.merchant_card(merchant)
         except MalformedError:
             raise _no_merchant(merchant) from None
-        link.settle(topic)
+        link.settle(self._clock, topic)
         payload = link.board.get(topic)
         if not payload:
             raise _no_merchant(merchant)
@@ -98,7 +98,7 @@ class Directory:
 
     def merchants(self, link: Link) -> tuple[list[Merchant], dict[str, UntrustedError]]:
         """Give every merchant whose card holds, in the order of their ids, and what is wrong with others."""
-        link.settle()
+        link.settle(self._clock)
         good: list[Merchant] = []
         bad: dict[str, UntrustedError] = {}
         for topic in sorted(link.board):

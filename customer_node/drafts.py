@@ -53,6 +53,8 @@ class Drafts:
         limit = self._context.broker(visit.session.link).order_deadline_ms
         self._funds.make_exact(visit.session, amount)
         order_id, secret = self._context.random(16), self._context.random(32)
+        # Whatever the card says: an order that is not answered must not hold the money for longer.
+        limit = min(limit, config.DAY_MS)
         deadline = visit.session.now + min(deadline_ms or limit, limit)
         with self._context.profile.store.immediate() as tx:
             coins = self._funds.reserve(tx, order_id, amount)

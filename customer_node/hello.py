@@ -3,14 +3,18 @@
     customer  -- Hello (secret, ephemeral key, credential) -->  broker
     customer  <-- Welcome (scope, clock, expiry) -------------  broker
 
-Rule. Until it is answered, a `Hello` is repeated byte for byte; a session id gets one `Hello` only.
+Rule 1. Until it is answered, a `Hello` is repeated byte for byte; a session id gets one `Hello` only.
+
+Rule 2. How long a session lasts and what time it is are the broker's to say within bounds: a session that
+never ended would link all visits, and a clock far off would call up keys that nobody else uses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from common import codec, frames, messages, sealing, topics
+from common import codec, config, frames, messages, sealing, topics
 from common.clock import Random
 from common.errors import (
     AuthenticationError,
@@ -28,6 +32,9 @@ from customer_node.refusals import refusal_error
 from customer_node.sessions import REPEAT_FIRST_MS, REPEAT_LONGEST_MS
 from customer_node.timing import Clock, Countdown, Repeater
 
+LONGEST_MS: Final = config.DAY_MS
+LONGEST_IDLE_MS: Final = config.HOUR_MS
+
 
 class HelloRefusedError(Exception):
     """The broker opened no session. `retry_after_ms` is 0 where trying again is no use."""
@@ -37,6 +44,15 @@ class HelloRefusedError(Exception):
         self.code = refused.code
         self.retry_after_ms = refused.retry_after_ms
 
+    def wait(self, link: Link, clock: Clock, countdown: Countdown) -> None:
+        """Wait as long as a busy broker asks for; raises `explained` where there is not that much time."""
+        pause_ms = max(self.retry_after_ms, POLL_MS)
+        if self.code != "busy" or pause_ms > countdown.left_ms:
+            raise self.explained() from None
+        pause = Countdown(clock, pause_ms)
+        while not pause.over:
+            link.pump(pause.slice_s(POLL_MS))
+
     def explained(self) -> VeilmartError:
         """Give the error that a person reads."""
         if self.code == "authentication" and self.retry_after_ms:
@@ -44,6 +60,8 @@ class HelloRefusedError(Exception):
             return AuthenticationError(
                 "The name or the password is wrong.", f"The broker takes the next try in {seconds} s."
             )
+        if self.code in {"byte_budget", "session_over"}:
+            return BrokerUnreachableError("The broker opens no session.", "Try again later.")
         return refusal_error(self.code)
 
 
@@ -113,12 +131,17 @@ class Opening:
         if answer.scope != scope or answer.session != self.link.session:
             raise UntrustedError("The broker opened another session than the one asked for.")
         now = self.clock()
+        if abs(answer.clock - now) > key_slots.CLOCKS_APART_MS:
+            raise UntrustedError(
+                "The broker's clock is more than a day away from this machine's.",
+                "Check this machine's clock.",
+            )
         kept = KeptSession(
             session=answer.session,
             keys=keys.to_bytes(),
             offset=answer.clock - now,
-            expires=answer.expires,
-            idle_ms=answer.idle_ms,
+            expires=min(answer.expires, answer.clock + LONGEST_MS),
+            idle_ms=min(answer.idle_ms or LONGEST_IDLE_MS, LONGEST_IDLE_MS),
             last_used=now,
         )
         return kept, keys

@@ -32,7 +32,7 @@ from common.errors import (
 )
 from customer_node import kept as keeping
 from customer_node import key_slots
-from customer_node.connection import POLL_MS, Link
+from customer_node.connection import Link
 from customer_node.context import Context
 from customer_node.directory import Merchant
 from customer_node.hello import HelloRefusedError, Opening
@@ -47,6 +47,9 @@ Answer = TypeVar("Answer", bound=messages.Message)
 ShopSession = Session[messages.ToShop]
 
 ATTEMPTS: Final = 3
+MOST_GIVEN_UP: Final = 4
+"""Tickets that one opening gives up at most: a broker that refuses them all would see whose they are."""
+
 PROBE_MS: Final = 2 * config.SECOND_MS
 _USED_UP: Final = frozenset({"double_spend", "bad_token", "unknown_key"})
 
@@ -196,6 +199,7 @@ class Shop:
     def _open(self, place: str) -> KeptSession:
         context = self._context
         countdown = Countdown(context.clock, context.timeout_ms)
+        given_up = 0
         while True:
             sid = context.random(16)
             link = context.uplink.link(sid, "shop")
@@ -206,7 +210,14 @@ class Shop:
             try:
                 kept, _ = opening.open(messages.TicketCredential(ticket=ticket), "shop", context.timeout_ms)
             except HelloRefusedError as refused:
-                self._refused(sid, refused, countdown, link)
+                if refused.code not in _USED_UP:
+                    refused.wait(link, context.clock, countdown)
+                    continue
+                with context.profile.store.immediate() as tx:
+                    context.wallet.spend(tx, sid)
+                given_up += 1
+                if given_up == MOST_GIVEN_UP:
+                    raise refused.explained() from None
                 continue
             with context.profile.store.immediate() as tx:
                 context.wallet.spend(tx, sid)
@@ -227,19 +238,6 @@ class Shop:
                 else "`veilmart withdraw` draws tickets.",
             )
         return ticket
-
-    def _refused(self, sid: bytes, refused: HelloRefusedError, countdown: Countdown, link: Link) -> None:
-        """Decide what a refused ticket means: give it up, wait, or stop."""
-        context = self._context
-        if refused.code in _USED_UP:
-            with context.profile.store.immediate() as tx:
-                context.wallet.spend(tx, sid)
-            return
-        if refused.code != "busy" or countdown.over:
-            raise refused.explained()
-        pause = Countdown(context.clock, max(refused.retry_after_ms, POLL_MS))
-        while not pause.over:
-            link.pump(pause.slice_s(POLL_MS))
 
     def _find(self, place: str) -> KeptSession | None:
         with self._context.profile.store.immediate() as tx:

@@ -34,9 +34,14 @@ class Countdown:
         """Whether the time is up."""
         return self._clock() >= self._end
 
+    @property
+    def left_ms(self) -> int:
+        """How much of it is left."""
+        return max(0, self._end - self._clock())
+
     def slice_s(self, longest_ms: int) -> float:
         """Give what is left, at most `longest_ms`, in seconds."""
-        return max(0, min(longest_ms, self._end - self._clock())) / 1000
+        return min(longest_ms, self.left_ms) / 1000
 
 
 class Repeater:
