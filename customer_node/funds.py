@@ -2,17 +2,20 @@
 
     Swap (one coin in, the rest and change out) --> Swapped --> coins that pay exactly
 
-Rule. A swap is an operation: its exact message is stored first, and repeated until it is answered.
+Rule 1. A swap is an operation: its exact message is stored first, and repeated until it is answered.
+
+Rule 2. Coins in their last week pay first where they can pay alone; `renew` swaps what is left of them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from common import codec, coins, config, messages, slots
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError, VeilmartError
 from common.store import Tx
-from customer_node.change import change_for
+from customer_node.change import change_for, refund_coins
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError
 from customer_node.shop import ShopSession
@@ -63,10 +66,38 @@ class Funds:
     def reserve(self, tx: Tx, order_id: bytes, amount: int) -> list[messages.Token]:
         """Reserve coins of exactly `amount` for an order; `make_exact` has seen to it that they are there."""
         context, now = self._context, self._context.clock()
-        values = coins.exact(context.wallet.held(tx, now), amount)
-        if values is None or len(values) > config.MAXIMUM_COINS:
+        choices = (context.wallet.ending(tx, now), context.wallet.held(tx, now))
+        exact = (coins.exact(held, amount) for held in choices)
+        values = next((each for each in exact if each and len(each) <= config.MAXIMUM_COINS), None)
+        if values is None:
             raise self._explained(tx, InsufficientFundsError("The wallet holds less than that."))
         return context.wallet.reserve(tx, order_id, values, now)
+
+    def ending(self) -> bool:
+        """Tell whether coins are in their last week."""
+        with self._context.profile.store.immediate() as tx:
+            return bool(self._context.wallet.ending(tx, self._context.clock()))
+
+    def renew(self, session: ShopSession) -> None:
+        """Swap the coins that are in their last week for coins of this month. Raises as `finish` does.
+
+        One by one where one of them was spent before (the profile came back from a backup): that one is out.
+        """
+        context = self._context
+        context.broker(session.link)
+        month, most = slots.month_of(session.now), config.MAXIMUM_COINS
+        while True:
+            with context.profile.store.immediate() as tx:
+                ending = context.wallet.ending(tx, context.clock())
+                given = sorted(Counter(ending).elements(), reverse=True)[:most]
+                if not given:
+                    return
+                wanted = refund_coins(sum(given), {}, context.wallet.top(tx, month))
+                swap = self._begin(tx, given, wanted, month)
+            try:
+                self.finish(session, swap)
+            except DoubleSpendError:
+                most = 1
 
     def _begin(self, tx: Tx, given: list[int], wanted: list[int], month: str) -> Operation:
         context, now = self._context, self._context.clock()

@@ -2,6 +2,7 @@
 
     open withdrawals   asked again byte for byte, where the account session is still open
     open swaps         each in a session of its own
+    ending coins       swapped for coins of this month, in a session of their own
     open orders        each in its visit, or in a session of its own: answered, refunded, or still open
     refused orders     asked about once: a repetition of them may have been taken
     accepted orders    delivered, where a folder is known
@@ -56,6 +57,7 @@ class Resume:
             open_orders = orders.in_states(tx, orders.OPEN)
             refused = orders.in_states(tx, ("refused",))
         done += [self._swap(swap) for swap in swaps]
+        done += self._renew()
         for order_id in open_orders:
             done.append(self._order(order_id))
         for order_id in refused:
@@ -72,6 +74,15 @@ class Resume:
         except VeilmartError as error:
             return ResumedView("swap", swap.id.hex(), "open", error)
         return ResumedView("swap", swap.id.hex(), "done", None)
+
+    def _renew(self) -> list[ResumedView]:
+        if not self._funds.ending():
+            return []
+        try:
+            self._shop.within("renewal", self._funds.renew)
+        except VeilmartError as error:
+            return [ResumedView("renewal", "", "open", error)]
+        return [ResumedView("renewal", "", "done", None)]
 
     def _order(self, order_id: bytes) -> ResumedView:
         failure: VeilmartError | None = None

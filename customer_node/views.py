@@ -307,9 +307,12 @@ class ReceiptView:
 
 @dataclass(frozen=True)
 class ResumedView:
-    """One thing that was taken up again. `outcome` is its state now, `error` why it goes no further."""
+    """One thing that was taken up again. `outcome` is its state now, `error` why it goes no further.
 
-    kind: Literal["withdrawal", "swap", "order"]
+    A `renewal`, the swap of coins that would be void within a week, has no id.
+    """
+
+    kind: Literal["withdrawal", "swap", "renewal", "order"]
     id: str
     outcome: str
     error: VeilmartError | None

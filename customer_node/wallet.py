@@ -15,6 +15,9 @@ the evidence where a broker shows another).
 Rule 4. What the account drew is used only after the market's minimum age, so that the draw and the
 purchase do not stand side by side. What came out of a shop session (change, refunds) has no such age.
 
+Rule 5. Coins count for their month and the next. In the last week of that they are spent first, and what
+is left of them is swapped (`funds`).
+
 No I/O, clock or randomness: `tx`, `now` and ids are arguments.
 """
 
@@ -27,7 +30,7 @@ from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from common import coins, slots, states
+from common import coins, config, slots, states
 from common.errors import InsufficientFundsError, MalformedError, UntrustedError, WireError
 from common.messages import BlindedToken, IssuerKey, Token
 from common.store import Row, Tx
@@ -38,6 +41,8 @@ Key: TypeAlias = tuple[coins.Purpose, int]
 """What a token is: its purpose and value (0 for a ticket)."""
 
 TICKET: Final[Key] = ("ticket", 0)
+
+ENDING_MS: Final = 7 * config.DAY_MS
 
 TOKEN: Final[states.Table] = {
     "requested": frozenset({"free", "void"}),
@@ -310,6 +315,14 @@ class Wallet:
     def held(self, tx: Tx, now: int) -> dict[int, int]:
         """Count usable coins by value."""
         return dict(Counter(row["value"] for row in self._usable(tx, "coin", now)))
+
+    def ending(self, tx: Tx, now: int) -> dict[int, int]:
+        """Count usable coins by value that will be void within a week."""
+        month = slots.month_of(now)
+        if slots.month_of(now + ENDING_MS) == month:
+            return {}
+        old = [row["value"] for row in self._usable(tx, "coin", now) if row["month"] != month]
+        return dict(Counter(old))
 
     def reserved(self, tx: Tx) -> int:
         """Sum the coins that are reserved for something under way."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,13 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common import coins
 from common.blind import BlindPrivateKey
-from common.config import MAXIMUM_COINS
+from common.config import DAY_MS, MAXIMUM_COINS
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError
-from common.messages import IssuerKey
+from common.messages import IssuerKey, Swap, Swapped
 from common.slots import month_of
 from common.states import UnlistedStepError
 from common.store import Store
 from customer_node.change import change_for, refund_coins
+from customer_node.funds import Funds
+from customer_node.refusals import DoubleSpendError
 from customer_node.wallet import TICKET, Wallet
 
 NOW = 1_800_014_400_000
@@ -88,6 +93,16 @@ class Mint:
             private = BlindPrivateKey.generate()
             self.private[private.public.key_id] = private
             self.keys.append(issuer(private, purpose, value))
+
+    def february(self) -> list[IssuerKey]:
+        """The coin keys of the month after, made when first asked for."""
+        if len(self.keys) == 4:
+            for value in (1, 2, 4):
+                private = BlindPrivateKey.generate()
+                self.private[private.public.key_id] = private
+                key = issuer(private, "coin", value)
+                self.keys.append(msgspec.structs.replace(key, month="2027-02"))
+        return self.keys[4:]
 
     def sign(self, blinded: list[coins.BlindedToken]) -> list[bytes]:
         return [self.private[token.key_id].blind_sign(token.blinded) for token in blinded]
@@ -218,6 +233,96 @@ def test_a_ticket_that_was_never_answered_is_shown_again(store: Store):
         wallet.spend(tx, b"3" * 16)
         other = wallet.reserve_ticket(tx, b"4" * 16, NOW)
         assert other not in (None, first)
+
+
+FEBRUARY_20 = int(datetime(2027, 2, 20, tzinfo=UTC).timestamp() * 1000)
+FEBRUARY_22 = FEBRUARY_20 + 2 * DAY_MS
+
+
+class Till:
+    """The broker's side of a swap, as an open session shows it."""
+
+    link = None
+
+    def __init__(self, now: int, spent: frozenset[bytes] = frozenset()) -> None:
+        self.now = now
+        self.spent = spent
+        self.taken: list[list[int]] = []
+
+    def ask(self, question: Swap, kind: type[Swapped], _timeout_ms: int) -> Swapped:
+        values = {key.key_id: key.value for key in the_mint().keys}
+        if any(coin.serial in self.spent for coin in question.coins):
+            raise DoubleSpendError("spent before")
+        given = [values[coin.key_id] for coin in question.coins]
+        assert sum(given) == sum(values[token.key_id] for token in question.blinded)
+        self.taken.append(given)
+        return kind(operation=question.operation, signatures=the_mint().sign(question.blinded))
+
+
+def january_coins(store: Store, wallet: Wallet) -> None:
+    wanted: list[tuple[coins.Purpose, int]] = [("coin", 4), ("coin", 1), ("coin", 1)]
+    blinded = draw(store, wallet, bytes(16), wanted)
+    with store.immediate() as tx:
+        wallet.issue(tx, bytes(16), the_mint().sign(blinded), NOW)
+        wallet.learn(tx, the_mint().february())
+
+
+def funds_at(store: Store, wallet: Wallet, now: int) -> Funds:
+    numbers = count(1)
+    context = SimpleNamespace(
+        profile=SimpleNamespace(store=store),
+        wallet=wallet,
+        clock=lambda: now,
+        random=lambda size: next(numbers).to_bytes(size, "big"),
+        timeout_ms=1000,
+        broker=lambda _link: None,
+    )
+    return Funds(context)  # type: ignore[arg-type]  # what a swap needs of it
+
+
+def test_coins_in_their_last_week_are_swapped_in_time(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    january_coins(store, wallet)
+    with store.immediate() as tx:
+        assert wallet.ending(tx, NOW) == wallet.ending(tx, FEBRUARY_20) == {}
+        assert wallet.ending(tx, FEBRUARY_22) == {4: 1, 1: 2}
+    funds, till = funds_at(store, wallet, FEBRUARY_22), Till(FEBRUARY_22)
+    assert funds.ending()
+    funds.renew(till)  # type: ignore[arg-type]
+    assert till.taken == [[4, 1, 1]]
+    assert not funds.ending()
+    march = FEBRUARY_22 + 10 * DAY_MS
+    with store.immediate() as tx:
+        held = wallet.held(tx, march)
+    assert sum(value * number for value, number in held.items()) == 6
+
+
+def test_a_spent_coin_does_not_keep_others_from_being_swapped(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    january_coins(store, wallet)
+    with store.immediate() as tx:
+        (spent,) = wallet.reserve(tx, b"o" * 16, [4], NOW)
+        wallet.release(tx, b"o" * 16)
+    till = Till(FEBRUARY_22, frozenset({spent.serial}))
+    funds_at(store, wallet, FEBRUARY_22).renew(till)  # type: ignore[arg-type]
+    assert till.taken == [[1], [1]]
+    with store.immediate() as tx:
+        assert sum(wallet.held(tx, FEBRUARY_22).values()) == 2
+        assert wallet.ending(tx, FEBRUARY_22) == {}
+
+
+def test_coins_in_their_last_week_pay_first(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    january_coins(store, wallet)
+    with store.immediate() as tx:
+        blinded = wallet.draw(tx, b"f" * 16, [("coin", 2)], "2027-02")
+        wallet.begin_operation(tx, b"f" * 16, "withdraw", b"request", NOW)
+        wallet.issue(tx, b"f" * 16, the_mint().sign(blinded), NOW)
+        values = {key.key_id: key.value for key in the_mint().keys}
+        for now, paid in ((FEBRUARY_20, [2]), (FEBRUARY_22, [1, 1])):
+            tokens = funds_at(store, wallet, now).reserve(tx, b"o" * 16, 2)
+            assert [values[token.key_id] for token in tokens] == paid
+            wallet.release(tx, b"o" * 16)
 
 
 class WalletMachine(RuleBasedStateMachine):
