@@ -33,7 +33,7 @@ from common.errors import (
 )
 from common.keys import verify_certificate
 from common.store import Tx
-from customer_node import cart, orders, receipts
+from customer_node import cart, issuers, orders, receipts
 from customer_node.change import refund_coins
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
@@ -241,7 +241,7 @@ class Checkout:
             if present is not None:
                 return present.request
             held = context.wallet.held(tx, context.clock())
-            values = refund_coins(order.amount, held, context.wallet.top(tx, month))
+            values = refund_coins(order.amount, held, issuers.top(tx, month))
             blinded = context.wallet.draw(tx, order.id, [("coin", value) for value in values], month)
             request = codec.pack(
                 messages.ClaimRefund(order_id=order.id, claim_secret=order.secrets.claim, blinded=blinded)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from common.clock import Random
 from common.messages import BrokerCard
-from customer_node import key_slots
+from customer_node import issuers, key_slots
 from customer_node.connection import Link, Uplink
 from customer_node.directory import Directory
 from customer_node.profile import Profile
@@ -34,5 +34,5 @@ class Context:
         card = self.directory.broker(link, self.timeout_ms)
         announced = key_slots.issuer_keys(card.issuer_keys, self.clock())
         with self.profile.store.immediate() as tx:
-            self.wallet.learn(tx, announced)
+            issuers.learn(tx, announced)
         return card

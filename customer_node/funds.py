@@ -15,6 +15,7 @@ from typing import Final
 from common import codec, coins, config, messages, slots
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError, VeilmartError
 from common.store import Tx
+from customer_node import issuers
 from customer_node.change import change_for, refund_coins
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError
@@ -56,7 +57,7 @@ class Funds:
         context.broker(session.link)
         month = slots.month_of(session.now)
         with context.profile.store.immediate() as tx:
-            top = context.wallet.top(tx, month)
+            top = issuers.top(tx, month)
             try:
                 given, wanted = change_for(amount, context.wallet.held(tx, now), top)
             except InsufficientFundsError as error:
@@ -92,7 +93,7 @@ class Funds:
                 given = sorted(Counter(ending).elements(), reverse=True)[:most]
                 if not given:
                     return
-                wanted = refund_coins(sum(given), {}, context.wallet.top(tx, month))
+                wanted = refund_coins(sum(given), {}, issuers.top(tx, month))
                 swap = self._begin(tx, given, wanted, month)
             try:
                 self.finish(session, swap)

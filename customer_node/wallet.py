@@ -9,13 +9,10 @@ crashes in between, the same bytes are sent again and the same token comes out.
 
 Rule 2. Every signature is verified when it arrives and again when the token is rebuilt to be spent.
 
-Rule 3. Each purpose, value and month has one key, and each key belongs to one of them (`key_slots` keeps
-the evidence where a broker shows another).
-
-Rule 4. What the account drew is used only after the market's minimum age, so that the draw and the
+Rule 3. What the account drew is used only after the market's minimum age, so that the draw and the
 purchase do not stand side by side. What came out of a shop session (change, refunds) has no such age.
 
-Rule 5. Coins count for their month and the next. In the last week of that they are spent first, and what
+Rule 4. Coins count for their month and the next. In the last week of that they are spent first, and what
 is left of them is swapped (`funds`).
 
 No I/O, clock or randomness: `tx`, `now` and ids are arguments.
@@ -31,9 +28,10 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from common import coins, config, slots, states
-from common.errors import InsufficientFundsError, MalformedError, UntrustedError, WireError
-from common.messages import BlindedToken, IssuerKey, Token
+from common.errors import InsufficientFundsError, UntrustedError, WireError
+from common.messages import BlindedToken, Token
 from common.store import Row, Tx
+from customer_node.issuers import issuer_of
 from customer_node.schema import issuer_keys, operations, tokens
 
 OperationKind: TypeAlias = Literal["withdraw", "swap", "refund"]
@@ -58,7 +56,6 @@ OPERATION: Final[states.Table] = {
     "refused": frozenset(),
 }
 
-_INSERT_KEY: Final = sa.insert(issuer_keys)
 _INSERT_TOKEN: Final = sa.insert(tokens)
 _INSERT_OPERATION: Final = sa.insert(operations)
 _WITH_KEY: Final = sa.select(
@@ -92,42 +89,6 @@ class Wallet:
         self._seed = seed
         self._allow_young = allow_young
 
-    # --- keys ------------------------------------------------------------------------------------------
-
-    def learn(self, tx: Tx, announced: Sequence[IssuerKey]) -> None:
-        """Store the announced keys. Raises `UntrustedError` for a malformed or a second one."""
-        rows = tx.all(sa.select(issuer_keys))
-        by_slot = {(row["purpose"], row["value"], row["month"]): row["public"] for row in rows}
-        ids = {row["key_id"] for row in rows}
-        for key in announced:
-            slot = (key.purpose, key.value, key.month)
-            try:
-                coins.issuer_public(key)
-            except MalformedError as error:
-                raise UntrustedError(f"The broker announces an unusable key: {error}.") from error
-            if by_slot.get(slot, key.public) != key.public:
-                raise UntrustedError(
-                    f"The broker announces a second {key.purpose} key of value {key.value} for {key.month}."
-                )
-            if slot in by_slot:
-                continue
-            if key.key_id in ids:
-                raise UntrustedError("The broker announces one key for two values or months.")
-            ids.add(key.key_id)
-            by_slot[slot] = key.public
-            tx.insert(_INSERT_KEY, {**_columns(key), "next_counter": 0})
-
-    def top(self, tx: Tx, month: str) -> int:
-        """Give the largest coin of a month. Raises `UntrustedError` if there is none."""
-        largest: int | None = tx.scalar(
-            sa.select(sa.func.max(issuer_keys.c.value)).where(
-                issuer_keys.c.purpose == "coin", issuer_keys.c.month == month
-            )
-        )
-        if largest is None:
-            raise UntrustedError(f"The broker announces no coins for {month}.")
-        return largest
-
     # --- drawing ---------------------------------------------------------------------------------------
 
     def draw(self, tx: Tx, operation: bytes, wanted: Sequence[Key], month: str) -> list[BlindedToken]:
@@ -145,7 +106,7 @@ class Wallet:
                 raise UntrustedError(f"The broker announces no {kind[0]} key of value {kind[1]} for {month}.")
             counter = row["next_counter"] + used[row["key_id"]]
             used[row["key_id"]] += 1
-            blinded.append(coins.blind_token(_issuer(row), self._seed, counter))
+            blinded.append(coins.blind_token(issuer_of(row), self._seed, counter))
             tx.insert(
                 _INSERT_TOKEN,
                 {
@@ -179,7 +140,7 @@ class Wallet:
             raise UntrustedError("The broker signed another number of coins than asked for.")
         for row, signature in zip(rows, signatures, strict=True):
             try:
-                coins.unblind(_issuer(row), self._seed, row["counter"], signature)
+                coins.unblind(issuer_of(row), self._seed, row["counter"], signature)
             except WireError as error:
                 raise UntrustedError("The broker's signature under a coin does not verify.") from error
             _step(tx, row, "free", blind_signature=signature, usable_from=usable_from)
@@ -308,7 +269,7 @@ class Wallet:
         return tx.all(query.order_by(issuer_keys.c.month, tokens.c.usable_from, tokens.c.counter))
 
     def _token(self, row: Row) -> Token:
-        return coins.unblind(_issuer(row), self._seed, row["counter"], row["blind_signature"])
+        return coins.unblind(issuer_of(row), self._seed, row["counter"], row["blind_signature"])
 
     # --- counting --------------------------------------------------------------------------------------
 
@@ -362,26 +323,6 @@ def _age(row: Row, months: set[str], now: int) -> Literal["usable", "young", "ex
         # A key of next month is not over but not begun; the broker signs with the present month's alone.
         return "expired"
     return "usable" if row["usable_from"] <= now else "young"
-
-
-def _columns(key: IssuerKey) -> dict[str, object]:
-    return {
-        "key_id": key.key_id,
-        "purpose": key.purpose,
-        "value": key.value,
-        "month": key.month,
-        "public": key.public,
-    }
-
-
-def _issuer(row: Row) -> IssuerKey:
-    return IssuerKey(
-        key_id=row["key_id"],
-        purpose=row["purpose"],
-        value=row["value"],
-        month=row["month"],
-        public=row["public"],
-    )
 
 
 def _operation(row: Row) -> Operation:

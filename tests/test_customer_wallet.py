@@ -25,6 +25,7 @@ from common.states import UnlistedStepError
 from common.store import Store
 from customer_node.change import change_for, refund_coins
 from customer_node.funds import Funds
+from customer_node.issuers import learn
 from customer_node.refusals import DoubleSpendError
 from customer_node.wallet import TICKET, Wallet
 
@@ -137,7 +138,7 @@ def store(tmp_path: Path):
 
 def draw(store: Store, wallet: Wallet, operation: bytes, wanted: list[tuple[coins.Purpose, int]]):
     with store.immediate() as tx:
-        wallet.learn(tx, the_mint().keys)
+        learn(tx, the_mint().keys)
         blinded = wallet.draw(tx, operation, wanted, MONTH)
         wallet.begin_operation(tx, operation, "withdraw", b"request", NOW)
     return blinded
@@ -195,20 +196,18 @@ def test_a_wrong_signature_changes_nothing(store: Store):
 
 
 def test_a_second_key_for_a_slot_is_refused(store: Store):
-    wallet = Wallet(SEED, allow_young=False)
     second = issuer(BlindPrivateKey.generate(), "coin", 4)
     with store.immediate() as tx:
-        wallet.learn(tx, the_mint().keys)
+        learn(tx, the_mint().keys)
     with pytest.raises(UntrustedError, match="second"), store.immediate() as tx:
-        wallet.learn(tx, [second])
+        learn(tx, [second])
 
 
 def test_one_key_for_two_values_is_refused(store: Store):
-    wallet = Wallet(SEED, allow_young=False)
     once = the_mint().keys[0]
     twice = msgspec.structs.replace(once, value=8)
     with pytest.raises(UntrustedError, match="one key for two"), store.immediate() as tx:
-        wallet.learn(tx, [once, twice])
+        learn(tx, [once, twice])
 
 
 def test_an_answered_operation_cannot_end_again(store: Store):
@@ -264,7 +263,7 @@ def january_coins(store: Store, wallet: Wallet) -> None:
     blinded = draw(store, wallet, bytes(16), wanted)
     with store.immediate() as tx:
         wallet.issue(tx, bytes(16), the_mint().sign(blinded), NOW)
-        wallet.learn(tx, the_mint().february())
+        learn(tx, the_mint().february())
 
 
 def funds_at(store: Store, wallet: Wallet, now: int) -> Funds:
