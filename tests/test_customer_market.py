@@ -503,6 +503,15 @@ def test_secrets_of_the_profile_are_in_no_repr(bazaar: Bazaar):
             assert repr(secret)[2:20] not in text
 
 
+def test_the_wallet_claims_no_crowd_that_nobody_counted(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
+    with bazaar.customer() as market:
+        pass
+    monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
+    shown = veilmart("wallet", "--profile", home(market))
+    assert shown.code == 0
+    assert "too young to tell" in shown.out
+
+
 def test_the_command_asks_before_a_search_uses_many_tickets(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
     with bazaar.customer() as market:
         pass

@@ -100,6 +100,12 @@ def wallet(shown: Output, market: Market) -> None:
         ", ".join(f"{name} {format_amount(amount, held.currency)}" for name, amount in sums.items()),
         f"tickets {held.tickets}, young {held.young_tickets}",
     ]
+    if held.coins:
+        # The bound is public, but no retained message holds it: this profile cannot know it.
+        views.append(
+            "how many coins there are to hide among is not known here; the market may be too young to tell "
+            "(`veilmart audit watch` shows the totals when the broker publishes them)"
+        )
     if held.young_until > now_ms():
         views.append(f"all usable from {minute_of(held.young_until)}")
     if held.open_operations:
