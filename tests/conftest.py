@@ -11,9 +11,12 @@ import pytest
 import vectors
 from client import Customer, Shopkeeper
 from hypothesis import HealthCheck, settings
+from real_market import real_market
 from world import World
 
 from common import clock
+
+__all__ = ["real_market"]  # a fixture, for whoever names it
 
 # Examples are few, so that the suite stays fast, and the same each time, so that a failure repeats.
 settings.register_profile(
