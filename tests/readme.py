@@ -10,7 +10,13 @@ ROOT = Path(__file__).parent.parent
 
 def block(name: str) -> list[str]:
     """Give the lines of the block that `<!-- test: name -->` stands in front of."""
+    return [line for section in sections(name) for line in section]
+
+
+def sections(name: str) -> list[list[str]]:
+    """Give the lines of such a block, parted where a comment stands."""
     text = (ROOT / "README.md").read_text()
     found = re.search(rf"<!-- test: {re.escape(name)} -->\n```sh\n(.*?)```", text, re.DOTALL)
     assert found is not None, f"the README has no block {name!r}"
-    return [line for line in found[1].splitlines() if line and not line.startswith("#")]
+    parts = re.split(r"^#.*$", found[1], flags=re.MULTILINE)
+    return [part.strip().splitlines() for part in parts if part.strip()]
