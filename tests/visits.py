@@ -431,7 +431,6 @@ def small_visit(root: Path, price: int) -> list[Publish]:
             market.withdraw()
             order = market.buy_now("sports", "ONLY-ONE")
             market.download(order.order_id, root / "bought")
-        # In one batch with the order the broker would still take it for present, and say nothing.
         world.pump(lambda: False, 0.05)
         return list(world.bus.passed)
     finally:
