@@ -143,8 +143,9 @@ def run_broker(
 
     `announce` gets the one ready line, `on_start` the pools, whose `wake` ends a wait.
     """
+    market = MarketFile.load(home / "market.json")
     with _alone(home):
-        _run(home, stop, announce, tls=tls, on_start=on_start)
+        _run(home, market, stop, announce, tls=tls, on_start=on_start)
 
 
 @contextmanager
@@ -163,6 +164,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _run(
     home: Path,
+    market: MarketFile,
     stop: threading.Event,
     announce: Callable[[str], None],
     *,
@@ -170,7 +172,6 @@ def _run(
     on_start: Callable[[Pools], None],
 ) -> None:
     node = BrokerNode.open(home)
-    market = MarketFile.load(home / "market.json")
     lanes = connections(home, market, tls=tls)
     pools = Pools({"passwords": PASSWORD_WORKERS, "mint": MINT_WORKERS})
     on_start(pools)

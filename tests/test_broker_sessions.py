@@ -498,6 +498,7 @@ def test_a_revoked_merchant_loses_session_and_card(
     assert session.refused(customer.order().place) == "not_found"
     ask = messages.AskMerchant(request=fresh(), merchant="sports", sealed=bytes(64))
     assert session.refused(ask) == "merchant_offline"
+    assert [type(body) for body in keeper.collect()] == [messages.SessionEnded]
     assert refusal(keeper.log_in()) == ("revoked", 0)
     assert world.running["broker"].loop.refused["stale"] == 1
     assert [p.topic for p in world.bus.passed].count(topics.audit_event("merchant.revoked")) == 1

@@ -110,10 +110,11 @@ def test_two_that_open_a_new_store_at_once_both_find_it_whole(tmp_path: Path) ->
 # --- transactions --------------------------------------------------------------------------------------
 
 
-def test_a_transaction_holds_the_writers_lock_from_its_beginning(store: Store, tmp_path: Path) -> None:
+def test_a_transaction_holds_the_writers_lock_from_its_first_use(store: Store, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "broker.db", timeout=0, isolation_level=None)
     try:
-        with store.immediate():
+        with store.immediate() as tx:
+            assert tx.scalar(sa.select(sa.func.count()).select_from(things)) == 0
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
             assert other.execute("SELECT count(*) FROM things").fetchone() == (0,), "readers go on"

@@ -367,7 +367,7 @@ def alice_comes_back(world: World, recorder: Recorder) -> None:
             market.buy_now("sports", "PHOTO-SUMMIT")
         assert market.last_order().state == "refunded"
         recorder.look(world)
-    with pytest.MonkeyPatch.context() as patch, world.customer(ALICE, timeout_s=0.3) as market:
+    with pytest.MonkeyPatch.context() as patch, world.customer(ALICE, timeout_s=2.0) as market:
         patch.setattr(Checkout, "settle", lose_the_merchant)
         with pytest.raises(MerchantOfflineError):
             market.buy_now("maps", "MAP-GLACIER-7")
@@ -408,7 +408,7 @@ def things_go_wrong(world: World, recorder: Recorder) -> int:
         return []
 
     broker._batches = {**handlers, messages.PlaceOrder: fail}
-    with world.customer(BOB, timeout_s=0.3) as market:
+    with world.customer(BOB, timeout_s=2.0) as market:
         with pytest.raises(DeadlineError):
             market.buy_now("sports", "PHOTO-SUMMIT")
         broker._batches = handlers
