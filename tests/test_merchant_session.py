@@ -68,7 +68,11 @@ def test_the_hello_proves_the_merchant(world: World) -> None:
     info = verify_certificate(credential.certificate, world.market.ca_der, world.now, "merchant")
     assert info.subject_id == MERCHANT
     statement = merchant_hello_statement(
-        world.market.market_id, world.hello_key.public.key_id, hello.secret, hello.ephemeral, credential.counter
+        world.market.market_id,
+        world.hello_key.public.key_id,
+        hello.secret,
+        hello.ephemeral,
+        credential.counter,
     )
     verify_identity(info.public_key, MERCHANT_HELLO_LABEL, statement, credential.signature)
 
