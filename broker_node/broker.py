@@ -1,6 +1,6 @@
 """The broker's core: what arrives is sorted by kind, decided in one transaction, and answered.
 
-    Hello           sessions.py   who may do what, until when
+    Hello           hello.py      who may do what, until when
     Withdraw, Swap, ClaimRefund   exchange.py   money against coins
     PlaceOrder, AskOrder, AnswerKept, AnswerOrder, OutcomeKept   orders.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
@@ -21,12 +21,13 @@ from broker_node import accounts, ledger, schema
 from broker_node.audit import Audit
 from broker_node.exchange import Exchange, Signed
 from broker_node.gate import Gate, MerchantPresence
+from broker_node.hello import Greeting, PasswordResult, Reception
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
-from broker_node.sessions import Greeting, PasswordResult, Sessions
+from broker_node.sessions import Sessions
 from common import cards, config, messages, topics
 from common.clock import Random
 from common.config import Limits
@@ -50,7 +51,8 @@ class Broker:
         self._revocations = revocations
         self._limits = limits
         self._audit = Audit(keys.market, limits)
-        self._sessions = Sessions(keys, issuing, self._audit, revocations, limits)
+        self._sessions = Sessions(keys, self._audit, limits)
+        self._reception = Reception(keys, issuing, self._audit, revocations, self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
         self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
         self._orders = Orders(issuing, self._audit, keys.currency, limits, self.merchant_online)
@@ -104,6 +106,7 @@ class Broker:
     def begin(self) -> None:
         """Forget what a transaction that was rolled back had staged."""
         self._sessions.begin()
+        self._reception.begin()
         self._exchange.begin()
         self._relay.begin()
         self._audit.begin()
@@ -137,6 +140,7 @@ class Broker:
     def seen(self, arrivals: Iterable[Arrival], now: int) -> None:
         """Remember what was committed."""
         self._sessions.committed()
+        self._reception.committed()
         self._exchange.committed()
         self._relay.committed()
         self._audit.committed()
@@ -204,7 +208,7 @@ class Broker:
     # --- handlers that need several parts --------------------------------------------------------------
 
     def _greet(self, tx: Tx, _sender: None, greeting: Greeting, now: int, random: Random) -> list[Any]:
-        sends: list[Any] = list(self._sessions.greet(tx, greeting, now, random))
+        sends: list[Any] = list(self._reception.greet(tx, greeting, now, random))
         if greeting.merchant is not None and self._sessions.opens(greeting.merchant):
             self._orders.merchant_is_back(tx, greeting.merchant, now)
         return sends
@@ -212,7 +216,7 @@ class Broker:
     def _password_checked(
         self, tx: Tx, _sender: None, result: PasswordResult, now: int, random: Random
     ) -> list[Any]:
-        return list(self._sessions.password_checked(tx, result, now, random))
+        return list(self._reception.password_checked(tx, result, now, random))
 
     def _presence(
         self, tx: Tx, _sender: None, presence: MerchantPresence, now: int, _random: Random

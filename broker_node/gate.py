@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from broker_node.hello import Greeting
 from broker_node.keys import BrokerKeys
 from broker_node.sends import CellToSession, ToMerchant, ToSession
-from broker_node.sessions import Greeting, Live, Sessions
+from broker_node.sessions import Live, Sessions
 from common import codec, frames, grouping, messages, sealing, topics
 from common.clock import Random
 from common.config import Limits
