@@ -45,7 +45,7 @@ from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
 from customer_node.schema import receipts as receipt_rows
 from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS, REPEAT_LONGEST_MS, reference
-from customer_node.shop import ShopSession
+from customer_node.shop import PROBE_MS, ShopSession
 from customer_node.timing import Countdown, Repeater
 
 _CLAIM: Final[codec.Codec[messages.ClaimRefund]] = codec.Codec(messages.ClaimRefund)
@@ -127,7 +127,21 @@ class Checkout:
                     heard, known = body, True
                     if self._take(session, order, body):
                         return
+        if heard is None and session.link.silence() is None:
+            heard = self._last_word(session, question)
+            if heard is not None and self._take(session, order, heard):
+                return
         raise self._still_open(session, order, heard)
+
+    def _last_word(self, session: ShopSession, question: messages.AskOrder) -> messages.OrderAnswer | None:
+        """Ask for the order's state before giving up: a broker that waits for the merchant is silent too."""
+        countdown = Countdown(self._context.clock, min(PROBE_MS, self._context.timeout_ms))
+        session.post(question)
+        while not countdown.over:
+            for body in session.receive(countdown.slice_s(POLL_MS)):
+                if isinstance(body, messages.OrderAnswer) and body.order_id == question.order_id:
+                    return body
+        return None
 
     def _take(self, session: ShopSession, order: Order, answer: messages.OrderAnswer) -> bool:
         """Store what the broker says; tell whether the merchant has answered."""
