@@ -23,10 +23,11 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
@@ -46,7 +47,11 @@ SESSION_EXPIRY_S: Final = 24 * 3600
 RECONNECT_LONGEST_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 BULK_READ: Final = 256 * config.KIB
-BULK_WRITE: Final = 64 * config.KIB
+BULK_WRITE: Final = 160 * config.KIB
+
+
+Receiver: TypeAlias = Callable[[bytes, bytes, bool, int, int], None]
+"""Gets topic, payload, retained, packet id and QoS of a delivery."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,28 @@ class Settings:
     """Retained publishes made on every connection, before anything else: presence."""
 
 
+class _PublishProperties(Properties):
+    """The properties of a publish, packed once: paho packs them again for each."""
+
+    def __init__(self, content_type: str, expiry_s: int | None) -> None:
+        super().__init__(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+        self.ContentType = content_type
+        if expiry_s is not None:
+            self.MessageExpiryInterval = expiry_s
+        # paho's own `__setattr__` takes no other names than MQTT's.
+        object.__setattr__(self, "_packed", super().pack())  # type: ignore[no-untyped-call]  # as above
+
+    def pack(self) -> bytes:
+        return vars(self)["_packed"]  # type: ignore[no-any-return]  # put there above
+
+
+_publish_properties = lru_cache(maxsize=64)(_PublishProperties)
+
+
 class _Client(mqtt.Client):
     """paho's client, reading and writing in bulk: its own reads take single bytes off the socket."""
 
-    def __init__(self, client_id: str) -> None:
+    def __init__(self, client_id: str, receiver: Receiver) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -126,6 +149,7 @@ class _Client(mqtt.Client):
         self._unread = b""
         self._position = 0
         self.drained = False
+        self.receiver = receiver
         # With this callback set paho queues packets instead of writing each one at once.
         self.on_socket_register_write = lambda *_: None
         self.on_socket_unregister_write = lambda *_: None
@@ -159,21 +183,43 @@ class _Client(mqtt.Client):
     def _packet_write(self) -> MQTTErrorCode:
         # What is queued leaves in few sends. Packets of QoS 1 (and acknowledgements, which paho counts as
         # such) need nothing done when they are written, so to paho several of them may be one long packet.
-        merged: list[Any] = []
+        runs: list[list[Any]] = []
+        room = 0
         for packet in self._out_packet:
-            last = merged[-1] if merged else None
-            if (
-                last is not None
-                and last["qos"] == packet["qos"] == 1
-                and last["to_process"] + packet["to_process"] <= BULK_WRITE
-            ):
-                last["packet"] = bytes(last["packet"]) + bytes(packet["packet"])
-                last["to_process"] += packet["to_process"]
+            size = packet["to_process"]
+            if runs and size <= room and packet["qos"] == runs[-1][0]["qos"] == 1:
+                runs[-1].append(packet)
+                room -= size
             else:
-                merged.append(packet)
+                runs.append([packet])
+                room = BULK_WRITE - size
         self._out_packet.clear()
-        self._out_packet.extend(merged)
+        self._out_packet.extend(run[0] if len(run) == 1 else _one_packet(run) for run in runs)
         return super()._packet_write()
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        # What paho does, but for the properties, which nobody here reads, and for five copies of the payload
+        # on the way. MQTT 5.0, §3.3.2: topic, packet id (QoS 1), properties and their length, payload.
+        command, packet = self._in_packet["command"], self._in_packet["packet"]
+        qos = command >> 1 & 3
+        if qos > 1:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL  # nobody here subscribes with QoS 2
+        topic_end = 2 + int.from_bytes(packet[:2], "big")
+        length, start = _variable_length(packet, topic_end + 2 * qos)
+        if start + length > len(packet):
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        packet_id = int.from_bytes(packet[topic_end : topic_end + 2], "big") if qos else 0
+        payload = bytes(memoryview(packet)[start + length :])
+        self.receiver(bytes(packet[2:topic_end]), payload, bool(command & 1), packet_id, qos)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        # A PUBACK of two bytes is plain success (MQTT 5.0, §3.4.2.1): nothing to parse.
+        packet = self._in_packet["packet"]
+        packet_id = int.from_bytes(packet, "big")
+        if cmd != "PUBACK" or len(packet) != 2 or packet_id not in self._out_messages:  # noqa: PLR2004
+            return super()._handle_pubackcomp(cmd)
+        return self._do_on_publish(packet_id, _SUCCESS, _NO_PROPERTIES)
 
     def allow_in_flight(self, count: int) -> None:
         """Set what the server's CONNACK allows; paho's own setter works before a connection only."""
@@ -182,6 +228,29 @@ class _Client(mqtt.Client):
     def has_unread(self) -> bool:
         """Whether bytes already taken off the socket wait."""
         return self._position < len(self._unread)
+
+
+def _one_packet(packets: Sequence[Any]) -> Any:
+    first = packets[0]
+    whole = b"".join([memoryview(first["packet"])[first["pos"] :], *(each["packet"] for each in packets[1:])])
+    return {**first, "packet": whole, "pos": 0, "to_process": len(whole)}
+
+
+_SUCCESS: Final = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES: Final = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+
+
+def _variable_length(packet: bytearray, start: int) -> tuple[int, int]:
+    """Read a variable byte integer (MQTT 5.0, §1.5.5); gives it and where it ends."""
+    value = 0
+    for place in range(4):
+        if start + place >= len(packet):
+            break
+        byte = packet[start + place]
+        value |= (byte & 0x7F) << 7 * place
+        if not byte & 0x80:
+            return value, start + place + 1
+    return len(packet), start  # more than there is, which the caller refuses
 
 
 class Connection:
@@ -265,12 +334,11 @@ class Connection:
             self._lost(str(error) or type(error).__name__)
 
     def _new_client(self) -> _Client:
-        settings, client = self.settings, _Client(self.settings.client_id)
+        settings, client = self.settings, _Client(self.settings.client_id, self._on_delivery)
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.on_socket_open = _set_nodelay
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
         client.on_publish = self._on_publish
         if settings.address.tls is not None:
             client.tls_set_context(settings.address.tls)
@@ -323,14 +391,17 @@ class Connection:
         self._ready = True
         self._delay = 0.1
 
-    def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = ""
-        self._inbox.append(
-            Delivery(topic, bytes(message.payload), message.retain, self.epoch, message.mid, message.qos)
-        )
+    def _on_delivery(
+        self,
+        topic: bytes,
+        payload: bytes,
+        retained: bool,  # noqa: FBT001 - in the order of the packet
+        packet_id: int,
+        qos: int,
+    ) -> None:
+        # A topic that is not UTF-8 becomes one that nobody knows.
+        known = topic.decode(errors="replace")
+        self._inbox.append(Delivery(known, payload, retained, self.epoch, packet_id, qos))
 
     def _on_publish(
         self, _client: mqtt.Client, _data: object, _mid: int, code: ReasonCode, _granted: object
@@ -360,10 +431,8 @@ class Connection:
             raise ValueError("a payload over the frame limit would disconnect us again and again")
         if self._client is None or not self._ready:
             return False
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-        properties.ContentType = content_type
-        if expiry_ms is not None:
-            properties.MessageExpiryInterval = max(1, expiry_ms // 1000)
+        expiry_s = None if expiry_ms is None else max(1, expiry_ms // 1000)
+        properties = _publish_properties(content_type, expiry_s)
         self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         self._unacknowledged += 1
         return True

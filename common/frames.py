@@ -78,22 +78,26 @@ class SessionKeys:
         return self.key_id + self.up.encryption + self.up.mac + self.down.encryption + self.down.mac
 
 
-def _mac(keys: DirectionKeys, topic: str, rest: bytes) -> bytes:
-    return hmac.digest(keys.mac, b"veilmart v1 frame\0" + topic.encode() + b"\0" + rest, "sha256")
+def _mac(keys: DirectionKeys, topic: str, *rest: bytes | memoryview) -> bytes:
+    mac = hmac.new(keys.mac, b"veilmart v1 frame\0" + topic.encode() + b"\0", "sha256")
+    for part in rest:
+        mac.update(part)
+    return mac.digest()
 
 
 def _seal(keys: DirectionKeys, topic: str, head: bytes, content: bytes, nonce: bytes) -> bytes:
     extra = len(head) - 1 - KEY_ID
     padded = padding.pad_to_ladder(content, config.FRAME_SIZES, OVERHEAD + extra)
-    rest = head + nonce + keys.gcm.encrypt(nonce, padded, None)
-    return _mac(keys, topic, rest) + rest
+    sealed = keys.gcm.encrypt(nonce, padded, None)
+    return b"".join((_mac(keys, topic, head, nonce, sealed), head, nonce, sealed))
 
 
 def _unseal(keys: DirectionKeys, topic: str, frame: bytes, head: int) -> bytes:
-    rest = frame[MAC:]
+    # Views: a cell's frame would otherwise be copied for each of these.
+    rest = memoryview(frame)[MAC:]
     if not hmac.compare_digest(_mac(keys, topic, rest), frame[:MAC]):
         raise ForgedError("the frame's MAC does not verify")
-    nonce, sealed = rest[head : head + NONCE], rest[head + NONCE :]
+    nonce, sealed = bytes(rest[head : head + NONCE]), rest[head + NONCE :]
     try:
         padded = keys.gcm.decrypt(nonce, sealed, None)
     except (InvalidTag, ValueError) as error:

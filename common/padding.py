@@ -16,7 +16,7 @@ def pad(content: bytes, size: int) -> bytes:
     """Pad `content` to exactly `size` bytes. Raises `ValueError` where it does not fit: a mistake of ours."""
     if len(content) + _PREFIX > size:
         raise ValueError(f"{len(content)} bytes do not fit into a padded size of {size}")
-    return len(content).to_bytes(_PREFIX, "big") + content + bytes(size - _PREFIX - len(content))
+    return b"".join((len(content).to_bytes(_PREFIX, "big"), content, bytes(size - _PREFIX - len(content))))
 
 
 def pad_to_step(content: bytes, step: int) -> bytes:

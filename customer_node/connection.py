@@ -99,8 +99,8 @@ class Link:
                 self.inbox.append(delivery.payload)
             else:
                 self.board[delivery.topic] = delivery.payload
+        # They leave with what is sent next, or else with the next wait.
         self.connection.acknowledge(deliveries)
-        self.connection.flush()
         return bool(deliveries)
 
     def send(self, frame: bytes, expiry_ms: int = Limits().freshness_ms) -> None:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -98,8 +98,8 @@ class Delivery:
                 refused[error.reason] += 1
         if not opened:
             return []
-        ids = sorted({request.order_id for _, request, _ in opened})
-        orders = {row["order_id"]: row for row in tx.all(_ORDERS, {"ids": ids})}
+        ids = {request.order_id for _, request, _ in opened}
+        orders = {row["order_id"]: row for row in tx.among(_ORDERS, ids)}
         pieces = _pieces(tx, ids)
         result: list[FetchRefused | Window] = []
         delivered: set[bytes] = set()
@@ -138,10 +138,10 @@ def _reason(order: Row | None, request: GetCells) -> RefusalReason | None:
     return None if request.first + request.count <= order["cells"] else "not_found"
 
 
-def _pieces(tx: Tx, ids: Sequence[bytes]) -> dict[bytes, list[Piece]]:
+def _pieces(tx: Tx, ids: Iterable[bytes]) -> dict[bytes, list[Piece]]:
     pieces: dict[bytes, list[Piece]] = defaultdict(list)
-    for row in tx.execute(_LINES, {"ids": ids}):
-        pieces[row.order_id].append(Piece(row.first_cell, row.digest))
+    for row in tx.among(_LINES, ids):
+        pieces[row["order_id"]].append(Piece(row["first_cell"], row["digest"]))
     return pieces
 
 
