@@ -1,0 +1,206 @@
+"""`veilmart demo` as one types it: what it reports, and what is left of it however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_market import call, environment
+
+from common import clock
+from mosquitto import free_ports
+from veilmart.init import init_market
+
+PATIENCE_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all: each test is one more run of the demo there."""
+    return tmp_path_factory.mktemp("demo") / "state"
+
+
+class Demo:
+    """A demo that runs."""
+
+    def __init__(self, state: Path, *words: str) -> None:
+        self.state = state
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "veilmart", "demo", "--state", str(state), *words],
+            cwd=state.parent,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def until(self, words: str, *, stream: str = "stderr") -> list[str]:
+        """Give what it says up to the line with these words."""
+        source = getattr(self.process, stream)
+        said: list[str] = []
+        while not said or words not in said[-1]:
+            line = source.readline()
+            assert line, (said, self.process.poll())
+            said.append(line)
+        return said
+
+    def nodes(self) -> set[int]:
+        """Give the processes that it started, and those that they started."""
+        return descendants(self.process.pid)
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone(pids: set[int]) -> bool:
+    """Wait until none of these processes is left."""
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@contextlib.contextmanager
+def started(state: Path, *words: str) -> Iterator[Demo]:
+    demo = Demo(state, *words)
+    try:
+        yield demo
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+        demo.process.communicate()
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from veilmart.processes import NodeProcess
+NodeProcess("bus", ["bus", "run", "--home", sys.argv[1]], Path(sys.argv[2])).start()
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_node_ends_with_who_started_it(tmp_path: Path) -> None:
+    public_port, node_port = free_ports(2)
+    report = init_market(
+        tmp_path / "market", public_port=public_port, node_port=node_port, now_ms=clock.now_ms()
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER, report.bus_home, tmp_path / "log"], stdout=subprocess.PIPE
+    ) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"\n"
+        nodes = descendants(starter.pid)
+        assert len(nodes) == 2, "Mosquitto, and who runs it"
+        assert all(alive(pid) for pid in nodes)
+        starter.kill()
+        starter.wait()
+        assert gone(nodes)
+
+
+@pytest.mark.exhaustive
+def test_killed_it_leaves_no_node_and_runs_again(state: Path) -> None:
+    with started(state) as demo:
+        demo.until("signed up")
+        nodes = demo.nodes()
+        assert len(nodes) >= 5, "Mosquitto and who runs it, the broker, two merchants"
+        demo.process.kill()
+        demo.process.wait()
+        assert gone(nodes)
+    with started(state) as demo:
+        demo.until("signed up")
+
+
+def test_once(state: Path) -> None:
+    with started(state, "--once", "--json") as demo:
+        demo.until("signed up")
+        nodes = demo.nodes()
+        (line,) = demo.until("{", stream="stdout")
+        out, err = demo.process.communicate(timeout=PATIENCE_S)
+    assert (demo.process.returncode, out) == (0, ""), err
+    assert len(nodes) >= 5
+    assert gone(nodes)
+    envelope: dict[str, Any] = json.loads(line)
+    assert envelope["ok"] is True
+    data = envelope["data"]
+    assert set(data) == {"orders", "saw"}
+    orders = data["orders"]
+    assert len(orders) >= 3
+    assert {order["merchant"] for order in orders} == {"sports", "archive"}
+    for order in orders:
+        assert set(order) == {"order_id", "merchant", "state", "seconds", "lines"}
+        assert (order["state"], order["seconds"] > 0) == ("complete", True)
+        for sold in order["lines"]:
+            assert set(sold) == {"sku", "quantity", "sha256_expected", "sha256_delivered"}
+            assert sold["sha256_expected"] == sold["sha256_delivered"]
+            assert len(bytes.fromhex(sold["sha256_delivered"])) == 32
+    assert any(len({sold["sku"] for sold in order["lines"]}) > 1 for order in orders), "two in one cart"
+    assert set(data["saw"]) == {"sports", "archive", "broker", "bus", "auditor"}
+    for party, saw in data["saw"].items():
+        assert set(saw) == {"learned", "searched_for", "found"}, party
+        assert (saw["found"], saw["searched_for"] > 10, len(saw["learned"]) > 0) == (0, True, True), party
+
+
+@pytest.mark.exhaustive
+def test_it_stays_up_and_what_it_invites_to_works(state: Path) -> None:
+    with started(state) as demo:
+        demo.until("The market is up", stream="stdout")
+        *lines, last = demo.until("Ctrl-C", stream="stdout")
+        nodes = demo.nodes()
+        assert last == "Ctrl-C ends it.\n"
+        assert sum(line.startswith("  ") for line in lines) == len(lines) == 8
+        # The last one watches until it is interrupted, and a person is asked before anything is paid.
+        script = "".join(line.strip() + "\n" for line in lines[:-1])
+        bought = "customer buy\n"
+        assert script.count(bought) == 1
+        ran = call("bash", "-eu", "-c", script.replace(bought, "customer buy --yes\n"), folder=state.parent)
+        assert ran.returncode == 0, ran.stderr
+        assert (state / "bought/guest/gpx-ridge.gpx").read_bytes() == (
+            state / "goods/gpx-ridge.gpx"
+        ).read_bytes()
+        watched = call("bash", "-c", lines[-1].strip() + " --timeout 0.5", folder=state.parent)
+        assert watched.returncode == 0, watched.stderr
+
+        os.killpg(demo.process.pid, signal.SIGINT)
+        _, err = demo.process.communicate(timeout=PATIENCE_S)
+        assert (demo.process.returncode, err.splitlines()[-1]) == (0, "stopping")
+        assert gone(nodes)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_while_it_shops(state: Path, number: signal.Signals) -> None:
+    with started(state) as demo:
+        demo.until("from sports")
+        nodes = demo.nodes()
+        demo.process.send_signal(number)
+        out, err = demo.process.communicate(timeout=PATIENCE_S)
+        assert (demo.process.returncode, out) == (130, ""), err
+        assert gone(nodes)
+    assert "Traceback" not in err
