@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -46,6 +47,9 @@ RECEIVE_MAXIMUM: Final = 1024
 SESSION_EXPIRY_S: Final = 24 * 3600
 RECONNECT_LONGEST_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
+FIXED_HEADER_LONGEST: Final = 5
+PLAIN_PUBACK: Final = 2
+"""A PUBACK of two bytes, its packet id, is plain success (MQTT 5.0, §3.4.2.1)."""
 BULK_READ: Final = 256 * config.KIB
 BULK_WRITE: Final = 160 * config.KIB
 
@@ -147,8 +151,6 @@ class _Client(mqtt.Client):
             manual_ack=True,
         )
         self._unread = b""
-        self._position = 0
-        self.drained = False
         self.receiver = receiver
         # With this callback set paho queues packets instead of writing each one at once.
         self.on_socket_register_write = lambda *_: None
@@ -168,17 +170,59 @@ class _Client(mqtt.Client):
             raise
         return wrapped
 
-    def _sock_recv(self, bufsize: int) -> bytes:
-        if self._position >= len(self._unread):
-            self._unread, self._position = b"", 0
+    def read(self, room: int) -> MQTTErrorCode:
+        """Take what the socket holds, in large pieces, until about `room` deliveries have come of it."""
+        while room > 0:
             try:
-                self._unread = super()._sock_recv(BULK_READ)
+                data = self._sock_recv(BULK_READ)
             except BlockingIOError:
-                self.drained = True
-                raise
-        part = self._unread[self._position : self._position + bufsize]
-        self._position += len(part)
-        return part
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+            except OSError:
+                return MQTTErrorCode.MQTT_ERR_CONN_LOST
+            if not data:
+                return MQTTErrorCode.MQTT_ERR_CONN_LOST
+            self._last_bytes_received = time.monotonic()
+            self._unread = self._unread + data if self._unread else data
+            handled, code = self._handle_packets()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._sock is None:
+                return code
+            if len(data) < BULK_READ and not isinstance(self._sock, ssl.SSLSocket):
+                return code
+            room -= handled
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_packets(self) -> tuple[int, MQTTErrorCode]:
+        """Handle every whole packet; tells how many there were."""
+        view, place, handled = memoryview(self._unread), 0, 0
+        code = MQTTErrorCode.MQTT_ERR_SUCCESS
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and place + 2 <= len(view):
+            length, start = _variable_length(view, place + 1)
+            if start == 0:
+                if len(view) - place > FIXED_HEADER_LONGEST:
+                    return handled, MQTTErrorCode.MQTT_ERR_PROTOCOL
+                break
+            if length > MAXIMUM_PACKET:
+                return handled, MQTTErrorCode.MQTT_ERR_PROTOCOL
+            if start + length > len(view):
+                break
+            command, packet = view[place], view[start : start + length]
+            place, handled = start + length, handled + 1
+            code = self._handle_packet(command, packet)
+        self._unread = bytes(view[place:])
+        return handled, code
+
+    def _handle_packet(self, command: int, packet: memoryview) -> MQTTErrorCode:
+        if command & 0xF0 == mqtt.PUBLISH:
+            return self._deliver(command, packet)
+        if command == mqtt.PUBACK and len(packet) == PLAIN_PUBACK:
+            packet_id = int.from_bytes(packet, "big")
+            if packet_id in self._out_messages:
+                return self._do_on_publish(packet_id, _SUCCESS, _NO_PROPERTIES)
+        self._in_packet["command"], self._in_packet["packet"] = command, bytearray(packet)
+        try:
+            return self._packet_handle()
+        except MalformedPacket:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
     def _packet_write(self) -> MQTTErrorCode:
         # What is queued leaves in few sends. Packets of QoS 1 (and acknowledgements, which paho counts as
@@ -197,37 +241,24 @@ class _Client(mqtt.Client):
         self._out_packet.extend(run[0] if len(run) == 1 else _one_packet(run) for run in runs)
         return super()._packet_write()
 
-    def _handle_publish(self) -> MQTTErrorCode:
+    def _deliver(self, command: int, packet: memoryview) -> MQTTErrorCode:
         # What paho does, but for the properties, which nobody here reads, and for five copies of the payload
         # on the way. MQTT 5.0, §3.3.2: topic, packet id (QoS 1), properties and their length, payload.
-        command, packet = self._in_packet["command"], self._in_packet["packet"]
         qos = command >> 1 & 3
         if qos > 1:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL  # nobody here subscribes with QoS 2
         topic_end = 2 + int.from_bytes(packet[:2], "big")
         length, start = _variable_length(packet, topic_end + 2 * qos)
-        if start + length > len(packet):
+        if start == 0 or start + length > len(packet):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         packet_id = int.from_bytes(packet[topic_end : topic_end + 2], "big") if qos else 0
-        payload = bytes(memoryview(packet)[start + length :])
+        payload = bytes(packet[start + length :])
         self.receiver(bytes(packet[2:topic_end]), payload, bool(command & 1), packet_id, qos)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        # A PUBACK of two bytes is plain success (MQTT 5.0, §3.4.2.1): nothing to parse.
-        packet = self._in_packet["packet"]
-        packet_id = int.from_bytes(packet, "big")
-        if cmd != "PUBACK" or len(packet) != 2 or packet_id not in self._out_messages:  # noqa: PLR2004
-            return super()._handle_pubackcomp(cmd)
-        return self._do_on_publish(packet_id, _SUCCESS, _NO_PROPERTIES)
 
     def allow_in_flight(self, count: int) -> None:
         """Set what the server's CONNACK allows; paho's own setter works before a connection only."""
         self._max_inflight_messages = count
-
-    def has_unread(self) -> bool:
-        """Whether bytes already taken off the socket wait."""
-        return self._position < len(self._unread)
 
 
 def _one_packet(packets: Sequence[Any]) -> Any:
@@ -240,17 +271,15 @@ _SUCCESS: Final = ReasonCode(PacketTypes.PUBACK)
 _NO_PROPERTIES: Final = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]  # paho leaves it untyped
 
 
-def _variable_length(packet: bytearray, start: int) -> tuple[int, int]:
-    """Read a variable byte integer (MQTT 5.0, §1.5.5); gives it and where it ends."""
+def _variable_length(packet: memoryview, start: int) -> tuple[int, int]:
+    """Read a variable byte integer (MQTT 5.0, §1.5.5); gives it and where it ends, 0 where it does not."""
     value = 0
-    for place in range(4):
-        if start + place >= len(packet):
-            break
-        byte = packet[start + place]
-        value |= (byte & 0x7F) << 7 * place
+    for place in range(start, min(start + 4, len(packet))):
+        byte = packet[place]
+        value |= (byte & 0x7F) << 7 * (place - start)
         if not byte & 0x80:
-            return value, start + place + 1
-    return len(packet), start  # more than there is, which the caller refuses
+            return value, place + 1
+    return 0, 0
 
 
 class Connection:
@@ -459,11 +488,7 @@ class Connection:
             return
         code = MQTTErrorCode.MQTT_ERR_SUCCESS
         if readable:
-            client.drained = False
-            while code == MQTTErrorCode.MQTT_ERR_SUCCESS and not client.drained:
-                if len(self._inbox) >= RECEIVE_MAXIMUM or client.socket() is None:
-                    break
-                code = client.loop_read()
+            code = client.read(RECEIVE_MAXIMUM - len(self._inbox))
         if writable and code == MQTTErrorCode.MQTT_ERR_SUCCESS and client.want_write():
             code = client.loop_write()
         if code == MQTTErrorCode.MQTT_ERR_SUCCESS:
@@ -485,14 +510,14 @@ def wait(connections: Sequence[Connection], timeout_s: float, *others: socket.so
         opened = client.socket()
         if opened is not None:
             sockets[opened] = (connection, client)
-    buffered = any(client.has_unread() or _pending(client) for _, client in clients)
+    buffered = any(_pending(client) for _, client in clients)
     waiting = any(connection._inbox for connection in connections)  # noqa: SLF001
     writers = [opened for opened, (_, client) in sockets.items() if client.want_write()]
     timeout = 0.0 if buffered or waiting else min(timeout_s, _until_attempt(connections))
     readable, writable, _ = select.select([*sockets, *others], writers, [], timeout)
     for opened, (connection, client) in sockets.items():
         connection._pump(  # noqa: SLF001
-            readable=opened in readable or client.has_unread() or _pending(client),
+            readable=opened in readable or _pending(client),
             writable=opened in writable,
         )
 

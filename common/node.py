@@ -302,5 +302,3 @@ class Loop:
             item = source.next_cell()
             if item is not None and self._put(item):
                 self._cells.append(source)
-                # At once: the broker works on this one while the next is made.
-                self._connections["cells"].flush()

@@ -13,7 +13,9 @@ Rule 3. A file appears under its name only when its SHA-256 is the one that the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -84,10 +86,12 @@ class Downloads:
         """
         delivery = self._plan(order_id, folder)
         yield delivery.progress(delivery.done)
-        place, done = self.place_of(delivery.order), delivery.done
-        while done < delivery.cells:
-            done = self._shop.at(delivery.order.merchant, lambda visit: self._batch(visit, delivery), place)
-            yield delivery.progress(done)
+        place, merchant = self.place_of(delivery.order), delivery.order.merchant
+        with closing(Writer(delivery.targets)) as writer:
+            fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write)
+            while fetch.done < delivery.cells:
+                self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
+                yield delivery.progress(fetch.done)
         self._finish(delivery)
 
     def files(self, order_id: bytes) -> tuple[DeliveredFile, ...]:
@@ -163,20 +167,13 @@ class Downloads:
 
     # --- cells -----------------------------------------------------------------------------------------
 
-    def _batch(self, visit: Visit, delivery: Delivery) -> int:
-        """Fetch the next batch; gives how many cells are on disk. A new visit goes on from there."""
-        order = delivery.order
-        with self._context.profile.store.immediate() as tx:
-            first: int = tx.scalar(sa.select(deliveries.c.done).where(deliveries.c.order_id == order.id))
-        writer = Writer(delivery.targets)
-        fetch = Fetch(visit, order, first, min(first + BATCH, delivery.cells), writer.write)
+    def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, visit: Visit) -> None:
+        """Fetch on to the next entry of progress; what follows it is under way already."""
         try:
-            fetch.run()
+            fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
         finally:
             writer.sync()
-            writer.close()
-            self._record(order.id, fetch.done)
-        return fetch.done
+            self._record(delivery.order.id, fetch.done)
 
     def _record(self, order_id: bytes, done: int) -> None:
         with self._context.profile.store.immediate() as tx:

@@ -42,67 +42,78 @@ class _Window:
 
 
 class Fetch:
-    """Fetches cells `first` to `last - 1` of an order's stream in one visit."""
+    """Fetches cells `first` to `last - 1` of an order's stream, in as many visits as it takes."""
 
-    def __init__(
-        self, visit: Visit, order: Order, first: int, last: int, write: Callable[[int, bytes], None]
-    ) -> None:
-        self._visit = visit
+    def __init__(self, order: Order, first: int, last: int, write: Callable[[int, bytes], None]) -> None:
         self._order = order
         self._write = write
-        self._wanted: deque[tuple[int, int]] = deque(
-            (start, min(WINDOW, last - start)) for start in range(first, last, WINDOW)
-        )
-        self._windows: dict[bytes, _Window] = {}
-        self._missing = set(range(first, last))
+        self._next = first
         self._last = last
+        self._lost: deque[tuple[int, int]] = deque()
+        """Ranges that were asked for and did not come: first cell and count."""
+        self._windows: dict[bytes, _Window] = {}
+        self._session = b""
         self._pause: Countdown | None = None
 
     @property
     def done(self) -> int:
         """Every cell before this one has been written."""
-        return min(self._missing, default=self._last)
+        open_ranges = [min(window.missing) for window in self._windows.values()]
+        return min([self._next, *open_ranges, *(first for first, _ in self._lost)])
 
-    def run(self) -> None:
-        """Fetch until every cell is there.
+    def run(self, visit: Visit, until: int) -> None:
+        """Fetch until every cell before `until` is there; what follows is asked for meanwhile.
 
         Raises `SessionOverError`, `MerchantOfflineError`, `DeadlineError`, `RejectedError`,
         `UntrustedError`; what has been written until then counts.
         """
-        context, session = self._visit.context, self._visit.session
+        context, session = visit.context, visit.session
+        if session.link.session != self._session:
+            self._give_up_all()
+            self._session = session.link.session
         silence = Countdown(context.clock, context.timeout_ms)
         patience = Countdown(context.clock, PATIENCE_MS)
-        while self._missing:
-            self._ask()
-            taken = [self._take(body) for body in session.receive(POLL_MS / 1000)]
+        while self.done < until:
+            self._ask(visit)
+            taken = [self._take(visit, body) for body in session.receive(POLL_MS / 1000)]
             if any(taken):
                 silence = Countdown(context.clock, context.timeout_ms)
                 patience = Countdown(context.clock, PATIENCE_MS)
             elif silence.over:
-                raise self._visit.silence()
+                raise visit.silence()
             elif patience.over:
                 patience = Countdown(context.clock, PATIENCE_MS)
-                for request in list(self._windows):
-                    self._give_up(request)
+                self._give_up_all()
 
-    def _ask(self) -> None:
-        context = self._visit.context
+    def _ask(self, visit: Visit) -> None:
+        context = visit.context
         if self._pause is not None and not self._pause.over:
             return
-        while self._wanted and len(self._windows) < WINDOWS_UNDER_WAY:
-            first, count = self._wanted.popleft()
+        while len(self._windows) < WINDOWS_UNDER_WAY and (wanted := self._wanted()) is not None:
+            first, count = wanted
             body = messages.GetCells(
                 order_id=self._order.id,
                 fetch_secret=self._order.secrets.fetch,
                 first=first,
                 count=count,
             )
-            sealed, key = self._visit.seal_browse(body, "cells", codec.pack(count))
+            sealed, key = visit.seal_browse(body, "cells", codec.pack(count))
             question = messages.FetchCells(
                 request=context.random(16), merchant=self._order.merchant, cells=count, sealed=sealed
             )
             self._windows[question.request] = _Window(key, set(range(first, first + count)))
-            self._visit.session.post(question)
+            visit.session.post(question)
+
+    def _wanted(self) -> tuple[int, int] | None:
+        """Take the next range to ask for: what was lost comes first."""
+        if self._lost:
+            return self._lost.popleft()
+        first, self._next = self._next, min(self._next + WINDOW, self._last)
+        return (first, self._next - first) if first < self._next else None
+
+    def _give_up_all(self) -> None:
+        for request in list(self._windows):
+            self._give_up(request)
 
     def _give_up(self, request: bytes) -> None:
         """Put what a window still misses back to the front, as ranges."""
@@ -110,57 +121,56 @@ class Fetch:
         while missing:
             first = missing[0]
             run = [index for offset, index in enumerate(missing) if index == first + offset]
-            self._wanted.appendleft((first, len(run)))
+            self._lost.appendleft((first, len(run)))
             missing = missing[len(run) :]
 
-    def _take(self, body: messages.ToShop) -> bool:
+    def _take(self, visit: Visit, body: messages.ToShop) -> bool:
         """Take what came; tell whether it was a cell that was missing."""
         if isinstance(body, messages.MerchantCell):
             window = self._windows.get(body.request)
-            return window is not None and self._take_cell(body, window)
+            return window is not None and self._take_cell(visit, body, window)
         if isinstance(body, messages.MerchantAnswer) and body.request in self._windows:
-            self._merchant_refused(body)
+            self._merchant_refused(visit, body)
         if isinstance(body, messages.Refused) and body.reference in self._windows:
-            self._broker_refused(body)
+            self._broker_refused(visit, body)
         return False
 
-    def _take_cell(self, body: messages.MerchantCell, window: _Window) -> bool:
+    def _take_cell(self, visit: Visit, body: messages.MerchantCell, window: _Window) -> bool:
         try:
             index, content = window.key.unseal_cell(body.cell)
         except WireError as error:
-            self._visit.session.dropped[error.reason] += 1
+            visit.session.dropped[error.reason] += 1
             return False
         if index not in window.missing or len(content) != config.CELL_CONTENT:
-            self._visit.session.dropped["malformed"] += 1
+            visit.session.dropped["malformed"] += 1
             return False
         self._write(index, content)
         window.missing.discard(index)
-        self._missing.discard(index)
         if not window.missing:
             del self._windows[body.request]
         return True
 
-    def _merchant_refused(self, body: messages.MerchantAnswer) -> None:
+    def _merchant_refused(self, visit: Visit, body: messages.MerchantAnswer) -> None:
         try:
             answer = self._windows[body.request].key.unseal(body.answer)
         except WireError as error:
-            self._visit.session.dropped[error.reason] += 1
+            visit.session.dropped[error.reason] += 1
             return
         self._give_up(body.request)
         if isinstance(answer, messages.RequestRefused) and answer.code == "not_yet":
             # The merchant has not heard yet that it is paid: the broker tells it until it has.
-            self._wait()
+            self._wait(visit)
             return
         raise _refusal(answer)
 
-    def _broker_refused(self, body: messages.Refused) -> None:
+    def _broker_refused(self, visit: Visit, body: messages.Refused) -> None:
         self._give_up(body.reference)
         if body.code != "busy":
             raise refusal_error(body.code)
-        self._wait()
+        self._wait(visit)
 
-    def _wait(self) -> None:
-        self._pause = Countdown(self._visit.context.clock, PAUSE_MS)
+    def _wait(self, visit: Visit) -> None:
+        self._pause = Countdown(visit.context.clock, PAUSE_MS)
 
 
 def _refusal(answer: messages.SealedAnswer) -> VeilmartError:

@@ -31,8 +31,7 @@ def packet(topic: bytes, payload: bytes, packet_id: int, properties: Properties,
 def read(data: bytes, qos: int = 1, *, retained: int = 0) -> tuple[MQTTErrorCode, list[Any]]:
     got: list[Any] = []
     client = _Client("id", lambda *delivery: got.append(delivery))
-    client._in_packet = {"command": 0x30 | qos << 1 | retained, "packet": bytearray(data)}
-    return client._handle_publish(), got
+    return client._deliver(0x30 | qos << 1 | retained, memoryview(data)), got
 
 
 def some_properties(text: str, count: int) -> Properties:
