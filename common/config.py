@@ -51,8 +51,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     account_session_ms: int = 1 * HOUR_MS
     merchant_session_ms: int = 24 * HOUR_MS
     session_byte_budget: int = 4 * KIB * KIB * KIB
-    cell_window: int = 8
-    cells_under_way: int = 32
+    cell_window: int = 16
+    """Cells under way for one session: two windows of 8. With two of 4, each waited for the other's hops."""
+    cells_under_way: int = 64
     order_deadline_ms: int = 24 * HOUR_MS
     order_deadline_minimum_ms: int = 10 * SECOND_MS
     reforward_first_ms: int = 30 * SECOND_MS

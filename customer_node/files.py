@@ -70,17 +70,18 @@ class Writer:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
-        self._open: dict[Path, int] = {}
+        self._open: dict[int, int] = {}
+        """Descriptors, by their target's position."""
 
     def write(self, index: int, content: bytes) -> None:
         """Write cell `index` of the stream; what lies beyond a file's size is padding and is dropped."""
-        for target in self._targets:
+        for position, target in enumerate(self._targets):
             line = target.line
             if line.first_cell <= index < line.first_cell + line.cells:
                 offset = (index - line.first_cell) * config.CELL_CONTENT
                 kept = memoryview(content)[: max(0, line.size - offset)]
                 if kept:
-                    _write_all(self._descriptor(target.part), kept, offset)
+                    _write_all(self._descriptor(position), kept, offset)
                 return
 
     def sync(self) -> None:
@@ -93,10 +94,11 @@ class Writer:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def _descriptor(self, part: Path) -> int:
-        if part not in self._open:
-            self._open[part] = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        return self._open[part]
+    def _descriptor(self, position: int) -> int:
+        if position not in self._open:
+            part = self._targets[position].part
+            self._open[position] = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return self._open[position]
 
 
 def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
