@@ -192,7 +192,11 @@ class Reception:
             return [reply]
         if not checked.matched or greeting.sid is None:
             accounts.count_failure(tx, checked.name, now, self._limits)
-            return [self._refuse(greeting, "authentication", accounts.delay(tx, checked.name, now), random)]
+            wait = accounts.delay(tx, checked.name, now)
+            refusal = self._refuse(greeting, "authentication", wait, random)
+            # Kept like a Welcome: whoever plays these bytes again must not count another failure.
+            self._remember(tx, greeting, greeting.hash[:16], refusal.payload)
+            return [refusal]
         try:
             account, generation = self._account_of(tx, checked, now)
         except RefusedError as error:
@@ -269,16 +273,21 @@ class Reception:
         )
         frame, keys = self._make(greeting, answer, random)
         self._sessions.stage(tx, session, keys, answer, now, random)
+        self._remember(tx, greeting, session.sid, frame)
+        return self._reply(greeting, frame)
+
+    @staticmethod
+    def _remember(tx: Tx, greeting: Greeting, sid: bytes, frame: bytes) -> None:
+        """Store the one answer to this `Hello`; for a refusal `sid` is another, so that the id stays free."""
         tx.insert(
             _WELCOME,
             {
                 "hello_hash": greeting.hash,
-                "sid": session.sid,
+                "sid": sid,
                 "hello_key_id": frames.hello_key_id(greeting.frame),
                 "frame": frame,
             },
         )
-        return self._reply(greeting, frame)
 
     def _refuse(self, greeting: Greeting, code: str, retry_after_ms: int, random: Random) -> Outgoing:
         refusal = messages.HelloRefused(code=code, retry_after_ms=retry_after_ms)  # type: ignore[arg-type] # codes of ours

@@ -42,6 +42,7 @@ Send: TypeAlias = ToSession | ToMerchant
 
 DUE_AT_ONCE = 500
 ROUTES_KEPT = 100_000
+FOR_EVER = 2**52
 
 _ORDER = sa.insert(schema.orders)
 _BODY = sa.insert(schema.order_bodies)
@@ -245,7 +246,8 @@ class Orders:
             entries = {ledger.ESCROW: -row["amount"], ledger.merchant_book(row["merchant"]): row["amount"]}
             ledger.post(tx, answer.order_id, entries, now)
         kept = b"" if late else answer.answer
-        until = now + self._limits.answer_kept_ms
+        # What was paid for is kept until its customer has shown that it is stored there, however long.
+        until = now + self._limits.answer_kept_ms if state == "refundable" else FOR_EVER
         tx.insert(_ANSWER, {"order_id": answer.order_id, "answer": kept, "until": until})
         self._audit.order_step(tx, state, row, now, random)
         sends: list[Send] = [_outcome(row["merchant"], answer.order_id, state)] if told else []

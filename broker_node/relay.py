@@ -12,7 +12,7 @@ waits here, in the order of asking; whatever is lost is asked for again by the c
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -114,8 +114,10 @@ class Relay:
     def _start(self, now: int, random: Random) -> list[Send]:
         sends: list[Send] = []
         busy: dict[bytes, int] = {}
+        of_merchant: Counter[str] = Counter()
         for fetch in self._under_way.values():
             busy[fetch.session.sid] = busy.get(fetch.session.sid, 0) + fetch.left
+            of_merchant[fetch.question.merchant] += fetch.left
         total = sum(busy.values())
         later: deque[Fetch] = deque()
         while self._waiting and total < self._limits.cells_under_way:
@@ -127,6 +129,11 @@ class Relay:
                 busy[sid] = self._limits.cell_window
                 later.append(fetch)
                 continue
+            if of_merchant[fetch.question.merchant] + cells > self._limits.cells_under_way // 2:
+                # A merchant that does not answer must not hold up the others.
+                later.append(fetch)
+                continue
+            of_merchant[fetch.question.merchant] += cells
             fetch.expires = now + FETCH_PATIENCE_MS
             self._under_way[sid, fetch.question.request] = fetch
             self._started.append(fetch)

@@ -60,7 +60,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reforward_longest_ms: int = 10 * MINUTE_MS
     answer_kept_ms: int = 30 * DAY_MS
     tickets_per_day: int = 100
-    tickets_in_hand: int = 8
     top_denomination: int = 2**14
     privacy_group: int = 4
     privacy_overhead: int = 4
@@ -93,4 +92,9 @@ def load_limits(home: Path) -> Limits:
     for name in ("order_deadline_ms", "shop_session_ms", "account_session_ms", "merchant_session_ms"):
         if not 0 < getattr(limits, name) <= DAY_MS:
             raise UsageError(f"{path}: {name} is more than a day, or nothing")
+    # Customers ask for half of the default at once, whatever the operator writes.
+    if limits.cell_window < Limits().cell_window // 2 or limits.cells_under_way < 2 * limits.cell_window:
+        raise UsageError(f"{path}: cell_window or cells_under_way is too small for a download")
+    if min(limits.batch_messages, limits.batch_cells, limits.freshness_ms, limits.password_queue) < 1:
+        raise UsageError(f"{path}: a limit of nothing lets nothing through")
     return limits

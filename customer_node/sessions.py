@@ -24,7 +24,6 @@ from customer_node.timing import Clock, Countdown, Repeater
 FRESHNESS_MS: Final = config.Limits().freshness_ms
 REPEAT_FIRST_MS: Final = 3 * config.SECOND_MS
 REPEAT_LONGEST_MS: Final = 20 * config.SECOND_MS
-EXPIRY_MARGIN_MS: Final = config.MINUTE_MS
 
 Down = TypeVar("Down", messages.ToAccount, messages.ToShop)
 Answer = TypeVar("Answer", bound=messages.Message)

@@ -387,16 +387,17 @@ def test_an_answer_is_kept_until_its_customer_has_it(
     assert (answer.state, answer.answer) == ("captured", b"")
 
 
-def test_an_answer_that_nobody_fetches_is_erased_after_thirty_days(
+def test_what_was_paid_for_is_kept_until_it_is_fetched_and_a_rejection_for_thirty_days(
     world: World, customer: Customer, keeper: Shopkeeper, time: Time
 ) -> None:
     session = customer.shop()
-    _, forward = placed(customer, session, keeper)
-    keeper.say(accept(forward))
-    session.hear(messages.OrderAnswer)
+    for verdict in (accept, reject):
+        _, forward = placed(customer, session, keeper)
+        keeper.say(verdict(forward))
+        session.hear(messages.OrderAnswer)
     time.advance(29 * DAY_MS)
     settle(world)
-    assert count(world, schema.order_answers) == 1
+    assert count(world, schema.order_answers) == 2
     time.advance(2 * DAY_MS)
     settle(world)
-    assert count(world, schema.order_answers) == 0
+    assert count(world, schema.order_answers) == 1

@@ -197,7 +197,8 @@ def test_one_request_id_again_and_again_widens_no_window(
 def test_cells_of_all_sessions_are_rationed_in_turn(
     world: World, customer: Customer, keeper: Shopkeeper
 ) -> None:
-    total, window = world.broker.limits.cells_under_way, world.broker.limits.cell_window
+    # Half of all places are the most for one merchant: one that is silent leaves the rest to the others.
+    total, window = world.broker.limits.cells_under_way // 2, world.broker.limits.cell_window
     customer.tickets += customer.withdraw(customer.account(), [], 8)[1]
     sessions = [customer.shop() for _ in range(total // window + 2)]
     for session in sessions:

@@ -289,6 +289,20 @@ def test_two_names_that_meet_in_the_pool_under_one_session_id_open_one_session(
     assert first.ask(messages.GetBalance(request=fresh()), messages.Balance)
 
 
+def test_a_refused_hello_that_is_played_again_counts_no_second_failure(world: World) -> None:
+    world.account("alice", "correct horse", 0)
+    session = Session(world)
+    assert refusal(session.greet(messages.LogIn(name="alice", password="wrong horse")))[0] == "authentication"
+    before = dump(world)
+    refused = [p.payload for p in world.bus.passed if p.topic == session.down][-1]
+    for _ in range(9):
+        session.put(session.hello_frame)
+        assert session.payloads(1) == [refused]
+    assert dump(world) == before
+    # Its session id is free for the right password.
+    assert isinstance(session.greet(messages.LogIn(name="alice", password="correct horse")), messages.Welcome)
+
+
 def test_a_session_that_was_logged_out_is_not_opened_again(world: World, customer: Customer) -> None:
     session = customer.shop()
     session.ask(messages.LogOut(request=fresh()), messages.LoggedOut)
