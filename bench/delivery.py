@@ -55,15 +55,18 @@ def measure(plan: Plan) -> dict[str, Any]:
         runs = []
         for number in range(plan.rounds):
             below = _floor(floor[-1], plan.small)
-            above = _download(buyer, order, root / f"got-{number}", digests["small"])
+            got = _download(buyer, order, root / f"got-{number}", digests["small"])
+            if not got.intact:
+                raise RuntimeError("the file came damaged")
+            above = got.seconds
             runs.append((below, above))
             say(f"round {number + 1}: floor {below:.2f} s, delivery {above:.2f} s, ratio {below / above:.2f}")
         say("fetching the large file")
         order = buyer.ask(do="buy", sku="large")
-        seconds = _download(buyer, order, root / "got-large", digests["large"])
+        large = _download(buyer, order, root / "got-large", digests["large"])
         everyone: tuple[Worker | mosquitto.Bus, ...] = (*floor, *nodes, buyer, bus)
         peak = {process.name: process.peak_rss_mb for process in everyone}
-    return _report(plan, runs, seconds, peak)
+    return _report(plan, runs, large, peak)
 
 
 def _put_on_sale(homes: market.Homes, root: Path, sku: str, mib: int) -> bytes:
@@ -87,19 +90,25 @@ def _floor(client: Worker, mib: int) -> float:
     return float(answer["seconds"])
 
 
-def _download(buyer: Worker, order: str, folder: Path, digest: bytes) -> float:
-    """Download, compare what came with what was put on sale, and give the seconds of the former."""
+@dataclass(frozen=True)
+class Downloaded:
+    """How long it took, and whether what came is what was put on sale."""
+
+    seconds: float
+    intact: bool
+
+
+def _download(buyer: Worker, order: str, folder: Path, digest: bytes) -> Downloaded:
     answer = buyer.ask(do="download", order=order, folder=str(folder))
     path = Path(answer["path"])
     with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").digest() != digest:
-            raise RuntimeError("the file came damaged")
+        intact = hashlib.file_digest(file, "sha256").digest() == digest
     path.unlink()
-    return float(answer["seconds"])
+    return Downloaded(float(answer["seconds"]), intact)
 
 
 def _report(
-    plan: Plan, runs: list[tuple[float, float]], seconds: float, peak: dict[str, float]
+    plan: Plan, runs: list[tuple[float, float]], large: Downloaded, peak: dict[str, float]
 ) -> dict[str, Any]:
     megabytes = plan.small * MIB / 1e6
     floor = megabytes / median(below for below, _ in runs)
@@ -110,9 +119,9 @@ def _report(
         "ratio": round(chain / floor, 3),
         "large_file": {
             "mib": plan.large,
-            "intact": True,
-            "seconds": round(seconds, 1),
-            "mb_per_s": round(plan.large * MIB / 1e6 / seconds, 1),
+            "intact": large.intact,
+            "seconds": round(large.seconds, 1),
+            "mb_per_s": round(plan.large * MIB / 1e6 / large.seconds, 1),
             "within_memory_limit": max(peak.values()) <= MEMORY_LIMIT_MB,
         },
         "peak_rss_mb": peak,

@@ -28,6 +28,7 @@ from common.money import format_amount
 from customer_node.profile import STORE_FILE
 from merchant_node.prekeys import Prekeys
 from veilmart.demo.market import SHOPS, DemoMarket
+from veilmart.demo.recorder import EVERY
 from veilmart.demo.shopping import Bought, Customer
 from veilmart.evidence import Evidence, Seen, open_merchant_frame, open_sealed, open_session_frame
 
@@ -210,7 +211,7 @@ class Records:
     def bus(self) -> Saw:
         """Say what Mosquitto's operator saw."""
         evidence = Evidence("bus")
-        evidence.add_home(self.market.report.bus_home, without=["data"])
+        evidence.add_home(self.market.report.bus_home)
         evidence.add("log", (self.market.state / "logs" / "bus.log").read_bytes())
         for seen in self.seen:
             evidence.add("topic", seen.topic)
@@ -224,6 +225,7 @@ class Records:
             _count("messages", dict(recorder.counts)),
             f"{recorder.bytes / 1e6:.0f} MB, their sizes and times, and the addresses that they came from",
             f"{len(topics_seen)} topics of sessions, whose ids are random",
+            f"(of the encrypted cells one in {EVERY} was kept for the search below)",
         ]
         return _report(evidence, values, learned)
 
