@@ -78,13 +78,9 @@ class Tx:
         self, statement: sa.Executable, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]
     ) -> int:
         prepared = self._statements.many(statement, columns)
-        with closing(self._cursor()) as cursor:
-            cursor.executemany(prepared.sql, [prepared.parameters(row) for row in rows])
-            return int(cursor.rowcount)
-
-    def _cursor(self) -> Any:
-        # The driver's own: for a statement that is ready, SQLAlchemy's way costs more than the statement.
-        return self._connection.connection.cursor()
+        return self._connection.exec_driver_sql(
+            prepared.sql, [prepared.parameters(row) for row in rows]
+        ).rowcount
 
     def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
         """Run a statement after what is queued."""
@@ -108,7 +104,8 @@ class Tx:
         rows: list[Row] = []
         for start in range(0, len(wanted), AT_ONCE):
             sql, parameters = self._statements.among(statement, wanted[start : start + AT_ONCE])
-            with closing(self._cursor()) as cursor:
+            # The driver's own cursor: to read what is ready, SQLAlchemy's way costs more than the reading.
+            with closing(self._connection.connection.cursor()) as cursor:
                 cursor.execute(sql, parameters)
                 names = [column[0] for column in cursor.description]
                 rows += [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
