@@ -33,7 +33,7 @@ from customer_node.schema import deliveries, delivery_files
 from customer_node.shop import Shop, Visit, merchant_place, order_place
 from customer_node.views import DeliveredFile, Progress
 
-BATCH: Final = 256
+BATCH: Final = 64
 """Cells between two entries of progress."""
 
 
