@@ -63,6 +63,9 @@ class Broker:
         self._card_due = False
         self._connected = False
         self._revocations_due = True
+        self._announced_now = False
+        self._revoked_now = False
+        """What this transaction does of both; done only once it is committed."""
         self.refused: Counter[str] = Counter()
         self._log = structlog.get_logger("veilmart.broker")
         self._batches: Mapping[type, BatchHandler] = {
@@ -105,6 +108,7 @@ class Broker:
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back had staged."""
+        self._announced_now = self._revoked_now = False
         self._sessions.begin()
         self._reception.begin()
         self._exchange.begin()
@@ -139,6 +143,9 @@ class Broker:
 
     def seen(self, arrivals: Iterable[Arrival], now: int) -> None:
         """Remember what was committed."""
+        self._card_due = self._card_due and not self._announced_now
+        self._revocations_due = self._revocations_due and not self._revoked_now
+        self._announced_now = self._revoked_now = False
         self._sessions.committed()
         self._reception.committed()
         self._exchange.committed()
@@ -163,10 +170,10 @@ class Broker:
             self._hour = now // config.HOUR_MS
             accounts.decay_total(tx)
         if self._revocations_due and self._connected:
-            self._revocations_due = False
+            self._revoked_now = True
             sends += self._revoke(tx, now, random)
         if self._card_due and self._connected:
-            self._card_due = False
+            self._announced_now = True
             sends.append(self._card(now))
         self._audit.totals(tx, now, random)
         return sends + self._events(tx)

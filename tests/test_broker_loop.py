@@ -15,7 +15,7 @@ from world import World
 from broker_node import accounts
 from common import clock, frames, grouping, messages, topics
 from common.config import KIB, MINUTE_MS, SECOND_MS
-from common.node import TooManyFailuresError
+from common.node import Outgoing, TooManyFailuresError
 
 SEALED = b"s" * 64
 
@@ -338,3 +338,21 @@ def test_a_message_from_the_future_is_stale(world: World, customer: Customer) ->
     session.put(session.seal(question, at=clock.now_ms() + window - MINUTE_MS))
     assert session.hear(messages.Refused).code == "not_found"
     assert refused(world) == {"stale": 1}
+
+
+def test_a_tick_that_is_rolled_back_announces_the_card_in_the_next_one(world: World) -> None:
+    settle(world)
+    node = world.broker
+    node.broker.keys_changed()
+    now = clock.now_ms()
+    node.broker.begin()
+    # Never told that it was committed: that is all a core sees of a commit that failed.
+    with node.store.immediate() as tx:
+        lost = node.broker.tick(tx, now, clock.random_bytes)
+    assert [send.topic for send in lost if isinstance(send, Outgoing)] == [topics.broker_card()]
+    for expected in ([topics.broker_card()], []):
+        node.broker.begin()
+        with node.store.immediate() as tx:
+            sends = node.broker.tick(tx, now, clock.random_bytes)
+        node.broker.seen([], now)
+        assert [send.topic for send in sends if isinstance(send, Outgoing)] == expected
