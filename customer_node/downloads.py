@@ -27,7 +27,7 @@ from common.store import Tx
 from customer_node import orders, receipts
 from customer_node.context import Context
 from customer_node.fetching import Fetch
-from customer_node.files import Target, Writer, digest_of, finish, free_names, make_folder
+from customer_node.files import Target, Writer, digest_of, free_names, make_folder
 from customer_node.orders import Order
 from customer_node.schema import deliveries, delivery_files
 from customer_node.shop import Shop, Visit, merchant_place, order_place
@@ -92,7 +92,7 @@ class Downloads:
             while fetch.done < delivery.cells:
                 self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
                 yield delivery.progress(fetch.done)
-        self._finish(delivery)
+            self._finish(delivery, writer)
 
     def files(self, order_id: bytes) -> tuple[DeliveredFile, ...]:
         """List a delivered order's files."""
@@ -168,19 +168,23 @@ class Downloads:
     # --- cells -----------------------------------------------------------------------------------------
 
     def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, visit: Visit) -> None:
-        """Fetch on to the next entry of progress; what follows it is under way already."""
+        """Fetch on to the next entry of progress, while the last batch is brought to the disk."""
+        settled = writer.settle(fetch.done)
         try:
             fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
+        except BaseException:
+            settled = writer.settle(fetch.done)
+            raise
         finally:
-            writer.sync()
-            self._record(delivery.order.id, fetch.done)
+            self._record(delivery.order.id, settled.result())
 
     def _record(self, order_id: bytes, done: int) -> None:
         with self._context.profile.store.immediate() as tx:
             tx.execute(sa.update(deliveries).where(deliveries.c.order_id == order_id).values(done=done))
 
-    def _finish(self, delivery: Delivery) -> None:
-        wrong = [target for target in delivery.targets if not finish(target)]
+    def _finish(self, delivery: Delivery, writer: Writer) -> None:
+        self._record(delivery.order.id, writer.settle(delivery.cells).result())
+        wrong = writer.finish()
         if wrong:
             self._record(delivery.order.id, min(target.line.first_cell for target in wrong))
             raise UntrustedError(

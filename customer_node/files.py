@@ -14,6 +14,7 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,69 +65,105 @@ class Target:
         """Where it grows."""
         return part_path(self.path.parent, self.path.name)
 
+    @property
+    def named(self) -> bool:
+        """Whether it was complete already when its download was interrupted."""
+        return self.path.exists() and not self.part.exists()
+
 
 class Writer:
-    """Writes cells of an order's stream into the files that they belong to."""
+    """Writes cells of an order's stream into the files that they belong to.
+
+    Disk and digests are the work of one thread of its own: more cells arrive meanwhile.
+    """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = targets
-        self._open: dict[int, int] = {}
-        """Descriptors, by their target's position."""
+        self._named = [target for target in targets if target.named]
+        self._growing: list[_Growing] = []
+        self._thread = ThreadPoolExecutor(1, "veilmart-disk")
+        try:
+            self._growing.extend(_Growing(target) for target in targets if not target.named)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, index: int, content: bytes) -> None:
         """Write cell `index` of the stream; what lies beyond a file's size is padding and is dropped."""
-        for position, target in enumerate(self._targets):
-            line = target.line
+        for file in self._growing:
+            line = file.target.line
             if line.first_cell <= index < line.first_cell + line.cells:
                 offset = (index - line.first_cell) * config.CELL_CONTENT
-                kept = memoryview(content)[: max(0, line.size - offset)]
-                if kept:
-                    _write_all(self._descriptor(position), kept, offset)
+                _write_all(file.descriptor, memoryview(content)[: max(0, line.size - offset)], offset)
                 return
 
-    def sync(self) -> None:
-        """Bring what was written to the disk."""
-        for descriptor in self._open.values():
-            os.fdatasync(descriptor)
+    def settle(self, done: int) -> Future[int]:
+        """Bring every cell before `done` to the disk and into its file's digest; gives `done` then."""
+        return self._thread.submit(self._settle, done)
+
+    def _settle(self, done: int) -> int:
+        for file in self._growing:
+            file.settle(done)
+        return done
+
+    def finish(self) -> list[Target]:
+        """Give each complete file its name if its content has the signed digest; lists the wrong ones.
+
+        A file that has its name already (a crash came in between) is looked at instead. A wrong one is
+        erased. Raises `UsageError` where another file has taken the name meanwhile.
+        """
+        wrong = [target for target in self._named if digest_of(target.path) != target.line.digest]
+        return wrong + [file.target for file in self._growing if not file.finish()]
 
     def close(self) -> None:
         """Close every file."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._thread.shutdown()
+        for file in self._growing:
+            os.close(file.descriptor)
+        self._growing.clear()
 
-    def _descriptor(self, position: int) -> int:
-        if position not in self._open:
-            part = self._targets[position].part
-            self._open[position] = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        return self._open[position]
+
+class _Growing:
+    """A file that is not complete yet."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.descriptor = os.open(target.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        self._digest = hashlib.sha256()
+        self._digested = 0
+
+    def settle(self, done: int) -> None:
+        """Bring what belongs to cells before `done` to the disk, and digest it."""
+        end = min(self.target.line.size, max(0, done - self.target.line.first_cell) * config.CELL_CONTENT)
+        if end <= self._digested:
+            return
+        os.fdatasync(self.descriptor)
+        # Read back: after a resumption the beginning was written by another process.
+        while self._digested < end:
+            piece = os.pread(self.descriptor, min(READ_AT_ONCE, end - self._digested), self._digested)
+            if not piece:
+                return
+            self._digest.update(piece)
+            self._digested += len(piece)
+
+    def finish(self) -> bool:
+        """Name the file if it is what was signed, erase it if not; tell which."""
+        target = self.target
+        self.settle(target.line.first_cell + target.line.cells)
+        os.fsync(self.descriptor)
+        whole = os.fstat(self.descriptor).st_size == target.line.size
+        if not whole or self._digest.digest() != target.line.digest:
+            target.part.unlink()
+            return False
+        _name(target)
+        target.part.unlink()
+        sync_folder(target.path.parent)
+        return True
 
 
 def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
     while content:
         written = os.pwrite(descriptor, content, offset)
         content, offset = content[written:], offset + written
-
-
-def finish(target: Target) -> bool:
-    """Give a complete file its name if its content has the signed digest; tell whether it has it.
-
-    A file that has its name already (a crash came in between) is looked at instead. A wrong one is erased.
-    Raises `UsageError` where another file has taken the name meanwhile.
-    """
-    if not target.part.exists() and target.path.exists():
-        return digest_of(target.path) == target.line.digest
-    descriptor = os.open(target.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if digest_of(target.part) != target.line.digest:
-        target.part.unlink()
-        return False
-    _name(target)
-    target.part.unlink()
-    sync_folder(target.path.parent)
-    return True
 
 
 def _name(target: Target) -> None:
