@@ -86,7 +86,7 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class Address:
-    """Where Mosquitto listens. `proxy` is `socks5://host:port`; each connection uses fresh credentials."""
+    """Where Mosquitto listens. `proxy` is `socks5://host:port`; each client id has credentials of its own."""
 
     host: str
     port: int
@@ -311,12 +311,18 @@ class Connection:
         while not self._ready:
             self._connect_when_due()
             if time.monotonic() > deadline:
-                raise BusUnreachableError(
-                    f"No answer from the bus at {self.settings.address.host}:{self.settings.address.port}"
-                    + (f" ({self._failure})" if self._failure else ""),
-                    "Start it with `veilmart bus run`, or check the address in the market file.",
-                )
+                raise self._unreachable()
             wait([self], 0.05)
+
+    def _unreachable(self) -> BusUnreachableError:
+        address = self.settings.address
+        where = f"{address.host}:{address.port}"
+        hint = "Start it with `veilmart bus run`, or check the address in the market file."
+        if address.proxy is not None:
+            where += " through the proxy {}:{}".format(*_proxy_address(address.proxy))
+            hint = "The proxy has to run, take any user name and password, and reach the bus by its name."
+        failure = f" ({self._failure})" if self._failure else ""
+        return BusUnreachableError(f"No answer from the bus at {where}{failure}", hint)
 
     def close(self) -> None:
         """Send what is queued, say DISCONNECT and drop the connection."""
@@ -547,19 +553,33 @@ def _close_socket(client: _Client) -> None:
 
 
 def proxy_arguments(proxy: str, isolation: str) -> dict[str, Any]:
-    """Translate `socks5://host:port` for paho; `isolation` becomes the credentials, so circuits differ."""
+    """Translate `socks5://host:port` for paho. Raises `UsageError`.
+
+    `isolation` becomes the credentials, so circuits differ. The bus's name is resolved by the proxy, so
+    that whoever answers our name queries does not learn it.
+    """
     import socks  # noqa: PLC0415 - only with --proxy
 
-    parts = urlsplit(proxy)
-    if parts.scheme not in {"socks5", "socks5h"} or not parts.hostname or not parts.port:
-        raise UsageError(f"{proxy!r} is not a proxy", "Write socks5://HOST:PORT.")
+    host, port = _proxy_address(proxy)
     # Not the client id itself: whoever knows that may connect under it.
     credential = hashlib.sha256(b"veilmart v1 circuit\0" + isolation.encode()).hexdigest()[:32]
     return {
         "proxy_type": socks.SOCKS5,
-        "proxy_addr": parts.hostname,
-        "proxy_port": parts.port,
+        "proxy_addr": host,
+        "proxy_port": port,
         "proxy_rdns": True,
         "proxy_username": credential,
         "proxy_password": credential,
     }
+
+
+def _proxy_address(proxy: str) -> tuple[str, int]:
+    with contextlib.suppress(ValueError):  # a port that is none
+        parts = urlsplit(proxy)
+        if parts.scheme in {"socks5", "socks5h"} and parts.hostname and parts.port and "@" not in proxy:
+            return parts.hostname, parts.port
+    # What was typed may hold a password.
+    raise UsageError(
+        "That is not the address of a SOCKS5 proxy.",
+        "Write socks5://HOST:PORT; each session makes credentials of its own.",
+    )
