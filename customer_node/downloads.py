@@ -89,9 +89,12 @@ class Downloads:
         place, merchant = self.place_of(delivery.order), delivery.order.merchant
         with closing(Writer(delivery.targets)) as writer:
             fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write)
-            while fetch.done < delivery.cells:
-                self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
-                yield delivery.progress(fetch.done)
+            try:
+                while fetch.done < delivery.cells:
+                    self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
+                    yield delivery.progress(fetch.done)
+            finally:
+                self._record(delivery.order.id, writer.settle(fetch.done).result())
             self._finish(delivery, writer)
 
     def files(self, order_id: bytes) -> tuple[DeliveredFile, ...]:
@@ -170,20 +173,14 @@ class Downloads:
     def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, visit: Visit) -> None:
         """Fetch on to the next entry of progress, while the last batch is brought to the disk."""
         settled = writer.settle(fetch.done)
-        try:
-            fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
-        except BaseException:
-            settled = writer.settle(fetch.done)
-            raise
-        finally:
-            self._record(delivery.order.id, settled.result())
+        fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
+        self._record(delivery.order.id, settled.result())
 
     def _record(self, order_id: bytes, done: int) -> None:
         with self._context.profile.store.immediate() as tx:
             tx.execute(sa.update(deliveries).where(deliveries.c.order_id == order_id).values(done=done))
 
     def _finish(self, delivery: Delivery, writer: Writer) -> None:
-        self._record(delivery.order.id, writer.settle(delivery.cells).result())
         wrong = writer.finish()
         if wrong:
             self._record(delivery.order.id, min(target.line.first_cell for target in wrong))
