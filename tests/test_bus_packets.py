@@ -12,7 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from common.bus import _Client, _publish_properties
+from common import bus_settings, mqtt
+from common.mqtt_packets import packed_length, pubacks, publish_header, publish_properties
 
 
 def packet(topic: bytes, payload: bytes, packet_id: int, properties: Properties, qos: int) -> bytes:
@@ -28,10 +29,31 @@ def packet(topic: bytes, payload: bytes, packet_id: int, properties: Properties,
     return data[end + 1 :]
 
 
-def read(data: bytes, qos: int = 1, *, retained: int = 0) -> tuple[MQTTErrorCode, list[Any]]:
-    got: list[Any] = []
-    client = _Client("id", lambda *delivery: got.append(delivery))
-    return client._deliver(0x30 | qos << 1 | retained, memoryview(data)), got
+class Listener:
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+        self.refusals: list[str] = []
+
+    def delivered(self, *delivery: Any, retained: bool) -> None:
+        self.got.append((*delivery, retained))
+
+    def subscribed(self) -> None: ...
+
+    def failed(self, reason: str) -> None: ...
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
+
+
+def a_client(listener: Listener) -> mqtt.Client:
+    address = bus_settings.Address("localhost", 1, None)
+    return mqtt.Client(bus_settings.Settings(address, "id", ()), listener)
+
+
+def read(data: bytes, qos: int = 1, *, retained: int = 0) -> list[Any]:
+    listener = Listener()
+    a_client(listener).handle_publish(0x30 | qos << 1 | retained, memoryview(data))
+    return listener.got
 
 
 def some_properties(text: str, count: int) -> Properties:
@@ -54,31 +76,75 @@ def test_a_publish_is_read_as_it_was_written(
     properties = some_properties("type", count)
     for qos in (0, 1):
         data = packet(topic.encode(), payload, packet_id, properties, qos)
-        code, got = read(data, qos, retained=retained)
-        assert code == MQTTErrorCode.MQTT_ERR_SUCCESS
-        assert got == [(topic.encode(), payload, bool(retained), packet_id * qos, qos)]
+        got = read(data, qos, retained=retained)
+        assert got == [(topic.encode(), payload, packet_id * qos, qos, bool(retained))]
 
 
 def test_a_publish_cut_short_before_its_payload_is_an_error() -> None:
     data = packet(b"a/topic", b"", 7, some_properties("type", 60), 1)
     for length in range(len(data)):
-        code, got = read(data[:length])
-        assert (code, got) == (MQTTErrorCode.MQTT_ERR_PROTOCOL, [])
+        with pytest.raises(mqtt.ConnectionLostError):
+            read(data[:length])
 
 
 @pytest.mark.parametrize("bad", [b"\xff\xff\xff\xff", b"\x80\x80\x80\x80\x01", b"\x05"])
 def test_lengths_that_lie_are_errors(bad: bytes) -> None:
-    assert read(b"\x00\x01a\x00\x07" + bad) == (MQTTErrorCode.MQTT_ERR_PROTOCOL, [])
+    with pytest.raises(mqtt.ConnectionLostError):
+        read(b"\x00\x01a\x00\x07" + bad)
 
 
 def test_qos_2_is_not_spoken() -> None:
-    assert read(b"\x00\x01a\x00\x07\x00", 2) == (MQTTErrorCode.MQTT_ERR_PROTOCOL, [])
+    with pytest.raises(mqtt.ConnectionLostError):
+        read(b"\x00\x01a\x00\x07\x00", 2)
 
 
 @pytest.mark.parametrize("expiry_s", [None, 1, 300])
-def test_properties_packed_once_are_the_same_bytes(expiry_s: int | None) -> None:
+@pytest.mark.parametrize("size", [0, 1, 90, 127, 128, 16_383, 16_384, 200_000])
+def test_a_publish_is_written_as_paho_writes_it(expiry_s: int | None, size: int) -> None:
     plain = Properties(PacketTypes.PUBLISH)
     plain.ContentType = "a type"
     if expiry_s is not None:
         plain.MessageExpiryInterval = expiry_s
-    assert _publish_properties("a type", expiry_s).pack() == plain.pack()
+    payload = bytes(size)
+    expected = packet(b"a/topic", payload, 7, plain, 1)
+    header = publish_header(b"\x32", b"a/topic", 7, publish_properties("a type", expiry_s), size)
+    length = packed_length(len(expected))
+    assert header + payload == b"\x32" + length + expected
+
+
+def test_no_more_is_under_way_than_the_server_takes() -> None:
+    listener = Listener()
+    client = a_client(listener)
+    for number in range(mqtt.RECEIVE_MAXIMUM + 3):
+        client.put("a/topic", b"%d" % number)
+    sent = len(client._unsent)
+    assert client.under_way == mqtt.RECEIVE_MAXIMUM + 3
+    assert sent == 2 * mqtt.RECEIVE_MAXIMUM
+    client._handle_packet(0x40, memoryview(b"\x00\x01"))
+    assert client._unsent[-1] == b"%d" % mqtt.RECEIVE_MAXIMUM
+    assert client.under_way == mqtt.RECEIVE_MAXIMUM + 2
+
+
+def test_a_refusal_is_told_and_an_unknown_acknowledgement_is_not() -> None:
+    listener = Listener()
+    client = a_client(listener)
+    client.put("a/topic", b"")
+    client._handle_packet(0x40, memoryview(b"\x00\x09\x87"))
+    assert (client.under_way, listener.refusals) == (1, [])
+    client._handle_packet(0x40, memoryview(b"\x00\x01\x87\x00"))
+    assert (client.under_way, listener.refusals) == (0, ["Not authorized"])
+
+
+def test_a_packet_id_is_not_used_again_while_it_is_under_way() -> None:
+    client = a_client(Listener())
+    client.put("a/topic", b"stuck")
+    for number in range(2, 65_536):
+        client.put("a/topic", b"")
+        client._handle_packet(0x40, memoryview(number.to_bytes(2, "big")))
+    client.put("a/topic", b"")
+    client._handle_packet(0x40, memoryview(b"\x00\x02"))
+    assert client.under_way == 1
+
+
+def test_acknowledgements_travel_together() -> None:
+    assert pubacks([1, 258]) == b"\x40\x02\x00\x01\x40\x02\x01\x02"

@@ -18,7 +18,7 @@ PACKAGES = NODES | {"common", "veilmart"}
 
 # Each with the reason why keys are handled there; every other module gets by without.
 MAY_IMPORT = {
-    "paho": {"common.bus": "the one edge to MQTT"},
+    "paho": {"common.mqtt": "the one edge to MQTT"},
     "gmpy2": {"common.blind": "modular powers of RFC 9474"},
     "cryptography": {
         "common.blind": "verifies RSA-PSS, loads issuer keys",

@@ -1,0 +1,83 @@
+"""Where and as whom to connect to the bus: plain values, which `common.mqtt` connects with."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Will:
+    """What the server publishes, retained, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files: the market's CA, and for nodes their own certificate and key."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.3, the market's CA alone, host names checked."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(self.ca)
+        if self.certificate is not None:
+            context.load_cert_chain(self.certificate, self.key)
+        return context
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where Mosquitto listens. `proxy` is `socks5://host:port`; each connection uses fresh credentials."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = field(repr=False)
+    proxy: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One connection's identity. A durable one keeps its queue at the server while it is away."""
+
+    address: Address
+    client_id: str = field(repr=False)
+    subscriptions: Sequence[str]
+    live_subscriptions: Sequence[str] = ()
+    """Filters whose retained messages are not wanted: anybody may leave one on a topic of his own."""
+    durable: bool = False
+    will: Will | None = None
+    greeting: Sequence[tuple[str, bytes]] = ()
+    """Retained publishes made on every connection, before anything else: presence."""
+
+
+def proxy_arguments(proxy: str, isolation: str) -> dict[str, Any]:
+    """Translate `socks5://host:port` for paho; `isolation` becomes the credentials, so circuits differ."""
+    import socks  # noqa: PLC0415 - only with --proxy
+
+    parts = urlsplit(proxy)
+    if parts.scheme not in {"socks5", "socks5h"} or not parts.hostname or not parts.port:
+        raise UsageError(f"{proxy!r} is not a proxy", "Write socks5://HOST:PORT.")
+    # Not the client id itself: whoever knows that may connect under it.
+    credential = hashlib.sha256(b"veilmart v1 circuit\0" + isolation.encode()).hexdigest()[:32]
+    return {
+        "proxy_type": socks.SOCKS5,
+        "proxy_addr": parts.hostname,
+        "proxy_port": parts.port,
+        "proxy_rdns": True,
+        "proxy_username": credential,
+        "proxy_password": credential,
+    }
