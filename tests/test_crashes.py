@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -49,7 +50,7 @@ from broker_node.run import BrokerNode, open_store
 from common import bus, clock, messages
 from common.errors import UsageError
 from customer_node import Market
-from customer_node.files import Target, finish
+from customer_node.files import Target, Writer
 from merchant_node.home import MerchantHome, Profile
 from merchant_node.run import MerchantNode
 from mosquitto import Market as RealMarket
@@ -253,7 +254,7 @@ def test_a_broker_that_is_back_tells_at_once_what_it_owes(tmp_path: Path, messag
 def test_a_file_that_died_with_two_names(tmp_path: Path) -> None:
     target = finished_part(tmp_path)
     os.link(target.part, target.path)  # and then the process was killed
-    assert finish(target)
+    assert finish(target) == []
     assert [path.name for path in tmp_path.iterdir()] == ["route.bin"]
     assert target.path.read_bytes() == CONTENT[BOUGHT]
 
@@ -265,6 +266,11 @@ def test_a_file_whose_name_was_taken_meanwhile(tmp_path: Path) -> None:
         finish(target)
     assert target.path.read_bytes() == b"somebody else's"
     assert target.part.read_bytes() == CONTENT[BOUGHT]
+
+
+def finish(target: Target) -> list[Target]:
+    with closing(Writer([target])) as writer:
+        return writer.finish()
 
 
 def finished_part(folder: Path) -> Target:
