@@ -13,12 +13,12 @@ every merchant's, never to one's.
 from __future__ import annotations
 
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from common import bus, topics
+from common import bus, grouping, topics
 from common.config import Limits
 from common.errors import BrokerUnreachableError, BusUnreachableError, MalformedError
 from common.presence import State, read_presence
@@ -86,6 +86,12 @@ class Link:
     inbox: deque[bytes] = field(default_factory=deque, repr=False)
     verified: dict[str, tuple[bytes, Any]] = field(default_factory=dict, repr=False)
     """What was read off a card and the payload it was read from; it ends with the connection."""
+    seen: grouping.SeenIds = field(
+        default_factory=lambda: grouping.SeenIds(Limits().freshness_ms), repr=False
+    )
+    """The replay filter: as old as the connection, since many an action is done in one session."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Frames and messages of the broker's that were not accepted, by reason."""
     _quiet_rounds: int = field(default=0, repr=False)
 
     def pump(self, timeout_s: float) -> bool:

@@ -120,7 +120,8 @@ class Opening:
         topic = topics.session_down(self.link.session)
         try:
             return frames.open_welcome(frame, secret, ephemeral, topic, answer)
-        except WireError:
+        except WireError as error:
+            self.link.dropped[error.reason] += 1
             return None
 
     def _welcomed(

@@ -6,7 +6,6 @@ Rule 2. What the broker sends and what does not open, is stale or was seen befor
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final, Generic, TypeVar
 
 from common import codec, config, frames, grouping, messages, topics
@@ -42,13 +41,11 @@ class Session(Generic[Down]):
     ) -> None:
         self.link = link
         self.kept = kept
-        self.dropped: Counter[str] = Counter()
-        """Frames and messages of the broker's that were not accepted, by reason."""
+        self.dropped = link.dropped
         self._keys = frames.SessionKeys.from_bytes(kept.keys)
         self._decoder: codec.Codec[list[messages.Envelope[Down]]] = decoder
         self._clock = clock
         self._random = random
-        self._seen = grouping.SeenIds(FRESHNESS_MS)
 
     @property
     def now(self) -> int:
@@ -83,11 +80,11 @@ class Session(Generic[Down]):
         bodies: list[Down] = []
         for envelope in envelopes:
             try:
-                self._seen.check(envelope.id, envelope.at, self.now)
+                self.link.seen.check(envelope.id, envelope.at, self.now)
             except WireError as error:
                 self.dropped[error.reason] += 1
                 continue
-            self._seen.add([envelope.id], self.now)
+            self.link.seen.add([envelope.id], self.now)
             bodies.append(envelope.body)
         return bodies
 

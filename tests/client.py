@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -47,6 +47,17 @@ def fresh() -> bytes:
 def broker_card(world: World) -> messages.BrokerCard:
     payload = world.bus.retained[topics.broker_card()]
     return cards.open_broker_card(payload, world.market.ca_der, world.market.market_id, clock.now_ms()).body
+
+
+def altered(frame: bytes) -> Iterator[bytes]:
+    """Give a frame with every bit changed in turn, and every truncation of it."""
+    for place in range(len(frame)):
+        for bit in range(8):
+            changed = bytearray(frame)
+            changed[place] ^= 1 << bit
+            yield bytes(changed)
+    for length in range(len(frame)):
+        yield frame[:length]
 
 
 def settle(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The broker under bad messages, replays, slow logins and failures of its own."""
+"""The broker under bad messages, slow logins and failures of its own; `test_replays.py` has the replays."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import threading
 from typing import Any
 
 import pytest
-from client import Customer, Session, Shopkeeper, accept, dump, fresh, order_state, settle
-from conftest import Time
+from client import Customer, Session, Shopkeeper, accept, fresh, order_state, settle
 from structlog.testing import capture_logs
 from world import World
 
 from broker_node import accounts
 from common import clock, frames, grouping, messages, topics
-from common.config import KIB, MINUTE_MS, SECOND_MS
+from common.config import KIB
 from common.node import Outgoing, TooManyFailuresError
 
 SEALED = b"s" * 64
@@ -218,126 +217,6 @@ def test_after_too_many_failures_the_node_stops(
         settle(world)
     quarantined = [entry for entry in logs if entry["event"] == "quarantined"]
     assert len(quarantined) == world.broker.limits.quarantine_before_stop
-
-
-# --- replays -------------------------------------------------------------------------------------------
-
-
-def every_frame(world: World, customer: Customer, keeper: Shopkeeper) -> list[tuple[Any, bytes]]:
-    """Let everything happen once, and give every frame that was sent, with its sender."""
-    session, account = customer.shop(), customer.account()
-    sent: list[tuple[Any, bytes]] = []
-
-    def say(peer: Any, *bodies: Any) -> None:
-        sent.append((peer, peer.say(*bodies)))
-
-    order = customer.order()
-    say(session, order.place)
-    say(keeper, accept(keeper.hear(messages.ForwardOrder)))
-    session.hear(messages.OrderAnswer)
-    say(keeper, messages.OutcomeKept(order_id=order.id))
-    say(session, order.asked)
-    session.hear(messages.OrderAnswer)
-    say(session, messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
-    forward = keeper.hear(messages.Forward)
-    say(keeper, messages.AnswerForward(reference=forward.reference, token=forward.token, answer=SEALED))
-    session.hear(messages.MerchantAnswer)
-    say(account, messages.GetBalance(request=fresh()))
-    account.hear(messages.Balance)
-    settle(world)
-    for peer in (session, account, keeper):
-        peer.collect()
-    return sent
-
-
-def test_a_replay_in_time_is_refused_and_changes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper
-) -> None:
-    sent = every_frame(world, customer, keeper)
-    before, counted = dump(world), refused(world).get("replayed", 0)
-    for peer, frame in sent:
-        peer.put(frame)
-        assert peer.collect() == []
-    assert dump(world) == before
-    assert refused(world)["replayed"] == counted + len(sent)
-
-
-def test_a_replay_out_of_time_is_refused_and_changes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper, time: Time
-) -> None:
-    sent = every_frame(world, customer, keeper)
-    time.advance(world.broker.limits.freshness_ms + SECOND_MS)
-    settle(world)
-    before, counted = dump(world), refused(world).get("stale", 0)
-    for peer, frame in sent:
-        peer.put(frame)
-        assert peer.collect() == []
-    assert dump(world) == before
-    assert refused(world)["stale"] == counted + len(sent)
-
-
-def test_a_replay_to_another_topic_is_refused_and_changes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper
-) -> None:
-    sent = every_frame(world, customer, keeper)
-    stranger = customer.shop()
-    films = Shopkeeper(world, "films")
-    before, counted = dump(world), sum(refused(world).values())
-    elsewhere = [stranger.up, films.up, films.cells, keeper.cells, topics.session_up(fresh())]
-    places = 0
-    for peer, frame in sent:
-        for topic in elsewhere:
-            peer.connection.put(topic, frame)
-            places += 1
-    settle(world)
-    assert [peer.collect() for peer in (stranger, films)] == [[], []]
-    assert dump(world) == before
-    assert sum(refused(world).values()) == counted + places
-
-
-def test_a_replay_after_a_restart_changes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper
-) -> None:
-    sent = every_frame(world, customer, keeper)
-    before = dump(world)
-    world.stop("broker")
-    world.start_broker()
-    for peer, frame in sent:
-        peer.put(frame)
-    settle(world)
-    assert dump(world) == before
-    for peer, frame in sent:
-        peer.put(frame)
-    settle(world)
-    assert dump(world) == before
-    assert refused(world)["replayed"] >= len(sent)
-
-
-def test_a_replay_in_the_same_batch_changes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper
-) -> None:
-    session = customer.shop()
-    order = customer.order()
-    frame = session.seal(order.place)
-    for _ in range(3):
-        session.put(frame)
-    assert len(keeper.collect()) == 1
-    question = session.seal(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
-    session.put(question)
-    session.put(question)
-    assert len(keeper.collect()) == 1
-    assert refused(world) == {"replayed": 3}
-
-
-def test_a_message_from_the_future_is_stale(world: World, customer: Customer) -> None:
-    session = customer.shop()
-    question = messages.AskOrder(order_id=fresh(), status_secret=bytes(32))
-    window = world.broker.limits.freshness_ms
-    session.put(session.seal(question, at=clock.now_ms() + window + MINUTE_MS))
-    assert session.collect() == []
-    session.put(session.seal(question, at=clock.now_ms() + window - MINUTE_MS))
-    assert session.hear(messages.Refused).code == "not_found"
-    assert refused(world) == {"stale": 1}
 
 
 def test_a_tick_that_is_rolled_back_announces_the_card_in_the_next_one(world: World) -> None:
