@@ -9,7 +9,8 @@ merchant and a time cut to the minute; what must be provable later stands in it 
 salt of its own.
 
 Rule 3. Totals are published at fixed boundaries only, and only over at least 20 orders: a count between
-two events would be the price of what happened between them.
+two events would be the price of what happened between them. They are stored as published, since the
+broker's card repeats these numbers, and no newer ones, for whoever did not listen then.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import msgspec
 import sqlalchemy as sa
 
 from broker_node import schema
-from common import codec, slots, topics
+from common import codec, messages, slots, topics
 from common.clock import Random
 from common.config import Limits
 from common.node import Outgoing
@@ -51,6 +52,8 @@ class Audit:
         self._due = True
         """Whether anything may wait: a round that only relays shall not ask the store."""
         self._boundary: int | None = None
+        self._reached: int | None = None
+        """The last boundary, and the one that this transaction has looked at."""
 
     def record(self, tx: Tx, kind: str, data: Mapping[str, Any], now: int, random: Random) -> None:
         """Write one event into the transaction; `outbox` publishes it."""
@@ -60,7 +63,7 @@ class Audit:
             "id": entropy[:16].hex(),
             "source": self._source,
             "type": f"veilmart.{kind}",
-            "time": _text(slots.minute_of(now)),
+            "time": text_of(now),
             "datacontenttype": "application/json",
             "data": dict(data),
         }
@@ -86,12 +89,14 @@ class Audit:
         """Forget what a transaction that was rolled back had listed."""
         self._due = self._due or self._listed is not None
         self._listed = None
+        self._reached = self._boundary
 
     def committed(self) -> None:
         """Take what the transaction listed for published: the loop publishes it now."""
         if self._listed is not None:
             self._published = self._listed
         self._listed = None
+        self._boundary = self._reached
 
     def outbox(self, tx: Tx) -> list[Outgoing]:
         """Give what waits to be published, and forget what the round before has published.
@@ -119,34 +124,56 @@ class Audit:
         self._published = []
         self._due = True
 
-    def totals(self, tx: Tx, now: int, random: Random) -> None:
-        """Publish coin totals at an hour's boundary, when enough orders have happened since the last ones."""
+    def totals(self, tx: Tx, now: int, random: Random) -> bool:
+        """Publish coin totals at an hour's boundary, when enough orders have happened since the last ones.
+
+        Tells whether it did: then the card has to show them.
+        """
         boundary = slots.slot_start(now, self._limits.totals_period_ms)
-        first, crossed = self._boundary is None, boundary != self._boundary
-        self._boundary = boundary
-        if first or not crossed:
-            return
+        before = self._boundary
+        if before is not None and boundary <= before:
+            return False
+        self._reached = boundary
+        if before is None:
+            return False
         orders = int(tx.scalar(sa.select(sa.func.count()).select_from(schema.orders)) or 0)
-        before = int(tx.scalar(sa.select(sa.func.max(schema.totals.c.orders))) or 0)
-        if orders - before < self._limits.totals_minimum_orders:
-            return
-        tx.insert(sa.insert(schema.totals), {"at": boundary, "orders": orders})
-        spent = tx.all(
-            sa.select(
-                schema.issuer_keys.c.value,
-                schema.issuer_keys.c.month,
-                schema.issuer_keys.c.issued,
-                sa.func.count(schema.spent.c.mark).label("spent"),
-            )
-            .join(schema.spent, schema.spent.c.key_id == schema.issuer_keys.c.key_id, isouter=True)
-            .where(schema.issuer_keys.c.purpose == "coin")
-            .group_by(schema.issuer_keys.c.key_id)
+        counted = int(tx.scalar(sa.select(sa.func.max(schema.totals.c.orders))) or 0)
+        if orders - counted < self._limits.totals_minimum_orders:
+            return False
+        totals = _count(tx)
+        row = {"at": boundary, "orders": orders, "coins": codec.pack(totals)}
+        tx.insert(sa.insert(schema.totals), row)
+        data = {"coins": [msgspec.structs.asdict(each) for each in totals]}
+        self.record(tx, "coins.totals", data, boundary, random)
+        return True
+
+    @staticmethod
+    def last_totals(tx: Tx) -> tuple[int, list[messages.CoinTotal]]:
+        """Give the boundary and the numbers of the totals that were published last; (0, none) before."""
+        last = tx.one(
+            sa.select(schema.totals.c.at, schema.totals.c.coins)
+            .where(schema.totals.c.coins.is_not(None))
+            .order_by(schema.totals.c.at.desc())
+            .limit(1)
         )
-        data = [
-            {"value": r["value"], "month": r["month"], "issued": r["issued"], "spent": r["spent"]}
-            for r in spent
-        ]
-        self.record(tx, "coins.totals", {"coins": data}, boundary, random)
+        return (0, []) if last is None else (last["at"], codec.COIN_TOTALS.unpack(last["coins"]))
+
+
+def _count(tx: Tx) -> list[messages.CoinTotal]:
+    keys, spent = schema.issuer_keys, schema.spent
+    rows = tx.all(
+        sa.select(keys.c.value, keys.c.month, keys.c.issued, sa.func.count(spent.c.mark).label("spent"))
+        .join(spent, spent.c.key_id == keys.c.key_id, isouter=True)
+        .where(keys.c.purpose == "coin")
+        .group_by(keys.c.key_id)
+        .order_by(keys.c.month, keys.c.value)
+    )
+    return [messages.CoinTotal(**row) for row in rows]
+
+
+def text_of(now: int) -> str:
+    """Give a time as events show it: RFC 3339, UTC, cut to the minute."""
+    return _text(slots.minute_of(now))
 
 
 @lru_cache(maxsize=8)

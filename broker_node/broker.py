@@ -18,9 +18,11 @@ import sqlalchemy as sa
 import structlog
 
 from broker_node import accounts, ledger, schema
+from broker_node.announced import Announced
 from broker_node.audit import Audit
+from broker_node.card import CardMaker
 from broker_node.exchange import Exchange, Signed
-from broker_node.gate import Gate, MerchantPresence
+from broker_node.gate import Gate, MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult, Reception
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
@@ -28,7 +30,7 @@ from broker_node.orders import Orders
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
-from common import cards, config, messages, topics
+from common import config, messages, topics
 from common.clock import Random
 from common.config import Limits
 from common.errors import RefusedError, WireError
@@ -39,7 +41,6 @@ BatchHandler: TypeAlias = Callable[[Tx, Sequence[Arrival], int, Random], list[An
 Handler: TypeAlias = Callable[[Tx, Any, Any, int, Random], list[Any]]
 
 SWEEP_EVERY_MS = 60 * config.SECOND_MS
-CARD_GRACE_MS = config.HOUR_MS
 
 
 class Broker:
@@ -47,10 +48,11 @@ class Broker:
 
     def __init__(self, keys: BrokerKeys, issuing: Mint, revocations: Revocations, limits: Limits) -> None:
         self._keys = keys
-        self._mint = issuing
         self._revocations = revocations
         self._limits = limits
         self._audit = Audit(keys.market, limits)
+        self._new_keys = Announced(self._audit)
+        self._card = CardMaker(keys, issuing, self._new_keys, self._audit, limits)
         self._sessions = Sessions(keys, self._audit, limits)
         self._reception = Reception(keys, issuing, self._audit, revocations, self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
@@ -78,6 +80,7 @@ class Broker:
             Greeting: self._greet,
             PasswordResult: self._password_checked,
             MerchantPresence: self._presence,
+            MerchantShown: self._shown,
             messages.GetBalance: self._balance,
             messages.LogOut: self._log_out,
             messages.Withdraw: self._exchange.withdraw,
@@ -165,6 +168,7 @@ class Broker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
+            self._new_keys.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
         if now // config.HOUR_MS != self._hour:
             self._hour = now // config.HOUR_MS
@@ -172,10 +176,10 @@ class Broker:
         if self._revocations_due and self._connected:
             self._revoked_now = True
             sends += self._revoke(tx, now, random)
-        if self._card_due and self._connected:
+        new_totals = self._audit.totals(tx, now, random)
+        if (self._card_due or new_totals) and self._connected:
             self._announced_now = True
-            sends.append(self._card(now))
-        self._audit.totals(tx, now, random)
+            sends.append(self._card.make(tx, now, random))
         return sends + self._events(tx)
 
     def _events(self, tx: Tx) -> list[Outgoing]:
@@ -209,8 +213,7 @@ class Broker:
     def note_keys(self, tx: Tx, issuers: Sequence[messages.IssuerKey], now: int, random: Random) -> None:
         """Record new blind-signature keys as public events."""
         for issuer in issuers:
-            data = {"key": issuer.key_id.hex(), "purpose": issuer.purpose, "value": issuer.value}
-            self._audit.record(tx, "key.announced", {**data, "month": issuer.month}, now, random)
+            self._new_keys.issuer(tx, issuer, now, random)
 
     # --- handlers that need several parts --------------------------------------------------------------
 
@@ -232,6 +235,12 @@ class Broker:
         if presence.online:
             # It comes when one of us has connected anew: what was sent before may be lost.
             self._orders.merchant_is_back(tx, presence.merchant, now)
+        return []
+
+    def _shown(self, tx: Tx, _sender: None, shown: MerchantShown, now: int, random: Random) -> list[Any]:
+        if self._revocations.has_serial(shown.card.certificate.serial_number):
+            raise RefusedError("revoked")
+        self._new_keys.of_merchant(tx, shown.card.body, now, random)
         return []
 
     def _balance(
@@ -261,23 +270,6 @@ class Broker:
         return live is not None and live.bytes_used > self._limits.session_byte_budget
 
     # --- what is published -----------------------------------------------------------------------------
-
-    def _card(self, now: int) -> Outgoing:
-        slots_and_keys = [
-            messages.SlotKey(slot=slot, public=key.public.raw) for slot, key in self._keys.hello.from_now(now)
-        ]
-        body = messages.BrokerCard(
-            market=self._keys.market,
-            issued=now,
-            not_after=self._keys.hello.end_of(slots_and_keys[0].slot) + CARD_GRACE_MS,
-            currency=self._keys.currency,
-            hello_keys=slots_and_keys,
-            issuer_keys=self._mint.announced(now),
-            log_key=self._keys.log_public,
-            order_deadline_ms=self._limits.order_deadline_ms,
-        )
-        card = cards.make_card(self._keys.identity, self._keys.certificate_der, "broker", body)
-        return Outgoing(topics.broker_card(), card, retain=True)
 
     def _revoke(self, tx: Tx, now: int, random: Random) -> list[Any]:
         admitted = tx.all(sa.select(schema.merchants).where(schema.merchants.c.state == "admitted"))

@@ -15,7 +15,7 @@ from broker_node.hello import Greeting
 from broker_node.keys import BrokerKeys
 from broker_node.sends import CellToSession, ToMerchant, ToSession
 from broker_node.sessions import Live, Sessions
-from common import codec, frames, grouping, messages, sealing, topics
+from common import cards, codec, frames, grouping, messages, sealing, topics
 from common.clock import Random
 from common.config import Limits
 from common.errors import MalformedError, StaleError
@@ -31,6 +31,13 @@ class MerchantPresence:
 
     merchant: str
     online: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MerchantShown:
+    """A merchant's retained card, verified as a customer does."""
+
+    card: cards.Card[messages.MerchantCard]
 
 
 class Gate:
@@ -67,9 +74,8 @@ class Gate:
                 return self._of_merchant(incoming, merchant, now, cells=False)
             case topics.MerchantCells(merchant_id=merchant):
                 return self._of_merchant(incoming, merchant, now, cells=True)
-            case topics.MerchantStatus(merchant_id=merchant):
-                online = read_presence(incoming.payload).state == "online"
-                return [Arrival(None, b"", MerchantPresence(merchant, online=online))]
+            case (topics.MerchantStatus() | topics.MerchantCard()) as retained:
+                return self._retained(retained, incoming.payload, now)
         raise MalformedError("nothing is read from this topic")
 
     def _greeting(self, incoming: Incoming, sid: bytes | None, merchant: str | None) -> Arrival:
@@ -80,6 +86,18 @@ class Gate:
         # Before anything is decided: a `Hello` that cannot be answered spends no ticket.
         sealing.XWingPublicKey.from_bytes(hello.ephemeral)
         return Arrival(None, b"", Greeting(incoming.payload, hello, sid, merchant))
+
+    def _retained(
+        self, topic: topics.MerchantStatus | topics.MerchantCard, payload: bytes, now: int
+    ) -> Sequence[Arrival]:
+        if isinstance(topic, topics.MerchantStatus):
+            online = read_presence(payload).state == "online"
+            return [Arrival(None, b"", MerchantPresence(topic.merchant_id, online=online))]
+        if not payload:
+            # A revoked merchant's, which we cleared.
+            return []
+        card = cards.open_merchant_card(payload, self._keys.ca_der, self._keys.market, topic.merchant_id, now)
+        return [Arrival(None, b"", MerchantShown(card))]
 
     def _of_merchant(self, incoming: Incoming, merchant: str, now: int, *, cells: bool) -> Sequence[Arrival]:
         frames.frame_type(incoming.payload)

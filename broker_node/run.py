@@ -121,7 +121,7 @@ def connections(home: Path, market: MarketFile, *, tls: bool = True) -> dict[Lan
     main = bus.Settings(
         address,
         client_id(home, "main"),
-        (topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES),
+        (topics.ALL_MERCHANTS_OUT, topics.ALL_MERCHANT_STATUSES, topics.ALL_MERCHANT_CARDS),
         live_subscriptions=(topics.ALL_SESSIONS_UP,),
         durable=True,
         will=bus.Will(topics.broker_status(), presence("offline")),

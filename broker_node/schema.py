@@ -169,9 +169,23 @@ unpublished = sa.Table(
     sqlite_with_rowid=False,
 )
 
+announced_keys = sa.Table(
+    "announced_keys",
+    metadata,
+    sa.Column("owner", sa.String(32), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("slot", sa.BigInteger, primary_key=True),
+    sa.Column("commitment", sa.LargeBinary(32), primary_key=True),
+    sa.Column("ends", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+"""Keys that have had their event; coin and ticket keys are in `issuer_keys`. `ends`: NULL for the log key."""
+
 totals = sa.Table(
     "totals",
     metadata,
     sa.Column("at", sa.BigInteger, primary_key=True),
     sa.Column("orders", sa.BigInteger, nullable=False),
+    sa.Column("coins", sa.LargeBinary),
 )
+"""`coins`: the published totals, a packed list of `CoinTotal`."""

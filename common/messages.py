@@ -705,8 +705,21 @@ class SlotKey(Part, frozen=True):
     public: XWingPublic
 
 
+class CoinTotal(Part, frozen=True):
+    """How many coins of one value and month were issued, and how many of them spent."""
+
+    value: Amount
+    month: Month
+    issued: Annotated[int, Meta(ge=0, le=2**52)]
+    spent: Annotated[int, Meta(ge=0, le=2**52)]
+
+
 class BrokerCard(Part, frozen=True):
-    """broker -> everyone: how to open a session, and which blind-signature keys count."""
+    """broker -> everyone: how to open a session, and which blind-signature keys count.
+
+    `totals` repeats the last public totals, of the boundary `totals_at`, for the months whose keys are
+    shown. Before the first ones it is empty, and `totals_at` is 0.
+    """
 
     market: Id
     issued: Time
@@ -716,6 +729,8 @@ class BrokerCard(Part, frozen=True):
     issuer_keys: Annotated[list[IssuerKey], Meta(max_length=128)]
     log_key: Bytes32
     order_deadline_ms: Annotated[int, Meta(ge=1, le=2**40)]
+    totals_at: Time
+    totals: Annotated[list[CoinTotal], Meta(max_length=128)]
 
 
 class MerchantCard(Part, frozen=True):

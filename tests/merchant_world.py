@@ -158,6 +158,8 @@ class World:
             "issuer_keys": [],
             "log_key": bytes(32),
             "order_deadline_ms": config.DAY_MS,
+            "totals_at": 0,
+            "totals": [],
         }
         body = messages.BrokerCard(**(fields | changes))
         return cards.make_card(self.identities.broker, self.identities.broker_der, "broker", body)

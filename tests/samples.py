@@ -42,6 +42,7 @@ RECEIPT_LINE = messages.ReceiptLine(
     cells=1,
 )
 SLOT_KEY = messages.SlotKey(slot=TIME, public=X_WING)
+TOTAL = messages.CoinTotal(value=64, month="2027-01", issued=40, spent=20)
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
 
 _EXAMPLES: tuple[Message | Part, ...] = (
@@ -147,6 +148,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.OrderRejected(code="price_changed", sku="GPX-1", price=500, available=3),
     messages.RequestRefused(code="not_yet"),
     SLOT_KEY,
+    TOTAL,
     messages.BrokerCard(
         market=ID,
         issued=TIME,
@@ -156,6 +158,8 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         issuer_keys=[ISSUER],
         log_key=HASH,
         order_deadline_ms=config.DAY_MS,
+        totals_at=TIME - 1,
+        totals=[TOTAL],
     ),
     messages.MerchantCard(
         market=ID,

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
-from client import Customer, Session, Shopkeeper, accept, blinded, fresh, reject, settle
+from client import Customer, Session, Shopkeeper, accept, blinded, broker_card, fresh, reject, settle
 from conftest import Time
 from world import World
 
 from broker_node import audit, schema
 from common import clock, messages, topics
-from common.config import HOUR_MS, MINUTE_MS
+from common.config import DAY_MS, HOUR_MS, MINUTE_MS, Limits
 
 ORDER_EVENTS = ("held", "captured", "refundable", "refunded")
 
@@ -112,12 +113,8 @@ def test_no_id_amount_or_name_is_in_any_event(world: World, customer: Customer, 
     assert numbers <= {"0", *(str(2**n) for n in range(15))}
 
 
-def test_new_keys_and_merchants_are_events(world: World, keeper: Shopkeeper) -> None:
+def test_new_merchants_are_events(world: World, keeper: Shopkeeper) -> None:
     settle(world)
-    keys = of_kind(world, "key.announced")
-    issuers = world.broker.broker._mint.issuers.values()
-    assert {event["data"]["key"] for event in keys} == {issuer.key_id.hex() for issuer in issuers}
-    assert keys[0]["data"].keys() == {"key", "purpose", "value", "month"}
     (admitted,) = of_kind(world, "merchant.admitted")
     assert admitted["data"] == {"merchant": "sports"}
     keeper.log_in()
@@ -205,6 +202,7 @@ def test_totals_come_at_a_boundary_and_over_twenty_orders_at_least(tmp_path: Any
         session = customer.shop()
         buy(world, customer, session, 1)
         assert of_kind(world, "coins.totals") == [], "not between two boundaries"
+        assert (broker_card(world).totals_at, broker_card(world).totals) == (0, [])
         to_boundary(time)
         boundary = clock.now_ms()
         settle(world)
@@ -213,13 +211,48 @@ def test_totals_come_at_a_boundary_and_over_twenty_orders_at_least(tmp_path: Any
         assert (of_one["issued"], of_one["spent"]) == (48, 20)
         assert {row["issued"] for row in event["data"]["coins"] if row["value"] != 1} == {0}
         assert datetime.fromisoformat(event["time"]).timestamp() * 1000 == boundary - boundary % HOUR_MS
+        assert on_card(world) == (boundary - boundary % HOUR_MS, event["data"]["coins"])
         buy(world, customer, customer.shop(), 19)
         to_boundary(time)
         settle(world)
         assert len(of_kind(world, "coins.totals")) == 1, "counted from the last totals on"
+        world.stop("broker")
+        world.start_broker()
+        time.advance(DAY_MS)
+        settle(world)
+        # A new card, of another day: it repeats what was published, not what happened since.
+        assert broker_card(world).issued > boundary + DAY_MS
+        assert on_card(world) == (boundary - boundary % HOUR_MS, event["data"]["coins"])
         assert keeper.collect()
     finally:
         world.close()
+
+
+def on_card(world: World) -> tuple[int, list[dict[str, Any]]]:
+    card = broker_card(world)
+    return card.totals_at, [msgspec.structs.asdict(total) for total in card.totals]
+
+
+def test_totals_that_are_rolled_back_come_in_the_next_round(
+    world: World, customer: Customer, keeper: Shopkeeper, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_boundary(time)
+    settle(world)
+    monkeypatch.setattr(world.broker.broker._audit, "_limits", Limits(totals_minimum_orders=1))
+    placed(customer, customer.shop(), keeper)
+    to_boundary(time)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(audit.Audit, "outbox", fail)
+        with pytest.raises(RuntimeError):
+            settle(world)
+    time.advance(1_000)
+    settle(world)
+    (event,) = of_kind(world, "coins.totals")
+    assert on_card(world)[1] == event["data"]["coins"]
 
 
 def buy(world: World, customer: Customer, session: Session, count: int) -> None:

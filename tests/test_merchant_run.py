@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import queue
 import signal
@@ -126,6 +127,40 @@ def test_it_survives_every_order_of_start_and_end(market: Market) -> None:
             customer.subscribe(status)
             last = retained(customer, status, lambda payload: read_presence(payload).state == "offline")
             assert read_presence(last).since is not None
+
+
+def test_everybody_hears_of_its_prekeys(market: Market) -> None:
+    home = market.merchant_home("maps")
+    MerchantHome(home).join(market.file, Profile(name="Maps"))
+    topic, card = topics.audit_event("key.announced"), topics.merchant_card("maps")
+    heard: set[str] = set()
+
+    def note(payload: bytes) -> bool:
+        events = json.loads(payload)
+        data = [event["data"] for event in (events if isinstance(events, list) else [events])]
+        heard.update(each["commitment"] for each in data if each["owner"] == "maps")
+        return heard >= shown
+
+    with (
+        market.customer() as listener,
+        market.customer() as customer,
+        contextlib.ExitStack() as nodes,
+    ):
+        listener.subscribe(topic)
+        nodes.enter_context(running(run_broker, market.report.broker_home)).ready()
+        nodes.enter_context(running(run_merchant, home))
+        customer.subscribe(card)
+        body = cards.open_merchant_card(
+            retained(customer, card, bool),
+            market.file.ca_der,
+            market.file.market_id,
+            "maps",
+            clock.now_ms(),
+        ).body
+        keys = [*body.browse_prekeys, *body.order_prekeys]
+        shown = {hashlib.sha256(key.public).hexdigest() for key in keys}
+        retained(listener, topic, note)
+        assert heard >= shown
 
 
 def test_as_a_process_it_says_one_line_and_stops_on_sigterm(market: Market) -> None:
