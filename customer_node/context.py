@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from common.clock import Random
 from common.messages import BrokerCard
-from customer_node import issuers, key_slots
+from customer_node import crowd, issuers, key_slots
 from customer_node.connection import Link, Uplink
 from customer_node.directory import Directory
 from customer_node.profile import Profile
@@ -27,7 +27,7 @@ class Context:
     timeout_ms: int
 
     def broker(self, link: Link) -> BrokerCard:
-        """Give the broker's card as this link shows it, its coin keys known to the wallet.
+        """Give the broker's card as this link shows it, its coin keys and totals known to the wallet.
 
         Raises `BrokerUnreachableError` or `UntrustedError`.
         """
@@ -35,4 +35,5 @@ class Context:
         announced = key_slots.issuer_keys(card.issuer_keys, self.clock())
         with self.profile.store.immediate() as tx:
             issuers.learn(tx, announced)
+            crowd.learn(tx, card)
         return card

@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError
 from common.market_file import MarketFile
-from customer_node import kept, orders
+from customer_node import crowd, kept, orders
 from customer_node.account import Account
 from customer_node.browse import MAXIMUM_TICKETS, Browse
 from customer_node.cart import Cart, Wanted, check_quantity
@@ -175,9 +175,10 @@ class Market:
             stock, young_until = context.wallet.stock(tx, now)
             reserved = context.wallet.reserved(tx)
             under_way = context.wallet.under_way(tx)
+            crowd_at, crowds = crowd.counted_at(tx), crowd.bounds(tx, now)
         tickets = stock.pop(TICKET, Stock())
         coins = tuple(
-            CoinStockView(value, held.usable, held.young, held.expired)
+            CoinStockView(value, held.usable, held.young, held.expired, crowds.get(value))
             for (_, value), held in sorted(stock.items(), key=lambda item: item[0][1])
         )
         return WalletView(
@@ -189,6 +190,7 @@ class Market:
             tickets=tickets.usable,
             young_tickets=tickets.young,
             young_until=young_until,
+            crowd_at=crowd_at,
             open_operations=under_way,
             logged_in=self._account.logged_in,
         )

@@ -58,6 +58,16 @@ issuer_keys: Final = sa.Table(
 )
 """Blind-signature keys, one per purpose, value and month; `next_counter` is the next unused token."""
 
+coin_totals: Final = sa.Table(
+    "coin_totals",
+    metadata,
+    sa.Column("value", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("month", sa.Text, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("out", sa.BigInteger, nullable=False),
+)
+"""How many coins of a kind were out at the last boundary `at`, as the broker's card says."""
+
 evidence: Final = sa.Table(
     "evidence",
     metadata,

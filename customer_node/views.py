@@ -52,17 +52,25 @@ class WithdrawalView:
 
 @dataclass(frozen=True)
 class CoinStockView:
-    """Coins of one value: usable now, too young, of a month that is over."""
+    """Coins of one value: usable now, too young, of a month that is over.
+
+    `crowd` is an upper bound: so many coins like any one of these were out, drawn and not spent, at
+    `WalletView.crowd_at`. None where the broker has published no count that has them in it.
+    """
 
     value: int
     usable: int
     young: int
     expired: int
+    crowd: int | None
 
 
 @dataclass(frozen=True)
 class WalletView:
-    """The wallet. `young_until` is when the last young token becomes usable, 0 where none is young."""
+    """The wallet. `young_until` is when the last young token becomes usable, 0 where none is young.
+
+    `crowd_at` is when the coins of all customers were last counted in public, 0 where they never were.
+    """
 
     currency: str
     usable: int
@@ -72,6 +80,7 @@ class WalletView:
     tickets: int
     young_tickets: int
     young_until: int
+    crowd_at: int
     open_operations: int
     logged_in: bool
 

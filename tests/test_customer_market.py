@@ -509,7 +509,8 @@ def test_the_wallet_claims_no_crowd_that_nobody_counted(bazaar: Bazaar, monkeypa
     monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
     shown = veilmart("wallet", "--profile", home(market))
     assert shown.code == 0
-    assert "too young to tell" in shown.out
+    assert "0.01 EUR\t4\t0\t0\tunknown" in shown.out.splitlines()
+    assert "how many coins yours hide among is unknown" in shown.out
 
 
 def test_the_command_asks_before_a_search_uses_many_tickets(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import typer
 from common.clock import now_ms
 from common.money import format_amount
 from customer_node import Market
+from customer_node.views import CoinStockView
 from veilmart.cli.homes import PasswordFile, output
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import ProfileHome, on_profile, profile_home
@@ -91,23 +92,33 @@ def wallet(shown: Output, market: Market) -> None:
     """Show what the wallet holds. Asks nobody."""
     held = market.wallet()
     rows = [
-        (format_amount(coin.value, held.currency), coin.usable, coin.young, coin.expired)
+        (format_amount(coin.value, held.currency), coin.usable, coin.young, coin.expired, _crowd(coin))
         for coin in held.coins
     ]
     sums = {"usable": held.usable, "young": held.young, "in orders": held.reserved}
     views: list[View] = [
-        Table(("coin", "usable", "young", "expired"), rows),
+        Table(("coin", "usable", "young", "expired", "among at most"), rows),
         ", ".join(f"{name} {format_amount(amount, held.currency)}" for name, amount in sums.items()),
         f"tickets {held.tickets}, young {held.young_tickets}",
     ]
-    if held.coins:
-        # The bound is public, but no retained message holds it: this profile cannot know it.
+    if held.crowd_at:
         views.append(
-            "how many coins there are to hide among is not known here; the market may be too young to tell "
-            "(`veilmart audit watch` shows the totals when the broker publishes them)"
+            "among at most: that many coins of that value and month were out (drawn, not spent) at "
+            f"{minute_of(held.crowd_at)}; the people who hold them are fewer"
+        )
+    elif held.coins:
+        views.append(
+            "how many coins yours hide among is unknown: the broker has not counted them in public yet, "
+            "or was not asked since (it counts at full hours, when enough orders have come)"
         )
     if held.young_until > now_ms():
         views.append(f"all usable from {minute_of(held.young_until)}")
     if held.open_operations:
         views.append(f"{held.open_operations} operations are open: `veilmart resume`")
     shown.show(held, *views)
+
+
+def _crowd(coin: CoinStockView) -> str:
+    if not coin.usable + coin.young:
+        return ""
+    return "unknown" if coin.crowd is None else str(coin.crowd)
