@@ -31,7 +31,17 @@ from common.bus_settings import Address, Settings, TlsFiles, Will
 from common.errors import BusUnreachableError
 from common.mqtt import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, Client, ConnectionLostError
 
-__all__ = ["CONNECT_TIMEOUT_S", "Address", "Connection", "Delivery", "Settings", "TlsFiles", "Will", "wait"]
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "RECEIVE_MAXIMUM",
+    "Address",
+    "Connection",
+    "Delivery",
+    "Settings",
+    "TlsFiles",
+    "Will",
+    "wait",
+]
 
 CONTENT_TYPE: Final = "application/vnd.veilmart.v1"
 RECONNECT_SHORTEST_S: Final = 0.1
