@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from readme import ROOT
 from real_market import call, environment
 
 from common import clock
@@ -32,17 +37,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Demo:
     """A demo that runs."""
 
-    def __init__(self, state: Path, *words: str) -> None:
-        self.state = state
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "veilmart", "demo", "--state", str(state), *words],
-            cwd=state.parent,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            process_group=0,
-        )
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
 
     def until(self, words: str, *, stream: str = "stderr") -> list[str]:
         """Give what it says up to the line with these words."""
@@ -59,13 +55,17 @@ class Demo:
         return descendants(self.process.pid)
 
 
-def descendants(pid: int) -> set[int]:
+def children(pid: int) -> set[int]:
     found: set[int] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found |= {int(child)} | descendants(int(child))
+            found |= set(map(int, (task / "children").read_text().split()))
     return found
+
+
+def descendants(pid: int) -> set[int]:
+    found = children(pid)
+    return found.union(*map(descendants, found))
 
 
 def alive(pid: int) -> bool:
@@ -87,13 +87,55 @@ def gone(pids: set[int]) -> bool:
 
 @contextlib.contextmanager
 def started(state: Path, *words: str) -> Iterator[Demo]:
-    demo = Demo(state, *words)
-    try:
+    command = [sys.executable, "-m", "veilmart", "demo", "--state", str(state), *words]
+    with ended(
+        subprocess.Popen(
+            command,
+            cwd=state.parent,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+    ) as demo:
         yield demo
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[Demo]:
+    try:
+        yield Demo(process)
     finally:
-        if demo.process.poll() is None:
-            demo.process.kill()
-        demo.process.communicate()
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def made_on_a_terminal(state: Path) -> Iterator[tuple[Demo, Callable[[], int]]]:
+    """Run `make demo` in a terminal's foreground, below another folder; gives what types Ctrl-C."""
+    if not (state.parent / ".venv").exists():
+        (state.parent / ".venv").symlink_to(sys.prefix)
+    keyboard, terminal = pty.openpty()
+    try:
+        with ended(
+            subprocess.Popen(
+                ["make", "-f", ROOT / "Makefile", "--assume-old=set-up", "demo", f"ARGS=--state {state}"],
+                cwd=state.parent,
+                env=environment(),
+                stdin=terminal,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one system call
+            )
+        ) as demo:
+            yield demo, functools.partial(os.write, keyboard, b"\x03")
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
 
 
 STARTER = """
@@ -204,3 +246,46 @@ def test_it_ends_while_it_shops(state: Path, number: signal.Signals) -> None:
         assert (demo.process.returncode, out) == (130, ""), err
         assert gone(nodes)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [("starting Mosquitto", 3), pytest.param("signed up", 6, marks=pytest.mark.exhaustive)],
+)
+def test_ctrl_c_on_make_demo_leaves_nothing(state: Path, words: str, count: int) -> None:
+    with made_on_a_terminal(state) as (demo, ctrl_c):
+        demo.until(words)
+        # veilmart, who runs Mosquitto, and Mosquitto; later the broker and two merchants too.
+        while len(nodes := demo.nodes()) < count:
+            assert demo.process.poll() is None
+            time.sleep(0.01)
+        ctrl_c()
+        _, err = demo.process.communicate(timeout=PATIENCE_S)
+        assert demo.process.returncode == -signal.SIGINT, "make itself: 130 to a shell"
+        assert gone(nodes)
+    assert "error: Interrupted." in err
+    assert "Error 130" in err, "veilmart"
+    assert "Traceback" not in err
+
+
+@pytest.mark.exhaustive
+def test_ctrl_c_on_make_demo_that_is_up(state: Path) -> None:
+    with made_on_a_terminal(state) as (demo, ctrl_c):
+        demo.until("Ctrl-C", stream="stdout")
+        nodes = demo.nodes()
+        ctrl_c()
+        _, err = demo.process.communicate(timeout=PATIENCE_S)
+        assert (demo.process.returncode, err.splitlines()[-1]) == (-signal.SIGINT, "stopping")
+        assert gone(nodes)
+
+
+@pytest.mark.exhaustive
+def test_a_terminated_demo_ends_make(state: Path) -> None:
+    with made_on_a_terminal(state) as (demo, _):
+        demo.until("from sports")
+        nodes = demo.nodes()
+        (veilmart,) = children(demo.process.pid)
+        os.kill(veilmart, signal.SIGTERM)
+        _, err = demo.process.communicate(timeout=PATIENCE_S)
+        assert (demo.process.returncode, "Error 130" in err) == (2, True)
+        assert gone(nodes)
