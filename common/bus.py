@@ -28,7 +28,6 @@ from typing import Any, Final
 
 from common import config
 from common.bus_settings import Address, Settings, TlsFiles, Will
-from common.errors import BusUnreachableError
 from common.mqtt import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, Client, ConnectionLostError
 
 __all__ = [
@@ -89,11 +88,7 @@ class Connection:
         while not self._ready:
             self._connect_when_due()
             if time.monotonic() > deadline:
-                raise BusUnreachableError(
-                    f"No answer from the bus at {self.settings.address.host}:{self.settings.address.port}"
-                    + (f" ({self._failure})" if self._failure else ""),
-                    "Start it with `veilmart bus run`, or check the address in the market file.",
-                )
+                raise self.settings.address.unreachable(self._failure)
             wait([self], 0.05)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ssl
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import UsageError
+from common.errors import BusUnreachableError, UsageError
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,22 @@ class TlsFiles:
 
 @dataclass(frozen=True)
 class Address:
-    """Where Mosquitto listens. `proxy` is `socks5://host:port`; each connection uses fresh credentials."""
+    """Where Mosquitto listens. `proxy` is `socks5://host:port`; each client id has credentials of its own."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = field(repr=False)
     proxy: str | None = None
+
+    def unreachable(self, reason: str) -> BusUnreachableError:
+        """Give the error that says who did not answer; `reason` may be empty."""
+        where = f"{self.host}:{self.port}"
+        hint = "Start it with `veilmart bus run`, or check the address in the market file."
+        if self.proxy is not None:
+            where += " through the proxy {}:{}".format(*_proxy_address(self.proxy))
+            hint = "The proxy has to run, take any user name and password, and reach the bus by its name."
+        why = f" ({reason})" if reason else ""
+        return BusUnreachableError(f"No answer from the bus at {where}{why}", hint)
 
 
 @dataclass(frozen=True)
@@ -65,19 +76,33 @@ class Settings:
 
 
 def proxy_arguments(proxy: str, isolation: str) -> dict[str, Any]:
-    """Translate `socks5://host:port` for paho; `isolation` becomes the credentials, so circuits differ."""
+    """Translate `socks5://host:port` for paho. Raises `UsageError`.
+
+    `isolation` becomes the credentials, so circuits differ. The bus's name is resolved by the proxy, so
+    that whoever answers our name queries does not learn it.
+    """
     import socks  # noqa: PLC0415 - only with --proxy
 
-    parts = urlsplit(proxy)
-    if parts.scheme not in {"socks5", "socks5h"} or not parts.hostname or not parts.port:
-        raise UsageError(f"{proxy!r} is not a proxy", "Write socks5://HOST:PORT.")
+    host, port = _proxy_address(proxy)
     # Not the client id itself: whoever knows that may connect under it.
     credential = hashlib.sha256(b"veilmart v1 circuit\0" + isolation.encode()).hexdigest()[:32]
     return {
         "proxy_type": socks.SOCKS5,
-        "proxy_addr": parts.hostname,
-        "proxy_port": parts.port,
+        "proxy_addr": host,
+        "proxy_port": port,
         "proxy_rdns": True,
         "proxy_username": credential,
         "proxy_password": credential,
     }
+
+
+def _proxy_address(proxy: str) -> tuple[str, int]:
+    with contextlib.suppress(ValueError):  # a port that is none
+        parts = urlsplit(proxy)
+        if parts.scheme in {"socks5", "socks5h"} and parts.hostname and parts.port and "@" not in proxy:
+            return parts.hostname, parts.port
+    # What was typed may hold a password.
+    raise UsageError(
+        "That is not the address of a SOCKS5 proxy.",
+        "Write socks5://HOST:PORT; each session makes credentials of its own.",
+    )

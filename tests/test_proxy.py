@@ -21,7 +21,7 @@ from world import PATIENCE_S
 
 from broker_node import accounts
 from broker_node.run import BrokerNode
-from common import bus, clock
+from common import clock, mqtt
 from merchant_node.home import Profile
 from merchant_node.run import MerchantNode
 from mosquitto import Market as RealMarket
@@ -183,7 +183,7 @@ def test_a_proxy_that_does_not_find_the_bus(joined: Path) -> None:
 
 
 def test_a_proxy_that_says_nothing(joined: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mqtt, "CONNECT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert (
             "timed out" in refused(joined, f"socks5://127.0.0.1:{silent.getsockname()[1]}").error["message"]
