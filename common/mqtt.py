@@ -126,6 +126,10 @@ class Client(paho.Client):
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or self._sock is None:
             raise ConnectionLostError(paho.error_string(code))
 
+    def _get_proxy(self) -> dict[str, Any] | None:
+        # paho's own also obeys the environment: a proxy that nobody asked for would see who connects when.
+        return self._proxy or None
+
     def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
         # paho's own leaves the socket open when the handshake fails, as it does while Mosquitto restarts.
         context = self._ssl_context

@@ -21,7 +21,8 @@ from world import PATIENCE_S
 
 from broker_node import accounts
 from broker_node.run import BrokerNode
-from common import clock, mqtt
+from common import bus, clock, mqtt
+from common.errors import BusUnreachableError
 from merchant_node.home import Profile
 from merchant_node.run import MerchantNode
 from mosquitto import Market as RealMarket
@@ -207,3 +208,13 @@ def test_what_is_no_address_of_a_proxy(joined: Path, address: str) -> None:
     ran = customer(joined, "merchants", "--proxy", address)
     assert (ran.code, ran.error["code"]) == (2, "usage")
     assert "correct-horse" not in ran.out + ran.err
+
+
+def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SocksServer({}) as proxy:
+        monkeypatch.setenv("mqtt_proxy", f"socks://127.0.0.1:{proxy.port}")
+        (port,) = free_ports(1)
+        connection = bus.Connection(bus.Settings(bus.Address("127.0.0.1", port, None), "someone", ()))
+        with pytest.raises(BusUnreachableError):
+            connection.open(0.3)
+        assert proxy.asked == []
