@@ -138,7 +138,7 @@ def check_policy(sign_up: messages.SignUp) -> None:
         raise RefusedError("policy")
 
 
-# --- what the operator does ----------------------------------------------------------------------------
+# --- what the operator does (with reason and event: administration.py) ---------------------------------
 
 
 @dataclass(frozen=True)
@@ -172,18 +172,20 @@ def add(tx: Tx, name: str, password: str, now: int) -> int:
         raise RejectedError(reason) from error
 
 
-def credit(tx: Tx, name: str, amount: int, now: int, random: Random) -> int:
+def credit(
+    tx: Tx, name: str, amount: int, now: int, random: Random, *, reference: bytes | None = None
+) -> int:
     """Grant an account minor units; gives the new balance. Raises `NotFoundError`."""
-    account = _existing(tx, name)["id"]
+    account = existing(tx, name)["id"]
     entries = {ledger.OPERATOR: -amount, ledger.account_book(account): amount}
-    ledger.post(tx, random(16), entries, now)
+    ledger.post(tx, random(16) if reference is None else reference, entries, now)
     ledger.change_balance(tx, account, amount)
     return ledger.balance(tx, account)
 
 
 def set_state(tx: Tx, name: str, state: str) -> None:
     """Enable or disable an account; every session that it has loses its rights. Raises `NotFoundError`."""
-    account = _existing(tx, name)
+    account = existing(tx, name)
     tx.execute(
         sa.update(schema.accounts)
         .where(schema.accounts.c.id == account["id"])
@@ -191,7 +193,8 @@ def set_state(tx: Tx, name: str, state: str) -> None:
     )
 
 
-def _existing(tx: Tx, name: str) -> Row:
+def existing(tx: Tx, name: str) -> Row:
+    """Give the account's row. Raises `NotFoundError`."""
     account = find(tx, name)
     if account is None:
         raise NotFoundError(

@@ -119,6 +119,10 @@ class Audit:
             for content_type, payload in _payloads(bodies)
         ]
 
+    def look_again(self) -> None:
+        """Ask the store for events that another process wrote: the operator's commands do."""
+        self._due = True
+
     def publish_again(self) -> None:
         """Keep what the last round published: its connection may have broken before it was sent."""
         self._published = []

@@ -41,6 +41,8 @@ BatchHandler: TypeAlias = Callable[[Tx, Sequence[Arrival], int, Random], list[An
 Handler: TypeAlias = Callable[[Tx, Any, Any, int, Random], list[Any]]
 
 SWEEP_EVERY_MS = 60 * config.SECOND_MS
+LOOK_EVERY_MS = config.SECOND_MS
+"""How often the store is asked for events that the operator's commands wrote."""
 
 
 class Broker:
@@ -60,7 +62,7 @@ class Broker:
         self._orders = Orders(issuing, self._audit, keys.currency, limits, self.merchant_online)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
-        self._next_sweep = 0
+        self._next_sweep = self._next_look = 0
         self._hour = 0
         self._card_due = False
         self._connected = False
@@ -170,6 +172,9 @@ class Broker:
             self._sessions.sweep(tx, now)
             self._new_keys.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
+        if now >= self._next_look:
+            self._next_look = now + LOOK_EVERY_MS
+            self._audit.look_again()
         if now // config.HOUR_MS != self._hour:
             self._hour = now // config.HOUR_MS
             accounts.decay_total(tx)

@@ -181,6 +181,17 @@ announced_keys = sa.Table(
 )
 """Keys that have had their event; coin and ticket keys are in `issuer_keys`. `ends`: NULL for the log key."""
 
+operator_actions = sa.Table(
+    "operator_actions",
+    metadata,
+    sa.Column("id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("subject", sa.String(128), nullable=False, index=True),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("salt", sa.LargeBinary(16), nullable=False),
+)
+
 totals = sa.Table(
     "totals",
     metadata,

@@ -13,6 +13,9 @@ from unittest import mock
 
 from veilmart.cli.app import main
 
+WHY = ("--reason", "a test")
+"""Why the operator does what a test has him do."""
+
 
 @dataclass(frozen=True)
 class Ran:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli import Ran, veilmart
+from cli import WHY, Ran, veilmart
 
 from mosquitto import free_ports
 from veilmart.processes import NodeProcess, running
@@ -51,9 +51,9 @@ class RealMarket:
 
     def account(self, name: str, amount: str) -> None:
         """Open an account with a balance, as the operator does."""
-        assert self.ran("broker", "account", "add", name, "--password-file", self.password_file).code == 0
+        assert self.ran("broker", "account", "add", name, *WHY, "--password-file", self.password_file).code == 0
         if float(amount):
-            assert self.ran("broker", "account", "credit", name, amount).code == 0
+            assert self.ran("broker", "account", "credit", name, amount, *WHY).code == 0
 
     def customer(self, profile: Path, bundles: int = 1) -> Path:
         """Make a profile that has joined and has bundles in its wallet."""

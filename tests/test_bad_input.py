@@ -19,7 +19,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from cli import Ran, veilmart
+from cli import WHY, Ran, veilmart
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
@@ -148,13 +148,13 @@ def test_an_account_session_that_has_expired(alice: Person) -> None:
 def test_an_account_that_was_revoked(alice: Person) -> None:
     broker = ("--home", alice.bazaar.world.broker_home)
     assert alice.ran("balance").code == 0
-    assert alice.ran("broker", "account", "disable", alice.name, *broker).code == 0
+    assert alice.ran("broker", "account", "disable", alice.name, *WHY, *broker).code == 0
     alice.refused(("balance",), 5, "authentication")
     log_in = ("login", alice.name, "--password-file", alice.password_file)
     alice.refused(log_in, 5, "authentication")
     # Coins are bearer money: what is in the wallet is not the account's.
     assert alice.ran(*BUY).code == 0
-    assert alice.ran("broker", "account", "enable", alice.name, *broker).code == 0
+    assert alice.ran("broker", "account", "enable", alice.name, *WHY, *broker).code == 0
     assert alice.ran(*log_in).code == 0
 
 

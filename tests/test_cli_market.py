@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from cli import Ran, Terminal, tree, veilmart
+from cli import WHY, Ran, Terminal, tree, veilmart
 
 from broker_node import run, schema
 from common import clock
@@ -107,35 +107,35 @@ def test_an_account_from_opening_to_closing(home: Path, password_file: Path) -> 
         return veilmart("broker", *words, "--json", home=home)
 
     assert broker("account", "list").data == []
-    broker("account", "add", "alice", "--password-file", password_file)
-    assert broker("account", "credit", "alice", "50.00").data == {
+    broker("account", "add", "alice", *WHY, "--password-file", password_file)
+    assert broker("account", "credit", "alice", "50.00", *WHY).data == {
         "name": "alice",
         "credited": 5000,
         "balance": 5000,
         "currency": "EUR",
     }
-    assert broker("account", "credit", "alice", "0.5").data["balance"] == 5050
-    broker("account", "disable", "alice")
+    assert broker("account", "credit", "alice", "0.5", *WHY).data["balance"] == 5050
+    broker("account", "disable", "alice", *WHY)
     assert broker("account", "list").data == [
         {"name": "alice", "state": "disabled", "balance": 5050, "currency": "EUR"}
     ]
-    assert broker("account", "enable", "alice").data == {"name": "alice", "state": "enabled"}
+    assert broker("account", "enable", "alice", *WHY).data == {"name": "alice", "state": "enabled"}
     assert broker("ledger", "check").data["books"] == {"account:1": 5050, "operator": -5050}
 
-    again = broker("account", "add", "alice", "--password-file", password_file)
+    again = broker("account", "add", "alice", *WHY, "--password-file", password_file)
     assert (again.code, again.error["code"]) == (4, "rejected")
     for words in (("credit", "bob", "1"), ("disable", "bob"), ("enable", "bob")):
-        missing = broker("account", *words)
+        missing = broker("account", *words, *WHY)
         assert (missing.code, missing.error["code"]) == (3, "not_found"), words
     for amount in ("0", "-1", "1.234", "ten", "1,50"):
-        wrong = broker("account", "credit", "alice", "--", amount)
+        wrong = broker("account", "credit", "alice", *WHY, "--", amount)
         assert (wrong.code, wrong.out) == (2, ""), amount
     assert broker("account", "list").data[0]["balance"] == 5050
     assert all(PASSWORD.encode() not in content for _, content in tree(home).values())
 
 
 def test_wrong_books_are_an_error_that_shows_them(home: Path, password_file: Path) -> None:
-    veilmart("broker", "account", "add", "alice", "--password-file", password_file, home=home)
+    veilmart("broker", "account", "add", "alice", *WHY, "--password-file", password_file, home=home)
     store = run.open_store(home / "broker")
     with store.immediate() as tx:
         tx.execute(sa.update(schema.balances).values(amount=7))
@@ -148,7 +148,7 @@ def test_wrong_books_are_an_error_that_shows_them(home: Path, password_file: Pat
 def test_a_home_of_its_own_is_named_with_home(home: Path, tmp_path: Path, password_file: Path) -> None:
     moved = tmp_path / "elsewhere"
     (home / "broker").rename(moved)
-    words = ("broker", "account", "add", "alice", "--password-file", password_file)
+    words = ("broker", "account", "add", "alice", *WHY, "--password-file", password_file)
     assert veilmart(*words, home=home).code == 2
     assert veilmart(*words, "--home", moved, home=home).code == 0
 
@@ -160,14 +160,14 @@ def test_a_password_is_asked_for_twice_without_echo(home: Path, monkeypatch: pyt
     answers = [PASSWORD, PASSWORD]
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(getpass, "getpass", lambda _prompt, **_stream: answers.pop())
-    assert veilmart("broker", "account", "add", "alice", home=home).code == 0
+    assert veilmart("broker", "account", "add", "alice", *WHY, home=home).code == 0
     assert answers == []
     answers = [PASSWORD, "another one"]
-    assert veilmart("broker", "account", "add", "bob", "--json", home=home).error["code"] == "usage"
+    assert veilmart("broker", "account", "add", "bob", *WHY, "--json", home=home).error["code"] == "usage"
 
 
 def test_in_a_pipe_a_password_comes_from_a_file_or_not_at_all(home: Path) -> None:
-    ran = veilmart("broker", "account", "add", "alice", "--json", home=home)
+    ran = veilmart("broker", "account", "add", "alice", *WHY, "--json", home=home)
     assert (ran.code, ran.error["code"]) == (2, "usage")
     assert "--password-file" in ran.error["hint"]
 

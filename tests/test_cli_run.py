@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from cli import Ran, Terminal, veilmart
+from cli import WHY, Ran, Terminal, veilmart
 
 from mosquitto import free_ports
 
@@ -170,7 +170,7 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
         assert ran("join", running / "market.json").code == 0
         assert ran("signup", "alice", "--password-file", password).data == {"logged_in": True}
         assert ran("withdraw").error["code"] == "insufficient_funds"
-        ran("broker", "account", "credit", "alice", "50.00")
+        ran("broker", "account", "credit", "alice", "50.00", *WHY)
         assert ran("balance").data["amount"] == 5000
         assert ran("withdraw", "--bundles", "2").data["tickets"] == 8
         ran("logout")
@@ -232,7 +232,7 @@ def test_a_changed_price_is_shown_and_never_silently_paid(running: Path, tmp_pat
     password.write_text("correct horse battery")
     ran("join", running / "market.json")
     ran("signup", "bob", "--password-file", password)
-    ran("broker", "account", "credit", "bob", "20")
+    ran("broker", "account", "credit", "bob", "20", *WHY)
     assert ran("withdraw").code == 0
     words = ("merchant", "product", "add", file, "--sku", "route", "--title", "Route", "--price", "3.00")
     assert ran(*words, "--stock", "1").code == 0
@@ -266,7 +266,7 @@ def test_a_person_is_shown_the_total_and_asked(
     password.write_text("correct horse battery")
     ran("join", running / "market.json")
     ran("signup", "carol", "--password-file", password)
-    ran("broker", "account", "credit", "carol", "20")
+    ran("broker", "account", "credit", "carol", "20", *WHY)
     ran("withdraw")
     words = ("merchant", "product", "add", photo, "--sku", "photo", "--title", "Photo", "--price", "2.00")
     assert ran(*words, "--image", picture, "--image-alt", "A lake").code == 0
@@ -301,7 +301,7 @@ def test_whoever_is_away_is_named(nodes: dict[str, Process], running: Path, tmp_
 
     veilmart("join", running / "market.json", home=running, **profile)
     ran("signup", "dan", "--password-file", password)
-    veilmart("broker", "account", "credit", "dan", "20", home=running)
+    veilmart("broker", "account", "credit", "dan", "20", *WHY, home=running)
     assert ran("withdraw").code == 0
     nodes["merchant"].end()
     away = ran("search", "--merchant", "sports")

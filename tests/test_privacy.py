@@ -58,6 +58,7 @@ EVENT_DATA = {
     "veilmart.order.refundable": {"order", "merchant"},
     "veilmart.order.refunded": {"order", "merchant"},
     "veilmart.merchant.admitted": {"merchant"},
+    "veilmart.operator.acted": {"action", "commitment"},
     "veilmart.key.announced": {"kind", "key", "commitment", "owner", "slot"},
 }
 

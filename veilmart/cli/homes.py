@@ -29,6 +29,9 @@ PasswordFile: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="Read the password from this file ('-' for stdin) instead of asking for it."),
 ]
+Reason: TypeAlias = Annotated[
+    str, typer.Option("--reason", help="Why; kept with the action, and committed to in its public event.")
+]
 Timeout: TypeAlias = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")]
 Proxy: TypeAlias = Annotated[
     str | None, typer.Option(help="socks5://HOST:PORT; each session uses credentials of its own.")
