@@ -77,5 +77,6 @@ def listing(tx: Tx, subject: str | None = None) -> Sequence[ActionView]:
     if subject is not None:
         query = query.where(schema.operator_actions.c.subject == subject)
     return [
-        ActionView(row["id"], row["at"], row["action"], row["subject"], row["reason"]) for row in tx.all(query)
+        ActionView(row["id"], row["at"], row["action"], row["subject"], row["reason"])
+        for row in tx.all(query)
     ]

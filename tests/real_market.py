@@ -51,7 +51,9 @@ class RealMarket:
 
     def account(self, name: str, amount: str) -> None:
         """Open an account with a balance, as the operator does."""
-        assert self.ran("broker", "account", "add", name, *WHY, "--password-file", self.password_file).code == 0
+        assert (
+            self.ran("broker", "account", "add", name, *WHY, "--password-file", self.password_file).code == 0
+        )
         if float(amount):
             assert self.ran("broker", "account", "credit", name, amount, *WHY).code == 0
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker_node import accounts
+from broker_node import administration
+from broker_node.audit import Audit
 from broker_node.run import BrokerNode
 from broker_node.run import connections as broker_connections
 from common import bus, clock, topics
@@ -311,15 +312,17 @@ class World:
 
     def account(self, name: str, password: str, amount: int) -> None:
         """What an operator does: open an account and grant it something."""
+        audit = Audit(self.market.market_id, self.broker.limits)
         with self.broker.store.immediate() as tx:
-            accounts.add(tx, name, password, clock.now_ms())
-            if amount:
-                accounts.credit(tx, name, amount, clock.now_ms(), clock.random_bytes)
+            administration.add(tx, audit, name, password, "a test", clock.now_ms(), clock.random_bytes)
+        if amount:
+            self.fund(name, amount)
 
     def fund(self, name: str, amount: int) -> None:
         """Grant an account something."""
+        audit = Audit(self.market.market_id, self.broker.limits)
         with self.broker.store.immediate() as tx:
-            accounts.credit(tx, name, amount, clock.now_ms(), clock.random_bytes)
+            administration.credit(tx, audit, name, amount, "a test", clock.now_ms(), clock.random_bytes)
 
     def connect(self, settings: bus.Settings) -> Any:
         """What a customer is given in place of `bus.Connection`."""

@@ -57,7 +57,13 @@ def list_actions(
     with broker_store(home) as desk:
         found = operator_actions.listing(desk.tx, about)
     data = [
-        {"id": each.id.hex(), "at": each.at, "action": each.action, "subject": each.subject, "reason": each.reason}
+        {
+            "id": each.id.hex(),
+            "at": each.at,
+            "action": each.action,
+            "subject": each.subject,
+            "reason": each.reason,
+        }
         for each in found
     ]
     rows = [(minute_of(each.at), each.action, each.subject, each.reason) for each in found]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -29,9 +28,7 @@ def add_account(
     """Open an account with a balance of zero. The password is asked for."""
     password = read_password(password_file, new=True)
     with broker_store(home) as desk:
-        administration.add(
-            desk.tx, desk.audit, name, password, reason, clock.now_ms(), clock.random_bytes
-        )
+        administration.add(desk.tx, desk.audit, name, password, reason, clock.now_ms(), clock.random_bytes)
     data = {"name": name, "state": "enabled", "balance": 0, "currency": desk.currency}
     output(context).show(data, f"opened the account {name}")
 

@@ -20,13 +20,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from broker_node import accounts
-from broker_node.run import BrokerNode, open_store
+from broker_node import administration
+from broker_node.run import BrokerNode
 from common import clock
 from common.errors import BusyError
 from common.market_file import MarketFile
 from merchant_node.home import Profile
 from veilmart import ca
+from veilmart.cli.broker_store import broker_store
 from veilmart.demo.goods import ARCHIVE, SPORTS, Goods, make_files
 from veilmart.demo.recorder import RECORDER, Recorder
 from veilmart.demo.stock import stock
@@ -37,6 +38,8 @@ SHOPS: dict[str, tuple[str, str, tuple[Goods, ...]]] = {
     "sports": ("Sports shop", "Training plans, routes and photos.", SPORTS),
     "archive": ("Sound archive", "Uncompressed field recordings.", ARCHIVE),
 }
+REASON = "the demo"
+"""Why the operator does here what he does."""
 MADE_ANEW = ("market", "merchants", "customers", "logs", "bought", "passwords")
 
 
@@ -64,12 +67,9 @@ class DemoMarket:
 
     def fund(self, name: str, amount: int) -> None:
         """Grant an account a balance in minor units, as the operator does."""
-        store = open_store(self.report.broker_home)
-        try:
-            with store.immediate() as tx:
-                accounts.credit(tx, name, amount, clock.now_ms(), clock.random_bytes)
-        finally:
-            store.close()
+        with broker_store(self.report.broker_home) as desk:
+            now, random = clock.now_ms(), clock.random_bytes
+            administration.credit(desk.tx, desk.audit, name, amount, REASON, now, random)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker_node import accounts
-from broker_node.run import open_store
+from broker_node import administration
 from common import clock
 from common.keys import PRIVATE_FILE_MODE, create_file
 from customer_node import Market
-from veilmart.demo.market import DemoMarket, demo_market
+from veilmart.cli.broker_store import broker_store
+from veilmart.demo.market import REASON, DemoMarket, demo_market
 from veilmart.demo.saw import Records, Saw
 from veilmart.demo.shopping import Bought, customers, shop
 
@@ -87,14 +87,11 @@ def run_demo(
 
 def _invite(market: DemoMarket) -> None:
     """Make a login with a balance for whoever wants to try, and a profile that has joined."""
-    store = open_store(market.report.broker_home)
     password = clock.random_bytes(9).hex()
-    try:
-        with store.immediate() as tx:
-            accounts.add(tx, GUEST, password, clock.now_ms())
-            accounts.credit(tx, GUEST, GUEST_BALANCE, clock.now_ms(), clock.random_bytes)
-    finally:
-        store.close()
+    with broker_store(market.report.broker_home) as desk:
+        now, random = clock.now_ms(), clock.random_bytes
+        administration.add(desk.tx, desk.audit, GUEST, password, REASON, now, random)
+    market.fund(GUEST, GUEST_BALANCE)
     folder = market.state / "passwords"
     folder.mkdir(mode=0o700, exist_ok=True)
     create_file(folder / GUEST, password.encode(), mode=PRIVATE_FILE_MODE)
