@@ -203,7 +203,9 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
         assert event["type"] == "veilmart.order.captured"
         assert event["data"] == {"order": order["audit"], "merchant": "sports"}
         assert audit.popen.wait(timeout=PATIENCE_S) == 0
-        assert json.loads(auditor.line())["type"] == "veilmart.order.held"
+        acted, held = json.loads(auditor.line()), json.loads(auditor.line())
+        assert (acted["type"], acted["data"]["action"]) == ("veilmart.operator.acted", "account.credit")
+        assert held["type"] == "veilmart.order.held"
         assert sales.end(signal.SIGINT)[0] == 130
 
     (file,) = ran("download", order["order_id"][:8], "--to", tmp_path / "bought").data["files"]
