@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from world import World
 
 from broker_node import schema
-from common import bus, cards, clock, codec, coins, config, frames, grouping, messages, sealing, topics
+from common import bus, cards, clock, codec, coins, config, frames, grouping, messages, sealing, slots, topics
 from common.credentials import MERCHANT_HELLO_LABEL, merchant_hello_statement
 from common.keys import IdentityKey
 from common.presence import presence
@@ -252,7 +252,8 @@ class Blinded:
 
 def blinded(world: World, values: Sequence[int]) -> Blinded:
     """Blind coins of these values; a value of 0 is a ticket."""
-    issuers = {issuer.value: issuer for issuer in broker_card(world).issuer_keys}
+    month = slots.month_of(clock.now_ms())
+    issuers = {issuer.value: issuer for issuer in broker_card(world).issuer_keys if issuer.month == month}
     wanted, seed = [issuers[value] for value in values], secrets.token_bytes(32)
     return Blinded(wanted, seed, [coins.blind_token(issuer, seed, n) for n, issuer in enumerate(wanted)])
 
