@@ -2,7 +2,9 @@
 
     Hello           hello.py      who may do what, until when
     Withdraw, Swap, ClaimRefund   exchange.py   money against coins
-    PlaceOrder, AskOrder, AnswerKept, AnswerOrder, OutcomeKept   orders.py
+    PlaceOrder, AskOrder, AnswerKept   orders.py
+    AnswerOrder, OutcomeKept           answers.py
+    ConfirmDelivery                    settlement.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
 
 A request that the rules refuse is answered with `Refused` and changes nothing.
@@ -19,6 +21,7 @@ import structlog
 
 from broker_node import accounts, ledger, schema
 from broker_node.announced import Announced
+from broker_node.answers import Answers
 from broker_node.audit import Audit
 from broker_node.card import CardMaker
 from broker_node.exchange import Exchange, Signed
@@ -30,6 +33,8 @@ from broker_node.orders import Orders
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
+from broker_node.settlement import Settlement
+from broker_node.telling import Telling
 from common import config, messages, topics
 from common.clock import Random
 from common.config import Limits
@@ -59,7 +64,10 @@ class Broker:
         self._reception = Reception(keys, issuing, self._audit, revocations, self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
         self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
-        self._orders = Orders(issuing, self._audit, keys.currency, limits, self.merchant_online)
+        self._telling = Telling(keys.currency, limits, self.merchant_online)
+        self._answers = Answers(self._telling, self._audit, limits)
+        self._orders = Orders(issuing, self._telling, self._answers, self._audit, keys.currency, limits)
+        self._settlement = Settlement(self._telling, self._audit, limits)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -74,9 +82,10 @@ class Broker:
         self._log = structlog.get_logger("veilmart.broker")
         self._batches: Mapping[type, BatchHandler] = {
             messages.PlaceOrder: self._orders.place,
-            messages.AnswerOrder: self._orders.answered,
+            messages.AnswerOrder: self._answers.answered,
             messages.AnswerKept: self._orders.answer_kept,
-            messages.OutcomeKept: self._orders.outcome_kept,
+            messages.OutcomeKept: self._answers.outcome_kept,
+            messages.ConfirmDelivery: self._settlement.confirm,
         }
         self._handlers: Mapping[type, Handler] = {
             Greeting: self._greet,
@@ -167,6 +176,7 @@ class Broker:
     def tick(self, tx: Tx, now: int, random: Random) -> list[Any]:
         """Tell again, end what is over, publish what changed."""
         sends: list[Any] = [*self._orders.tick(tx, now, random), *self._relay.tick(now, random)]
+        sends += self._settlement.tick(tx, now, random)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
@@ -225,7 +235,7 @@ class Broker:
     def _greet(self, tx: Tx, _sender: None, greeting: Greeting, now: int, random: Random) -> list[Any]:
         sends: list[Any] = list(self._reception.greet(tx, greeting, now, random))
         if greeting.merchant is not None and self._sessions.opens(greeting.merchant):
-            self._orders.merchant_is_back(tx, greeting.merchant, now)
+            self._telling.merchant_is_back(tx, greeting.merchant, now)
         return sends
 
     def _password_checked(
@@ -239,7 +249,7 @@ class Broker:
         (self._online.add if presence.online else self._online.discard)(presence.merchant)
         if presence.online:
             # It comes when one of us has connected anew: what was sent before may be lost.
-            self._orders.merchant_is_back(tx, presence.merchant, now)
+            self._telling.merchant_is_back(tx, presence.merchant, now)
         return []
 
     def _shown(self, tx: Tx, _sender: None, shown: MerchantShown, now: int, random: Random) -> list[Any]:

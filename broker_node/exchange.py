@@ -229,7 +229,7 @@ class Exchange:
             sa.update(schema.orders)
             .where(schema.orders.c.order_id == request.order_id)
             .where(schema.orders.c.state.in_(sources(BROKER_ORDER, "refunded")))
-            .values(state="refunded")
+            .values(state="refunded", claimed=schema.orders.c.amount)
         )
         if steps != 1:
             raise RefusedError("wrong_state")

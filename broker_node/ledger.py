@@ -4,26 +4,40 @@
     operator                credit granted by the operator              never (it is the source)
     account:<id>            an account's balance                        owed to the customer
     coins:<value>           coins of that value not spent yet           owed to whoever holds them
-    escrow                  money of held and refundable orders         owed to merchant or customer
-    merchant:<mid>          captured money                              owed to the merchant
+    escrow                  money of held orders, and refunds unclaimed owed to merchant or customer
+    pending:<mid>           captured money that is not settled          owed to the merchant, or given back
+    available:<mid>         settled money                               owed to the merchant
+    commission              the operator's share of what settled        the operator's
+    payouts                 what was paid out to merchants              gone from the system
 
-Rule 1. Every posting sums to zero. Rule 2. Nothing is ever updated or deleted. Rule 3. `balances` repeats
-the account books in one row each, so that a debit can be conditional; `check` recomputes everything.
+    capture     escrow -> pending           settlement  pending -> available, commission
+    refund      pending | available -> escrow           claim       escrow -> coins
+
+Rule 1. Every posting sums to zero. Rule 2. Nothing is ever updated or deleted. Rule 3. `balances` and
+`merchant_balances` repeat the account and available books in one row each, so that a debit can be
+conditional; `check` recomputes everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from broker_node import schema
+from common.config import WHOLE_IN_BASIS_POINTS
 from common.errors import RefusedError
-from common.store import Tx
+from common.money import divide_half_up
+from common.store import Row, Tx
 
 ESCROW = "escrow"
 OPERATOR = "operator"
+COMMISSION = "commission"
+PAYOUTS = "payouts"
+PENDING = ("captured", "disputed")
+"""States of orders whose money, but for what was given back, is pending."""
 
 _ENTRY = sa.insert(schema.ledger)
 _DEBIT = (
@@ -33,6 +47,15 @@ _DEBIT = (
     .values(amount=schema.balances.c.amount + sa.bindparam("change"))
 )
 _BALANCE = sa.select(schema.balances.c.amount).where(schema.balances.c.account == sa.bindparam("owner"))
+_CHANGE_AVAILABLE = (
+    sa.update(schema.merchant_balances)
+    .where(schema.merchant_balances.c.merchant == sa.bindparam("owner"))
+    .where(schema.merchant_balances.c.available + sa.bindparam("change") >= 0)
+    .values(available=schema.merchant_balances.c.available + sa.bindparam("change"))
+)
+_AVAILABLE = sa.select(schema.merchant_balances.c.available).where(
+    schema.merchant_balances.c.merchant == sa.bindparam("owner")
+)
 
 
 class UnbalancedError(Exception):
@@ -49,9 +72,14 @@ def coins_book(value: int) -> str:
     return f"coins:{value}"
 
 
-def merchant_book(merchant: str) -> str:
-    """Name a merchant's book."""
-    return f"merchant:{merchant}"
+def pending_book(merchant: str) -> str:
+    """Name the book of a merchant's captured money that is not settled."""
+    return f"pending:{merchant}"
+
+
+def available_book(merchant: str) -> str:
+    """Name the book of what a merchant may be paid out."""
+    return f"available:{merchant}"
 
 
 def post(tx: Tx, reference: bytes, entries: Mapping[str, int], now: int) -> None:
@@ -72,6 +100,44 @@ def change_balance(tx: Tx, account: int, change: int) -> None:
     """Credit or debit the account's row. Raises `RefusedError` where it would fall below zero."""
     if tx.changed(_DEBIT, {"owner": account, "change": change}) != 1:
         raise RefusedError("insufficient_funds")
+
+
+def available(tx: Tx, merchant: str) -> int:
+    """Give what a merchant may be paid out, in minor units."""
+    return int(tx.scalar(_AVAILABLE, {"owner": merchant}) or 0)
+
+
+def change_available(tx: Tx, merchant: str, change: int) -> None:
+    """Credit or debit a merchant's row. Raises `RefusedError` where it would fall below zero."""
+    if tx.changed(_CHANGE_AVAILABLE, {"owner": merchant, "change": change}) == 1:
+        return
+    if change < 0 or tx.scalar(_AVAILABLE, {"owner": merchant}) is not None:
+        raise RefusedError("insufficient_funds")
+    tx.insert(sa.insert(schema.merchant_balances), {"merchant": merchant, "available": change})
+
+
+def capture(tx: Tx, order: Row, now: int) -> None:
+    """Post an accepted order's money to its merchant's pending book."""
+    amount = order["amount"]
+    post(tx, order["order_id"], {ESCROW: -amount, pending_book(order["merchant"]): amount}, now)
+
+
+def commission_of(amount: int, basis_points: int) -> int:
+    """Give the operator's share of an amount, rounded half up."""
+    return divide_half_up(amount * basis_points, WHOLE_IN_BASIS_POINTS)
+
+
+def settle(tx: Tx, orders: Sequence[Row], basis_points: int, now: int) -> None:
+    """Post what is left of captured orders to available and commission."""
+    credited: Counter[str] = Counter()
+    for order in orders:
+        merchant, left = order["merchant"], order["amount"] - order["refunded"]
+        commission = commission_of(left, basis_points)
+        entries = {pending_book(merchant): -left, available_book(merchant): left - commission}
+        post(tx, order["order_id"], {**entries, COMMISSION: commission}, now)
+        credited[merchant] += left - commission
+    for merchant, amount in sorted(credited.items()):
+        change_available(tx, merchant, amount)
 
 
 @dataclass(frozen=True)
@@ -106,14 +172,37 @@ def check(tx: Tx) -> Report:
         for row in tx.all(sa.select(schema.balances))
         if row["amount"] != books.get(account_book(row["account"]), 0)
     ]
-    held = tx.scalar(
-        sa.select(sa.func.coalesce(sa.func.sum(schema.orders.c.amount), 0)).where(
-            schema.orders.c.state.in_(("held", "refundable"))
+    return Report(books, (*faults, *_order_faults(tx, books), *_coin_faults(tx, books)))
+
+
+def _order_faults(tx: Tx, books: Mapping[str, int]) -> list[str]:
+    """Compare escrow, pending and available with the orders and rows that they stand for."""
+    orders = schema.orders.c
+    held = sa.case((orders.state == "held", orders.amount), else_=orders.refunded - orders.claimed)
+    escrow = int(tx.scalar(sa.select(sa.func.coalesce(sa.func.sum(held), 0))) or 0)
+    pending = {
+        pending_book(row["merchant"]): int(row["total"])
+        for row in tx.all(
+            sa.select(orders.merchant, sa.func.sum(orders.amount - orders.refunded).label("total"))
+            .where(orders.state.in_(PENDING))
+            .group_by(orders.merchant)
         )
-    )
-    if books.get(ESCROW, 0) != int(held or 0):
-        faults.append(f"escrow is {books.get(ESCROW, 0)}, open orders hold {held}")
-    return Report(books, (*faults, *_coin_faults(tx, books)))
+    }
+    available = {
+        available_book(row["merchant"]): int(row["available"])
+        for row in tx.all(sa.select(schema.merchant_balances))
+    }
+    faults = []
+    if books.get(ESCROW, 0) != escrow:
+        faults.append(f"escrow is {books.get(ESCROW, 0)}, open orders hold {escrow}")
+    for prefix, expected in (("pending:", pending), ("available:", available)):
+        names = {book for book in books if book.startswith(prefix)} | set(expected)
+        faults += [
+            f"{book} is {books.get(book, 0)}, orders and rows say {expected.get(book, 0)}"
+            for book in sorted(names)
+            if books.get(book, 0) != expected.get(book, 0)
+        ]
+    return faults
 
 
 def _coin_faults(tx: Tx, books: Mapping[str, int]) -> list[str]:

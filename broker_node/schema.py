@@ -109,8 +109,40 @@ orders = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("due", sa.BigInteger, index=True),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("captured_at", sa.BigInteger),
+    sa.Column("settle_at", sa.BigInteger),
+    sa.Column("refunded", sa.BigInteger, nullable=False),
+    sa.Column("claimed", sa.BigInteger, nullable=False),
 )
-"""`due`: when the merchant is to be told again (the order while held, the outcome after), NULL when never."""
+"""`due`: when the merchant is to be told again (the order while held, the outcome after), NULL when never.
+`captured_at`: NULL where the merchant was never paid. `settle_at`: when captured money becomes the merchant's
+by itself, NULL while nothing settles. `refunded`: how much of the amount is the customer's again, `claimed`:
+how much of that it has drawn in coins.
+"""
+sa.Index(
+    "ix_orders_settle_at",
+    orders.c.settle_at,
+    sqlite_where=orders.c.settle_at.is_not(None),
+    postgresql_where=orders.c.settle_at.is_not(None),
+)
+
+disputes = sa.Table(
+    "disputes",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("opened", sa.BigInteger, nullable=False),
+    sa.Column("decide_by", sa.BigInteger, nullable=False),
+    sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("statement", sa.Text, nullable=False),
+    sa.Column("evidence", sa.LargeBinary),
+    sa.Column("finding", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("decided", sa.BigInteger),
+)
+"""`statement` is the customer's and `answer` the merchant's; `finding` says what signatures alone prove."""
 
 order_bodies = sa.Table(
     "order_bodies",
@@ -151,6 +183,14 @@ balances = sa.Table(
     sa.Column("account", sa.Integer, primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
     sa.CheckConstraint("amount >= 0", name="no_negative_balance"),
+)
+
+merchant_balances = sa.Table(
+    "merchant_balances",
+    metadata,
+    sa.Column("merchant", sa.String(32), primary_key=True),
+    sa.Column("available", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("available >= 0", name="no_negative_available"),
 )
 
 events = sa.Table(

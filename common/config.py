@@ -40,6 +40,7 @@ IMAGE_ANSWER: Final = 48 * KIB
 ORDER_ANSWER_STEP: Final = 4 * KIB
 MAXIMUM_AMOUNT: Final = 10**12
 MAXIMUM_QUANTITY: Final = 1_000
+WHOLE_IN_BASIS_POINTS: Final = 10_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +60,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reforward_first_ms: int = 30 * SECOND_MS
     reforward_longest_ms: int = 10 * MINUTE_MS
     answer_kept_ms: int = 30 * DAY_MS
+    settlement_ms: int = 7 * DAY_MS
+    """How long captured money waits for its customer's word before it is the merchant's."""
+    commission_basis_points: int = 0
+    """The operator's share of what settles, in hundredths of a percent, rounded half up."""
     tickets_per_day: int = 100
     top_denomination: int = 2**14
     privacy_group: int = 4
@@ -97,4 +102,6 @@ def load_limits(home: Path) -> Limits:
         raise UsageError(f"{path}: cell_window or cells_under_way is too small for a download")
     if min(limits.batch_messages, limits.batch_cells, limits.freshness_ms, limits.password_queue) < 1:
         raise UsageError(f"{path}: a limit of nothing lets nothing through")
+    if not 0 <= limits.commission_basis_points <= WHOLE_IN_BASIS_POINTS or limits.settlement_ms < 0:
+        raise UsageError(f"{path}: commission_basis_points or settlement_ms is out of its range")
     return limits

@@ -15,6 +15,7 @@
        |                               |<----------------- OutcomeKept |
        | FetchCells ------------------>| ForwardFetch ---------------->|   ... only now are cells served
        |<---------------- MerchantCell |<------------------------ Cell |   (on a second connection)
+       | ConfirmDelivery ------------->|                               |   settled: now it may be paid out
 
 Rules of every message. Frozen; a field's type bounds its size, and a message that breaks a bound is
 refused before any code sees it. On the wire a message is a msgpack array `[name, field, field, ...]`,
@@ -352,28 +353,33 @@ class AnswerOrder(Message, frozen=True):
     """Empty where the request could not be opened: then there is no key to answer under."""
 
 
-BrokerOrderState: TypeAlias = Literal["held", "captured", "refundable", "refunded"]
+BrokerOrderState: TypeAlias = Literal["held", "captured", "settled", "refundable", "refunded"]
 
 
 class OrderAnswer(Message, frozen=True):
     """broker -> customer: where the order stands. `answer` is the merchant's, once there is one.
 
-    `audit` is the pseudonym under which the public events of this order appear.
+    `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `audit` is the
+    pseudonym under which the public events of this order appear.
     """
 
     order_id: Id
     state: BrokerOrderState
     deadline: Time
+    settles: Time
     merchant_online: bool
     audit: Id
     answer: Annotated[bytes, Meta(max_length=config.MAXIMUM_SEALED)]
+
+
+Outcome: TypeAlias = Literal["captured", "void"]
 
 
 class OrderOutcome(Message, frozen=True):
     """broker -> merchant, until `OutcomeKept`: you are paid, or the order is void and stock is free."""
 
     order_id: Id
-    outcome: Literal["captured", "void"]
+    outcome: Outcome
 
 
 class OutcomeKept(Message, frozen=True):
@@ -402,6 +408,20 @@ class AnswerKept(Message, frozen=True):
     def __repr__(self) -> str:
         """Hide the secret."""
         return f"AnswerKept(order_id={self.order_id.hex()})"
+
+
+class ConfirmDelivery(Message, frozen=True):
+    """customer -> broker: every file of this order has the digest that was signed; pay the merchant.
+
+    Answer: `OrderAnswer`. Said by the customer's machine when a download is complete.
+    """
+
+    order_id: Id
+    status_secret: Bytes32
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"ConfirmDelivery(order_id={self.order_id.hex()})"
 
 
 class ClaimRefund(Message, frozen=True):
@@ -487,7 +507,15 @@ class FetchRefused(Message, frozen=True):
 FromAccount: TypeAlias = GetBalance | Withdraw | LogOut
 ToAccount: TypeAlias = Balance | Withdrawn | LoggedOut | Refused | SessionEnded
 FromShop: TypeAlias = (
-    AskMerchant | PlaceOrder | AskOrder | AnswerKept | ClaimRefund | Swap | FetchCells | LogOut
+    AskMerchant
+    | PlaceOrder
+    | AskOrder
+    | AnswerKept
+    | ConfirmDelivery
+    | ClaimRefund
+    | Swap
+    | FetchCells
+    | LogOut
 )
 ToShop: TypeAlias = (
     MerchantAnswer | OrderAnswer | RefundIssued | Swapped | MerchantCell | LoggedOut | Refused | SessionEnded

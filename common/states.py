@@ -13,7 +13,8 @@ Table = Mapping[str, frozenset[str]]
 
 BROKER_ORDER: Final[Table] = {
     "held": frozenset({"captured", "refundable"}),
-    "captured": frozenset(),
+    "captured": frozenset({"settled"}),
+    "settled": frozenset(),
     "refundable": frozenset({"refunded"}),
     "refunded": frozenset(),
 }

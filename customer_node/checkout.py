@@ -33,7 +33,7 @@ from common.errors import (
 )
 from common.keys import verify_certificate
 from common.store import Tx
-from customer_node import cart, issuers, orders, receipts
+from customer_node import cart, issuers, orders, receipts, standing
 from customer_node.change import refund_coins
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
@@ -150,9 +150,10 @@ class Checkout:
             if orders.load(tx, order.id).state == "draft":
                 context.wallet.spend(tx, order.id)
                 orders.step(tx, order.id, "placed", audit=answer.audit)
+            standing.learn(tx, answer, context.clock())
         if answer.state == "held":
             return False
-        if answer.state == "captured":
+        if answer.state in ("captured", "settled"):
             self._accept(order, answer.answer)
         else:
             rejected = _open_rejection(order, answer.answer)
@@ -241,7 +242,7 @@ class Checkout:
         try:
             with context.profile.store.immediate() as tx:
                 context.wallet.issue(tx, order.id, answer.signatures, context.clock())
-                orders.step(tx, order.id, "refunded")
+                orders.step(tx, order.id, "refunded", standing="refunded")
         except UntrustedError:
             context.profile.keep_evidence("refund", codec.pack(answer), context.clock())
             raise

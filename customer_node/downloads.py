@@ -1,6 +1,6 @@
 """Downloads: an accepted order's stream of cells becomes files.
 
-    plan (names chosen, stored) --> batches of cells --> disk --> progress stored --> digest --> name
+    plan (names chosen) --> batches of cells --> disk --> progress stored -> digest --> name, confirmed
 
 Rule 1. Progress is stored after what it speaks of is on the disk. After a crash only what is missing is
 asked for.
@@ -13,7 +13,7 @@ Rule 3. A file appears under its name only when its SHA-256 is the one that the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from common import config, messages
-from common.errors import RejectedError, UntrustedError, UsageError
+from common.errors import RejectedError, UntrustedError, UsageError, VeilmartError
 from common.store import Tx
 from customer_node import orders, receipts
 from customer_node.context import Context
@@ -31,6 +31,7 @@ from customer_node.files import Target, Writer, digest_of, free_names, make_fold
 from customer_node.orders import Order
 from customer_node.schema import deliveries, delivery_files
 from customer_node.shop import Shop, Visit, merchant_place, order_place
+from customer_node.standing import CONFIRM_MS, Standing, unconfirmed
 from customer_node.views import DeliveredFile, Progress
 
 BATCH: Final = 64
@@ -67,9 +68,10 @@ def _bytes_done(line: messages.ReceiptLine, done: int) -> int:
 class Downloads:
     """Shop scope: cells."""
 
-    def __init__(self, context: Context, shop: Shop) -> None:
+    def __init__(self, context: Context, shop: Shop, standing: Standing) -> None:
         self._context = context
         self._shop = shop
+        self._standing = standing
 
     def place_of(self, order: Order) -> str:
         """Name the session for an order: the visit in which it was placed, or else one of its own."""
@@ -96,6 +98,7 @@ class Downloads:
             finally:
                 self._record(delivery.order.id, writer.settle(fetch.done).result())
             self._finish(delivery, writer)
+        self._confirm(place, delivery.order.id)
 
     def files(self, order_id: bytes) -> tuple[DeliveredFile, ...]:
         """List a delivered order's files."""
@@ -191,6 +194,14 @@ class Downloads:
         with self._context.profile.store.immediate() as tx:
             if orders.load(tx, delivery.order.id).state == "downloading":
                 orders.step(tx, delivery.order.id, "complete")
+
+    def _confirm(self, place: str, order_id: bytes) -> None:
+        with self._context.profile.store.immediate() as tx:
+            if not unconfirmed(tx, order_id):
+                return
+        # The files are there, whoever is silent now; `resume` says it again.
+        with suppress(VeilmartError):
+            self._shop.within(place, lambda session: self._standing.confirm(session, order_id, CONFIRM_MS))
 
 
 def _is_right(target: Target) -> bool:

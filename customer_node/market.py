@@ -40,6 +40,7 @@ from customer_node.receipts import Receipts
 from customer_node.resume import Resume
 from customer_node.schema import account_sessions, visits
 from customer_node.shop import Shop
+from customer_node.standing import Standing
 from customer_node.timing import Clock, steady_clock
 from customer_node.views import (
     BalanceView,
@@ -100,12 +101,13 @@ class Market:
         self._account = Account(context)
         self._shop = Shop(context)
         self._browse = Browse(context, self._shop)
-        self._downloads = Downloads(context, self._shop)
+        standing = Standing(context)
+        self._downloads = Downloads(context, self._shop, standing)
         self._receipts = Receipts(context)
         funds = Funds(context)
         checkout = Checkout(context, funds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
-        self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads)
+        self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads, standing)
         self.cart = Cart(context, self._shop, self._browse)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
 

@@ -6,6 +6,7 @@
     open orders        each in its visit, or in a session of its own: answered, refunded, or still open
     refused orders     asked about once: a repetition of them may have been taken
     accepted orders    delivered, where a folder is known
+    delivered orders   confirmed, where the broker does not know it
 
 Rule. One thing that goes no further does not hold up the others: each is reported with its error.
 """
@@ -23,6 +24,7 @@ from customer_node.downloads import Downloads
 from customer_node.funds import Funds
 from customer_node.orders import Order
 from customer_node.shop import Shop
+from customer_node.standing import Standing, unconfirmed
 from customer_node.views import ResumedView
 from customer_node.wallet import Operation
 
@@ -38,8 +40,10 @@ class Resume:
         funds: Funds,
         checkout: Checkout,
         downloads: Downloads,
+        standing: Standing,
     ) -> None:
         self._context = context
+        self._standing = standing
         self._account = account
         self._shop = shop
         self._funds = funds
@@ -64,7 +68,10 @@ class Resume:
             done += self._recall(order_id)
         with self._context.profile.store.immediate() as tx:
             undelivered = orders.in_states(tx, orders.TO_DELIVER)
-        return done + [self._deliver(order_id, folder) for order_id in undelivered]
+        done += [self._deliver(order_id, folder) for order_id in undelivered]
+        with self._context.profile.store.immediate() as tx:
+            delivered = unconfirmed(tx)
+        return done + [self._confirm(order_id) for order_id in delivered if order_id not in undelivered]
 
     def _swap(self, swap: Operation) -> ResumedView:
         try:
@@ -107,6 +114,15 @@ class Resume:
         try:
             for _ in self._downloads.steps(order_id, self._folder(order_id, folder)):
                 pass
+        except VeilmartError as error:
+            failure = error
+        return ResumedView("order", order_id.hex(), self._state(order_id), failure)
+
+    def _confirm(self, order_id: bytes) -> ResumedView:
+        failure: VeilmartError | None = None
+        try:
+            place = self._downloads.place_of(self._load(order_id))
+            self._shop.within(place, lambda session: self._standing.confirm(session, order_id))
         except VeilmartError as error:
             failure = error
         return ResumedView("order", order_id.hex(), self._state(order_id), failure)

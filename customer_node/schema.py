@@ -191,7 +191,15 @@ orders: Final = sa.Table(
     sa.Column("failure", sa.Text),
     sa.Column("failure_sku", sa.Text),
     sa.Column("failure_value", sa.BigInteger),
+    sa.Column("standing", sa.Text),
+    sa.Column("settles", sa.BigInteger, nullable=False, default=0),
+    sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
+    sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
+    sa.Column("heard", sa.BigInteger, nullable=False, default=0),
 )
+"""What the broker said last, at `heard`: the order's state there (`standing`), when its money settles by
+itself (0: it does not), how much of it was given back. `claimed` is how much of that is in the wallet.
+"""
 
 order_lines: Final = sa.Table(
     "order_lines",
@@ -223,6 +231,25 @@ receipts: Final = sa.Table(
     sa.Column("receipt", sa.LargeBinary, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+
+claims: Final = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("operation", sa.LargeBinary, primary_key=True),
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), nullable=False, index=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+)
+"""Refund claims: which order each is for, and how much it asks for. Their messages are in `operations`."""
+
+disputes: Final = sa.Table(
+    "disputes",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("opened", sa.BigInteger, nullable=False),
+)
+"""Disputes that this profile has opened: the exact message, repeated until it is answered."""
 
 deliveries: Final = sa.Table(
     "deliveries",

@@ -141,6 +141,7 @@ _BY_ORDER: Final = (
     messages.PlaceOrder,
     messages.AskOrder,
     messages.AnswerKept,
+    messages.ConfirmDelivery,
     messages.OrderAnswer,
     messages.ClaimRefund,
     messages.RefundIssued,

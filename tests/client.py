@@ -278,6 +278,10 @@ class Order:
     def kept(self) -> messages.AnswerKept:
         return messages.AnswerKept(order_id=self.id, status_secret=self.status_secret)
 
+    @property
+    def confirmed(self) -> messages.ConfirmDelivery:
+        return messages.ConfirmDelivery(order_id=self.id, status_secret=self.status_secret)
+
     def claim(self, tokens: Blinded, **changes: Any) -> messages.ClaimRefund:
         fields = {"order_id": self.id, "claim_secret": self.claim_secret, "blinded": tokens.tokens}
         return messages.ClaimRefund(**(fields | changes))

@@ -72,6 +72,7 @@ BROKER_MESSAGES = (
     "AnswerKept",
     "FetchCells",
     "Cell",
+    "ConfirmDelivery",
     "ClaimRefund",
 )
 MERCHANT_MESSAGES = ("HelloAnswered", "Forward", "ForwardOrder", "OrderOutcome", "ForwardFetch")
@@ -332,7 +333,7 @@ def _check_order(market: Market, order: Any, at_broker: Any, content: Mapping[st
         assert at_broker["state"] == "refunded"
         assert market.files(order.order_id) == ()
         return "refunded"
-    assert at_broker["state"] == "captured"
+    assert at_broker["state"] == "settled"
     delivered = market.files(order.order_id)
     assert [file.sku for file in delivered] == [line.sku for line in order.lines]
     for file in delivered:
@@ -383,15 +384,15 @@ def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
             left = {row["sku"]: row["available"] for row in tx.all(sa.select(merchant_schema.stock))}
     finally:
         store.close()
-    expected = {"captured": {"delivered"}, "refunded": {"rejected", "cancelled"}}
+    expected = {"settled": {"delivered"}, "refunded": {"rejected", "cancelled"}}
     for order_id, row in theirs.items():
-        if row["state"] == "captured" or order_id in orders:
+        if row["state"] == "settled" or order_id in orders:
             assert orders[order_id]["state"] in expected[row["state"]]
             assert orders[order_id]["amount"] == row["amount"]
-    captured = sorted(oid for oid, row in theirs.items() if row["state"] == "captured")
-    assert sorted(sales) == captured, "sales are the orders that were paid, each once"
-    earned = sum(theirs[order_id]["amount"] for order_id in captured)
-    assert broker.report.books.get(ledger.merchant_book(merchant), 0) == earned
+    settled = sorted(oid for oid, row in theirs.items() if row["state"] == "settled")
+    assert sorted(sales) == settled, "sales are the orders that were paid, each once"
+    earned = sum(theirs[order_id]["amount"] for order_id in settled)
+    assert broker.report.books.get(ledger.available_book(merchant), 0) == earned
     sold: Counter[str] = Counter()
     for row in reserved:
         if row["state"] in ("accepted", "captured", "delivered"):

@@ -32,8 +32,16 @@ Side = Literal["account", "shop", "public"]
 LARGEST_BESIDE_CELLS = 16 * config.KIB
 """Of larger frames the cell is looked at, and not what it is wrapped in."""
 ACCOUNT_TABLES = {"accounts", "login_delays", "ticket_days", "balances"}
-SHOP_TABLES = {"spent", "orders", "order_bodies", "order_answers", "unpublished"}
-PUBLIC_TABLES = {"announced_keys", "issuer_keys", "merchants", "totals", "alembic_version", "sqlite_master"}
+SHOP_TABLES = {"spent", "orders", "order_bodies", "order_answers", "disputes", "unpublished"}
+PUBLIC_TABLES = {
+    "announced_keys",
+    "issuer_keys",
+    "merchants",
+    "merchant_balances",
+    "totals",
+    "alembic_version",
+    "sqlite_master",
+}
 ACCOUNT_CREDENTIALS = (messages.SignUp, messages.LogIn)
 
 

@@ -340,7 +340,7 @@ def entry(book: str, amount: int) -> Any:
 FAULTS = {
     "a posting with one side": (entry("operator", -5), "sums to -5"),
     "a changed balance": (sa.update(schema.balances).values(amount=7), "account 1 shows 7"),
-    "a negative book": (entry("merchant:sports", -500), "merchant:sports is negative"),
+    "a negative book": (entry("pending:sports", -500), "pending:sports is negative"),
     "escrow without an order": (entry("escrow", 5), "escrow is 105"),
     "an order without escrow": (sa.update(schema.orders).values(state="captured"), "escrow is 100"),
     "a coin that was not counted": (

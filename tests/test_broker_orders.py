@@ -55,7 +55,7 @@ def test_an_order_travels_the_whole_road(world: World, customer: Customer, keepe
     assert (outcome.order_id, outcome.outcome) == (order.id, "captured")
     keeper.say(messages.OutcomeKept(order_id=order.id))
     settle(world)
-    assert books(world)["merchant:sports"] == 100
+    assert books(world)["pending:sports"] == 100
     assert count(world, schema.order_bodies) == 0
 
 
@@ -134,7 +134,7 @@ def test_the_same_order_again_is_answered_and_forwarded_once(
     keeper.say(accept(forward))
     first = session.hear(messages.OrderAnswer)
     assert session.ask(order.place, messages.OrderAnswer) == first
-    assert books(world)["merchant:sports"] == 100
+    assert books(world)["pending:sports"] == 100
 
 
 def test_an_order_twice_in_one_frame_is_one_order(
@@ -225,7 +225,7 @@ def test_two_answers_in_one_frame_settle_once(world: World, customer: Customer, 
     settle(world)
     rows = dump(world)
     assert len(rows["order_answers"]) == 1
-    assert sum(books(world).get(book, 0) for book in ("escrow", "merchant:sports")) == 100
+    assert sum(books(world).get(book, 0) for book in ("escrow", "pending:sports")) == 100
 
 
 def test_another_merchant_answers_nothing(world: World, customer: Customer, keeper: Shopkeeper) -> None:
@@ -260,7 +260,7 @@ def test_the_deadline_makes_it_refundable_and_a_late_accept_is_void(
     keeper.say(accept(forward))
     assert keeper.hear(messages.OrderOutcome).outcome == "void"
     assert order_state(world, order.id) == "refundable"
-    assert books(world) | {"merchant:sports": 0} == books(world) | {"escrow": 100, "merchant:sports": 0}
+    assert books(world) | {"pending:sports": 0} == books(world) | {"escrow": 100, "pending:sports": 0}
 
 
 def test_an_accept_that_meets_the_deadline_in_one_batch_is_late(
@@ -351,7 +351,7 @@ def test_after_a_crash_everything_is_told_again(world: World, customer: Customer
     assert session.collect() == []
     later = customer.shop()
     assert later.ask(held.asked, messages.OrderAnswer).state == "captured"
-    assert books(world)["merchant:sports"] == 96
+    assert books(world)["pending:sports"] == 96
 
 
 # --- asked ---------------------------------------------------------------------------------------------

@@ -294,6 +294,7 @@ SECRETS = {
     "SealedRequest": [repr(HASH)],
     "AskOrder": [repr(HASH)],
     "AnswerKept": [repr(HASH)],
+    "ConfirmDelivery": [repr(HASH)],
     "ClaimRefund": [repr(HASH)],
     "GetCells": [repr(HASH)],
     "PlaceOrder": [repr(HASH[::-1])],

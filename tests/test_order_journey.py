@@ -60,13 +60,14 @@ def test_an_order_travels_the_whole_road(tmp_path: Path, key_type: str) -> None:
             assert (receipt.total, [line.sku for line in receipt.lines]) == (PRICE, ["GPX-RIDGE"])
             assert market.verify_receipt(tmp_path / "receipt.json") == receipt
 
-        # OrderOutcome, OutcomeKept: the merchant was told that it is paid, and the books are right.
+        # OrderOutcome, OutcomeKept: the merchant was told that it is paid. ConfirmDelivery: it may have it.
         (sale,) = shop.reports.orders()
         assert (sale.state, sale.amount) == ("delivered", PRICE)
         with world.broker.store.immediate() as tx:
             report = ledger.check(tx)
         assert report.faults == ()
-        assert report.books["merchant:sports"] == PRICE
+        assert report.books["available:sports"] == PRICE
+        assert report.books["pending:sports"] == 0
         assert report.books.get("escrow", 0) == 0
     finally:
         world.close()

@@ -39,7 +39,7 @@ WHOLE_VISIT = """
     Hello Welcome HelloRefused GetBalance Balance Withdraw Withdrawn LogOut LoggedOut
     AskMerchant Forward AnswerForward MerchantAnswer
     PlaceOrder ForwardOrder AnswerOrder OrderAnswer OrderOutcome OutcomeKept AskOrder AnswerKept
-    ClaimRefund RefundIssued Swap Swapped FetchCells ForwardFetch Cell MerchantCell
+    ConfirmDelivery ClaimRefund RefundIssued Swap Swapped FetchCells ForwardFetch Cell MerchantCell
 """
 
 TOLD_TO_MERCHANTS = {
@@ -55,6 +55,7 @@ TOLD_TO_MERCHANTS = {
 EVENT_DATA = {
     "veilmart.order.held": {"order", "merchant", "commitment"},
     "veilmart.order.captured": {"order", "merchant"},
+    "veilmart.order.settled": {"order", "merchant"},
     "veilmart.order.refundable": {"order", "merchant"},
     "veilmart.order.refunded": {"order", "merchant"},
     "veilmart.merchant.admitted": {"merchant"},

@@ -106,6 +106,7 @@ def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     keeper.say(messages.OutcomeKept(order_id=order.id))
     session.ask(order.asked, messages.OrderAnswer)
     session.say(order.kept)
+    assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
 
 
 def claim(customer: Customer, session: Session, keeper: Shopkeeper) -> None:

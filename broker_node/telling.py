@@ -1,0 +1,167 @@
+"""Who is told what of an order: its customer where it stands, its merchant until it has answered.
+
+Rule 1. What the merchant must learn is due in a row (`orders.due`) and is told again, with growing
+delays, until it has answered; a merchant that opens a session is told everything at once.
+
+Rule 2. Which session an answer goes to is known in memory alone. After a crash the customer asks again,
+with the status secret: an order id by itself authorises nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+import sqlalchemy as sa
+
+from broker_node import schema
+from broker_node.sends import ToMerchant, ToSession
+from common import messages
+from common.config import Limits
+from common.store import Row, Tx
+
+Send: TypeAlias = ToSession | ToMerchant
+
+DUE_AT_ONCE: Final = 500
+ROUTES_KEPT: Final = 100_000
+
+_BODIES: Final = sa.select(schema.order_bodies).where(
+    schema.order_bodies.c.order_id.in_(sa.bindparam("wanted", expanding=True))
+)
+_ANSWER_OF: Final = sa.select(schema.order_answers.c.answer).where(
+    schema.order_answers.c.order_id == sa.bindparam("of")
+)
+_TOLD: Final = (
+    sa.update(schema.orders)
+    .where(schema.orders.c.order_id == sa.bindparam("of"))
+    .values(due=sa.bindparam("next"), attempts=schema.orders.c.attempts + 1)
+)
+_DUE: Final = (
+    sa.select(schema.orders)
+    .where(schema.orders.c.due <= sa.bindparam("now"))
+    .order_by(schema.orders.c.due)
+    .limit(DUE_AT_ONCE)
+)
+OUTCOMES: Final[dict[str, messages.Outcome]] = {
+    "captured": "captured",
+    "settled": "captured",
+    "refundable": "void",
+    "refunded": "void",
+}
+
+
+class Telling:
+    """Makes the messages about orders, and knows when they are due."""
+
+    def __init__(self, currency: str, limits: Limits, online: Callable[[str, int], bool]) -> None:
+        self._currency = currency
+        self._limits = limits
+        self._online = online
+        self._route: dict[bytes, bytes] = {}
+
+    # --- the customer ----------------------------------------------------------------------------------
+
+    def remember(self, order_id: bytes, sid: bytes) -> None:
+        """Send this order's answers to a session from now on."""
+        self._route[order_id] = sid
+        while len(self._route) > ROUTES_KEPT:
+            self._route.pop(next(iter(self._route)))
+
+    def forget(self, order_id: bytes) -> None:
+        """Send them nowhere."""
+        self._route.pop(order_id, None)
+
+    def answer(self, tx: Tx, sid: bytes, row: Row, now: int) -> ToSession:
+        """Tell a session where an order stands, with the merchant's answer where it is kept."""
+        answer = b"" if row["state"] == "held" else tx.scalar(_ANSWER_OF, {"of": row["order_id"]}) or b""
+        return self.status(sid, row, answer, now)
+
+    def push(self, row: Row, answer: bytes, now: int) -> list[Send]:
+        """Tell the session that asked last, if it is known."""
+        sid = self._route.get(row["order_id"])
+        return [] if sid is None else [self.status(sid, row, answer, now)]
+
+    def status(self, sid: bytes, row: Row, answer: bytes, now: int) -> ToSession:
+        """Tell a session where an order stands."""
+        return ToSession(
+            sid,
+            messages.OrderAnswer(
+                order_id=row["order_id"],
+                state=row["state"],
+                deadline=row["deadline"],
+                settles=row["settle_at"] or 0,
+                merchant_online=self._online(row["merchant"], now),
+                audit=row["pseudonym"],
+                answer=answer,
+            ),
+        )
+
+    # --- the merchant ----------------------------------------------------------------------------------
+
+    def forward(self, row: Row, sealed: bytes, now: int) -> list[Send]:
+        """Forward a held order, where its merchant is there."""
+        if not self._online(row["merchant"], now):
+            return []
+        order = messages.ForwardOrder(
+            order_id=row["order_id"],
+            amount=row["amount"],
+            currency=self._currency,
+            deadline=row["deadline"],
+            claim_lock=row["claim_lock"],
+            status_lock=row["status_lock"],
+            sealed=sealed,
+        )
+        return [ToMerchant(row["merchant"], order)]
+
+    @staticmethod
+    def outcome(row: Row) -> ToMerchant:
+        """Tell a merchant what became of an order that is not held any more."""
+        outcome = messages.OrderOutcome(order_id=row["order_id"], outcome=OUTCOMES[row["state"]])
+        return ToMerchant(row["merchant"], outcome)
+
+    def first_due(self, now: int) -> int:
+        """When to tell a merchant again what it is told now."""
+        return now + self._limits.reforward_first_ms
+
+    def next_due(self, attempts: int, deadline: int, now: int) -> int:
+        """When to tell again: after 30 s doubling to 10 min, and for a held order at its deadline."""
+        delay = min(self._limits.reforward_first_ms << min(attempts, 16), self._limits.reforward_longest_ms)
+        return min(now + delay, deadline) if deadline else now + delay
+
+    @staticmethod
+    def due(tx: Tx, now: int) -> Sequence[Row]:
+        """Give the orders of which a merchant has to be told now, or whose deadline has come."""
+        return tx.all(_DUE, {"now": now})
+
+    def again(self, tx: Tx, rows: Sequence[Row], now: int) -> list[Send]:
+        """Tell merchants what is due, and when it is due next."""
+        if not rows:
+            return []
+        later = [
+            {"of": row["order_id"], "next": self.next_due(row["attempts"] + 1, _deadline(row), now)}
+            for row in rows
+        ]
+        tx.each(_TOLD, later)
+        held = [row["order_id"] for row in rows if row["state"] == "held"]
+        bodies = {row["order_id"]: row["sealed"] for row in tx.among(_BODIES, held)}
+        sends: list[Send] = []
+        for row in rows:
+            if row["state"] == "held":
+                sends += self.forward(row, bodies[row["order_id"]], now)
+            elif self._online(row["merchant"], now):
+                sends.append(self.outcome(row))
+        return sends
+
+    @staticmethod
+    def merchant_is_back(tx: Tx, merchant: str, now: int) -> None:
+        """Make everything due that this merchant has to be told."""
+        tx.execute(
+            sa.update(schema.orders)
+            .where(schema.orders.c.merchant == merchant)
+            .where(schema.orders.c.due.is_not(None))
+            .values(due=now, attempts=0)
+        )
+
+
+def _deadline(row: Row) -> int:
+    return int(row["deadline"]) if row["state"] == "held" else 0
