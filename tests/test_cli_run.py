@@ -58,9 +58,15 @@ class Process:
 
 def _line(stream: IO[str] | None) -> str:
     assert stream is not None
-    ready, _, _ = select.select([stream], [], [], PATIENCE_S)
-    assert ready, "nothing was said"
-    return stream.readline()
+    line = b""
+    # Byte by byte: what a buffer held back, no `select` would tell of.
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([stream], [], [], PATIENCE_S)
+        assert ready, "nothing was said"
+        byte = os.read(stream.fileno(), 1)
+        assert byte, "it has ended"
+        line += byte
+    return line.decode()
 
 
 @contextmanager
