@@ -93,6 +93,11 @@ class Treasury:
         self._by_value = {(issuer.purpose, issuer.value): issuer for issuer in issuers}
         self._keys: dict[bytes, rsa.RSAPrivateKey] = {}
 
+    @property
+    def issuers(self) -> list[IssuerKey]:
+        """The public keys of this month."""
+        return list(self._by_value.values())
+
     def ticket(self) -> Token:
         """Make a ticket."""
         return self._make(self._by_value["ticket", 0])

@@ -54,10 +54,14 @@ class Worker:
 
     def ask(self, **command: Any) -> Any:
         """Send a command and give its answer."""
+        self.begin(**command)
+        return self.answer()
+
+    def begin(self, **command: Any) -> None:
+        """Send a command; `answer` gives its answer, once it is there."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
-        return self.answer()
 
     def answer(self) -> Any:
         """Give the next line. Raises `RuntimeError` when the process has ended."""

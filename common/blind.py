@@ -12,6 +12,9 @@ under another key, or a key under which not every message has a root, is found o
 Rule 4. Chance is an argument (`prefix`, `salt`, `r`), so that a wallet can derive it again from its seed.
 Inside `BlindPrivateKey.blind_sign` alone it is drawn, since it only hides timings and shows in no result.
 
+Rule 5. The private operation is OpenSSL's (`common.raw_rsa`) where it can be called, else gmpy2's, which
+takes three times as long. Either way its result is checked with the public key before it leaves.
+
     prepared          = prepare(message, prefix)
     blinded, inverse  = blind(public, prepared, salt, r)            # customer
     blind_signature   = private.blind_sign(blinded)                 # broker
@@ -32,6 +35,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from common.errors import ForgedError, MalformedError
+from common.raw_rsa import RawRsa
 
 MODULUS_BITS = 2048
 SIGNATURE_BYTES = MODULUS_BITS // 8
@@ -111,11 +115,19 @@ class BlindPrivateKey:
     public: BlindPublicKey
     _key: rsa.RSAPrivateKey = field(repr=False, compare=False)
     _numbers: rsa.RSAPrivateNumbers = field(repr=False, compare=False)
+    _raw: RawRsa | None = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, key: rsa.RSAPrivateKey) -> BlindPrivateKey:
         """Wrap a key of any size, unchecked."""
-        return cls(BlindPublicKey.of(key.public_key()), key, key.private_numbers())
+        der = key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+        public = BlindPublicKey.of(key.public_key())
+        raw = RawRsa.load(der, _modulus_bytes(public.modulus))
+        return cls(public, key, key.private_numbers(), raw)
 
     @classmethod
     def generate(cls) -> BlindPrivateKey:
@@ -158,14 +170,24 @@ class BlindPrivateKey:
             raise MalformedError("blinded message out of range")
         # The context belongs to this thread; without it gmpy2 holds the GIL through each power.
         with gmpy2.context(allow_release_gil=True):
-            # What the peer chose never meets the private exponent: a fresh factor s goes in as s**e
-            # and comes out as s.
-            s = gmpy2.mpz(1 + secrets.randbelow(self.public.modulus - 1))
-            root = self._root(message * gmpy2.powmod(s, e, n) % n)
-            signature = root * gmpy2.invert(s, n) % n
+            signature = self._signature(blinded, message)
             if gmpy2.powmod(signature, e, n) != message:
                 raise ArithmeticError("signing failure")
         return int(signature).to_bytes(size)
+
+    @property
+    def signer(self) -> str:
+        """What takes the roots: `OpenSSL` or `gmpy2`."""
+        return "OpenSSL" if self._raw is not None else "gmpy2"
+
+    def _signature(self, blinded: bytes, message: gmpy2.mpz) -> gmpy2.mpz:
+        if self._raw is not None:
+            return gmpy2.mpz(int.from_bytes(self._raw.root(blinded)))
+        n, e = gmpy2.mpz(self.public.modulus), self.public.exponent
+        # What the peer chose never meets the private exponent: a fresh factor s goes in as s**e
+        # and comes out as s. OpenSSL does likewise.
+        s = gmpy2.mpz(1 + secrets.randbelow(self.public.modulus - 1))
+        return self._root(message * gmpy2.powmod(s, e, n) % n) * gmpy2.invert(s, n) % n
 
     def _root(self, message: gmpy2.mpz) -> gmpy2.mpz:
         """Take the e-th root by the Chinese remainder theorem (RFC 8017 §5.1.2, step 2b)."""

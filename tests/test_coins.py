@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from common import blind, coins
 from common.errors import ForgedError, MalformedError
 from common.messages import IssuerKey, Token
+from common.raw_rsa import RawRsa
 
 SEED = bytes(range(32))
 TOP = 2**14
@@ -314,7 +315,31 @@ def test_a_fault_in_one_half_never_leaves_the_signer(private: blind.BlindPrivate
         numbers.public_numbers,
     )
     with pytest.raises(ArithmeticError):
-        replace(private, _numbers=faulty).blind_sign(bytes(255) + b"\x02")
+        replace(private, _numbers=faulty, _raw=None).blind_sign(bytes(255) + b"\x02")
+
+
+def test_a_wrong_root_of_openssl_never_leaves_the_signer(
+    private: blind.BlindPrivateKey, other: blind.BlindPrivateKey
+):
+    with pytest.raises(ArithmeticError):
+        replace(private, _raw=other._raw).blind_sign(bytes(255) + b"\x02")
+
+
+def test_openssl_and_gmpy2_take_the_same_roots(private: blind.BlindPrivateKey):
+    # Where OpenSSL cannot be called the mint is slower, and nothing else; on this machine it can.
+    assert private.signer == "OpenSSL"
+    slow = replace(private, _raw=None)
+    assert slow.signer == "gmpy2"
+    for number in (2, 3, 2**2040 + 1, private.public.modulus - 1):
+        assert private.blind_sign(number.to_bytes(256)) == slow.blind_sign(number.to_bytes(256))
+
+
+def test_openssl_that_takes_no_root_says_so(private: blind.BlindPrivateKey):
+    assert private._raw is not None
+    for wrong in (b"\xff" * 256, b"", bytes(257)):
+        with pytest.raises(ArithmeticError):
+            private._raw.root(wrong)
+    assert RawRsa.load(b"no key", 256) is None
 
 
 def test_a_blinding_factor_must_be_a_unit(private: blind.BlindPrivateKey):
@@ -324,28 +349,31 @@ def test_a_blinding_factor_must_be_a_unit(private: blind.BlindPrivateKey):
             blind.blind(private.public, b"message", bytes(48), r)
 
 
-def test_other_threads_go_on_while_one_signs(private: blind.BlindPrivateKey):
+@pytest.mark.parametrize("signer", ["OpenSSL", "gmpy2"])
+def test_other_threads_go_on_while_one_signs(private: blind.BlindPrivateKey, signer: str):
+    signing = private if signer == "OpenSSL" else replace(private, _raw=None)
     # With the interpreter's own switching out of the way, this thread runs only when the signer lets it.
     done = threading.Event()
 
     def sign() -> None:
-        for _ in range(20):
-            private.blind_sign(bytes(255) + b"\x02")
+        for _ in range(100):
+            signing.blind_sign(bytes(255) + b"\x02")
         done.set()
 
     interval = sys.getswitchinterval()
-    signer = threading.Thread(target=sign)
+    thread = threading.Thread(target=sign)
     ticks = 0
     sys.setswitchinterval(60)
     try:
-        signer.start()
+        thread.start()
         while not done.is_set():
             time.sleep(0)
             ticks += 1
     finally:
         sys.setswitchinterval(interval)
-        signer.join()
-    assert ticks > 200
+        thread.join()
+    # Not once for each signature, as where the result is checked, but for as long as a root takes.
+    assert ticks > 300
 
 
 # --- Which coins pay an amount -------------------------------------------------------------------------

@@ -20,6 +20,10 @@ PACKAGES = NODES | {"common", "veilmart"}
 MAY_IMPORT = {
     "paho": {"common.mqtt": "the one edge to MQTT"},
     "gmpy2": {"common.blind": "modular powers of RFC 9474"},
+    "ctypes": {
+        "common.raw_rsa": "OpenSSL's bare RSA, which cryptography does not offer",
+        "veilmart.processes": "asks Linux to end a child with its parent",
+    },
     "cryptography": {
         "common.blind": "verifies RSA-PSS, loads issuer keys",
         "common.coins": "derives a token's secrets",
