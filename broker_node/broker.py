@@ -24,7 +24,7 @@ from broker_node.announced import Announced
 from broker_node.answers import Answers
 from broker_node.audit import Audit
 from broker_node.card import CardMaker
-from broker_node.exchange import Exchange, Signed
+from broker_node.exchange import Exchange
 from broker_node.gate import Gate, MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult, Reception
 from broker_node.keys import BrokerKeys, Revocations
@@ -34,6 +34,7 @@ from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
 from broker_node.settlement import Settlement
+from broker_node.signing import Signed
 from broker_node.telling import Telling
 from common import config, messages, topics
 from common.clock import Random
@@ -81,6 +82,8 @@ class Broker:
         self.refused: Counter[str] = Counter()
         self._log = structlog.get_logger("veilmart.broker")
         self._batches: Mapping[type, BatchHandler] = {
+            Signed: self._exchange.signed,
+            messages.Swap: self._exchange.swaps,
             messages.PlaceOrder: self._orders.place,
             messages.AnswerOrder: self._answers.answered,
             messages.AnswerKept: self._orders.answer_kept,
@@ -95,9 +98,7 @@ class Broker:
             messages.GetBalance: self._balance,
             messages.LogOut: self._log_out,
             messages.Withdraw: self._exchange.withdraw,
-            messages.Swap: self._exchange.swap,
             messages.ClaimRefund: self._exchange.claim,
-            Signed: self._exchange.signed,
             messages.AskOrder: self._orders.ask,
             messages.AskMerchant: self._relay.ask,
             messages.FetchCells: self._relay.fetch,
@@ -303,12 +304,11 @@ class Broker:
 def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:
     if sender is None or sender.scope == "merchant":
         return []
-    request = message.request if isinstance(message, Signed) else message
-    match request:
-        case messages.Withdraw() | messages.Swap():
-            reference = request.operation
+    match message:
+        case messages.Withdraw():
+            reference = message.operation
         case messages.ClaimRefund() | messages.AskOrder():
-            reference = request.order_id
+            reference = message.order_id
         case _:
-            reference = request.request
+            reference = message.request
     return [ToSession(sender.sid, messages.Refused(reference=reference, code=code))]  # type: ignore[arg-type] # codes of ours

@@ -3,8 +3,11 @@
 Rule 1. Each is an operation with an id of its own. The same bytes again get the same signatures; other
 bytes under the same id are a conflict. Ids are kept per kind, so that nobody can occupy another kind's.
 
-Rule 2. Signing is slow and runs in a pool. What it rests on is checked before, to fail early, and again
-in the one transaction that debits, spends and stores the signatures; until then none leaves the broker.
+Rule 2. Signing is slow and runs in a pool (`signing.py`). What it rests on is checked before, to fail
+early, and what may have changed meanwhile (balance, order, spent coins) again in the one transaction that
+debits, spends and stores the signatures; until then none leaves the broker.
+
+Swaps, and whatever comes back from the pool, are handled a batch at a time: that is the road that is busy.
 """
 
 from __future__ import annotations
@@ -12,44 +15,28 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, schema
+from broker_node import ledger, operations, schema
 from broker_node.audit import Audit
-from broker_node.mint import Checked, Mint, owner_of, spend
+from broker_node.mint import Mint, spend, spent_by_others
+from broker_node.operations import Response
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
-from common import codec, messages
+from broker_node.signing import Asked, Signed, Signing
+from common import messages
 from common.clock import Random
 from common.config import DAY_MS, Limits
-from common.errors import MalformedError, RefusedError
+from common.errors import RefusedError
 from common.node import Arrival, Job
 from common.states import BROKER_ORDER, sources
 from common.store import Row, Tx
 
-Request: TypeAlias = messages.Withdraw | messages.Swap | messages.ClaimRefund
-Response: TypeAlias = messages.Withdrawn | messages.Swapped | messages.RefundIssued
-
-JOBS_WAITING = 256
-JOBS_OF_A_SESSION = 4
-"""So that nobody fills the pool alone, or has one coin signed for in many swaps of which one can win."""
-
-_RESPONSE: codec.Codec[Response] = codec.Codec(Response)
-_OPERATION = sa.insert(schema.operations)
-_STORED = sa.select(schema.operations).where(schema.operations.c.id == sa.bindparam("key"))
 _ORDER = sa.select(schema.orders).where(schema.orders.c.order_id == sa.bindparam("wanted"))
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """Blind signatures that came back from the pool; None where the mint refused a blinded value."""
-
-    request: Request
-    signatures: Sequence[bytes] | None = field(repr=False)
 
 
 class Exchange:
@@ -60,18 +47,16 @@ class Exchange:
         self._sessions = sessions
         self._audit = audit
         self._limits = limits
-        self._signing: Counter[bytes] = Counter()
-        """Jobs of each session in the pool."""
-        self._to_sign: list[bytes] = []
+        self._signing = Signing(mint)
+        self.refused: Counter[str] = Counter()
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back wanted signed."""
-        self._to_sign.clear()
+        self._signing.begin()
 
     def committed(self) -> None:
         """Count what goes to the pool now."""
-        self._signing.update(self._to_sign)
-        self._to_sign.clear()
+        self._signing.committed()
 
     # --- asked -----------------------------------------------------------------------------------------
 
@@ -80,46 +65,53 @@ class Exchange:
     ) -> list[ToSession | Job]:
         """Check balance and tickets, and have the mint sign. Raises `RefusedError`."""
         account = self._sessions.require_account(tx, session)
-        if (stored := self._repeated(tx, "withdraw", request.operation, request)) is not None:
-            return [ToSession(session.sid, stored)]
+        asked = Asked.of(session, request, [*request.coins, *request.tickets])
+        if (response := operations.answered(tx, asked.key, asked.content_hash)) is not None:
+            return [ToSession(session.sid, response)]
         self._check_withdraw(tx, account, request, now)
-        return [self._sign(session, request, [*request.coins, *request.tickets])]
-
-    def swap(
-        self, tx: Tx, session: Session, request: messages.Swap, now: int, _random: Random
-    ) -> list[ToSession | Job]:
-        """Check that sums are equal, and have the mint sign. Raises `RefusedError`."""
-        if (stored := self._repeated(tx, "swap", request.operation, request)) is not None:
-            return [ToSession(session.sid, stored)]
-        self._check_swap(request, now)
-        return [self._sign(session, request, request.blinded)]
+        return list(self._signing.jobs([self._signing.admit(asked)]))
 
     def claim(
         self, tx: Tx, session: Session, request: messages.ClaimRefund, now: int, _random: Random
     ) -> list[ToSession | Job]:
         """Check that this secret may have a refund, and have the mint sign. Raises `RefusedError`."""
-        if (stored := self._repeated(tx, "refund", request.order_id, request)) is not None:
-            return [ToSession(session.sid, stored)]
+        asked = Asked.of(session, request, request.blinded)
+        if (response := operations.answered(tx, asked.key, asked.content_hash)) is not None:
+            return [ToSession(session.sid, response)]
         self._check_claim(tx, request, now)
-        return [self._sign(session, request, request.blinded)]
+        return list(self._signing.jobs([self._signing.admit(asked)]))
 
-    def _sign(self, session: Session, request: Request, blinded: Sequence[messages.BlindedToken]) -> Job:
-        mine = self._signing[session.sid] + self._to_sign.count(session.sid)
-        if mine >= JOBS_OF_A_SESSION or self._signing.total() + len(self._to_sign) >= JOBS_WAITING:
-            raise RefusedError("busy")
-        self._to_sign.append(session.sid)
-
-        def work() -> Sequence[bytes] | None:
+    def swaps(self, tx: Tx, arrivals: Sequence[Arrival], now: int, _random: Random) -> list[ToSession | Job]:
+        """Check that sums are equal and coins unspent, and have the mint sign."""
+        wanted = [Asked.of(arrival.sender, arrival.body, arrival.body.blinded) for arrival in arrivals]
+        stored = operations.stored(tx, [each.key for each in wanted])
+        sends: list[ToSession | Job] = []
+        asked: list[Asked] = []
+        for each in wanted:
             try:
-                return self._mint.sign(blinded)
-            except MalformedError:
-                return None
+                if (response := operations.repeated(stored.get(each.key), each.content_hash)) is not None:
+                    sends.append(ToSession(each.session.sid, response))
+                else:
+                    asked.append(self._check_swap(each, now))
+            except RefusedError as error:
+                sends.append(self._refusal(each, error))
+        # Else a coin that is spent would be signed for, in vain, as often as anybody asked.
+        late = spent_by_others(tx, {each.key: each.spent for each in asked if each.spent is not None})
+        admitted: list[Asked] = []
+        for each in asked:
+            if each.key in late:
+                sends.append(self._refusal(each, RefusedError("double_spend")))
+                continue
+            try:
+                admitted.append(self._signing.admit(each))
+            except RefusedError as error:
+                sends.append(self._refusal(each, error))
+        return [*sends, *self._signing.jobs(admitted)]
 
-        def done(signatures: Sequence[bytes] | None) -> Arrival:
-            self._signing -= Counter([session.sid])
-            return Arrival(session, b"", Signed(request, signatures))
-
-        return Job("mint", work, done)
+    def _refusal(self, asked: Asked, error: RefusedError) -> ToSession:
+        self.refused[error.code] += 1
+        reference = operations.reference_of(asked.request)
+        return ToSession(asked.session.sid, messages.Refused(reference=reference, code=error.code))  # type: ignore[arg-type] # codes of ours
 
     # --- checked, before and after ---------------------------------------------------------------------
 
@@ -136,12 +128,14 @@ class Exchange:
             raise RefusedError("out_of_tickets")
         return coins
 
-    def _check_swap(self, request: messages.Swap, now: int) -> tuple[Checked, Mapping[int, int]]:
-        spent = self._mint.verify(request.coins, "coin", now)
-        made = self._mint.check_blinded(request.blinded, "coin", now)
+    def _check_swap(self, asked: Asked, now: int) -> Asked:
+        if not isinstance(asked.request, messages.Swap):
+            raise TypeError("not a swap")
+        spent = self._mint.verify(asked.request.coins, "coin", now)
+        made = self._mint.check_blinded(asked.blinded, "coin", now)
         if spent.total != sum(made.values()):
             raise RefusedError("wrong_amount")
-        return spent, made
+        return replace(asked, spent=spent, made=made)
 
     def _check_claim(self, tx: Tx, request: messages.ClaimRefund, now: int) -> tuple[Row, Mapping[int, int]]:
         order = tx.one(_ORDER, {"wanted": request.order_id})
@@ -168,62 +162,82 @@ class Exchange:
 
     # --- signed ----------------------------------------------------------------------------------------
 
-    def signed(self, tx: Tx, session: Session, result: Signed, now: int, random: Random) -> list[ToSession]:
-        """Debit, spend, and store the signatures: the one transaction. Raises `RefusedError`."""
+    def signed(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[ToSession]:
+        """Debit, spend, and store the signatures: the one transaction."""
+        results: list[Signed] = [arrival.body for arrival in arrivals]
+        stored = operations.stored(tx, [result.asked.key for result in results])
+        # Of two with one key in this batch the first counts, the second is its repetition.
+        first = {result.asked.key: result for result in reversed(results)}
+        losers = spend(
+            tx,
+            {
+                key: result.asked.spent
+                for key, result in first.items()
+                if key not in stored and result.signatures is not None and result.asked.spent is not None
+            },
+        )
+        sends: list[ToSession] = []
+        refused: dict[bytes, RefusedError] = {}
+        for result in results:
+            asked = result.asked
+            try:
+                if (response := operations.repeated(stored.get(asked.key), asked.content_hash)) is None:
+                    if asked.key in refused:
+                        raise refused[asked.key]
+                    response = self._finish(tx, result, losers, now, random)
+                    stored[asked.key] = operations.store(tx, asked.key, asked.content_hash, response)
+                sends.append(ToSession(asked.session.sid, response))
+            except RefusedError as error:
+                refused.setdefault(asked.key, error)
+                sends.append(self._refusal(asked, error))
+        return sends
+
+    def _finish(
+        self, tx: Tx, result: Signed, losers: Collection[bytes], now: int, random: Random
+    ) -> Response:
         if result.signatures is None:
             raise RefusedError("bad_token")
-        finish = _FINISH[type(result.request)]
-        return [ToSession(session.sid, finish(self, tx, session, result, now, random))]
+        if result.asked.key in losers:
+            raise RefusedError("double_spend")
+        return _FINISH[type(result.asked.request)](self, tx, result.asked, result.signatures, now, random)
 
     def _finish_withdraw(
-        self, tx: Tx, session: Session, result: Signed, now: int, _random: Random
-    ) -> messages.Message:
-        request, signatures = result.request, result.signatures or ()
+        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, _random: Random
+    ) -> Response:
+        request = asked.request
         if not isinstance(request, messages.Withdraw):
             raise TypeError("not a withdrawal")
-        account = self._sessions.require_account(tx, session)
-        if (stored := self._repeated(tx, "withdraw", request.operation, request)) is not None:
-            return stored
+        account = self._sessions.require_account(tx, asked.session)
         coins = self._check_withdraw(tx, account, request, now)
-        total, key = sum(coins.values()), owner_of("withdraw", request.operation)
+        total = sum(coins.values())
         ledger.change_balance(tx, account, -total)
-        ledger.post(tx, key, {ledger.account_book(account): -total, **_books(coins, 1)}, now)
+        ledger.post(tx, asked.key, {ledger.account_book(account): -total, **_books(coins, 1)}, now)
         self._count_tickets(tx, account, len(request.tickets), now)
-        self._mint.count_issued(tx, [*request.coins, *request.tickets])
+        self._mint.count_issued(tx, asked.blinded)
         split = len(request.coins)
-        response = messages.Withdrawn(
+        return messages.Withdrawn(
             operation=request.operation,
             coins=list(signatures[:split]),
             tickets=list(signatures[split:]),
             balance=ledger.balance(tx, account),
         )
-        return _store(tx, key, request, response)
 
     def _finish_swap(
-        self, tx: Tx, _session: Session, result: Signed, now: int, _random: Random
-    ) -> messages.Message:
-        request, signatures = result.request, result.signatures or ()
-        if not isinstance(request, messages.Swap):
+        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, _random: Random
+    ) -> Response:
+        request, spent = asked.request, asked.spent
+        if not isinstance(request, messages.Swap) or spent is None:
             raise TypeError("not a swap")
-        if (stored := self._repeated(tx, "swap", request.operation, request)) is not None:
-            return stored
-        spent, made = self._check_swap(request, now)
-        key = owner_of("swap", request.operation)
-        if spend(tx, {key: spent}):
-            raise RefusedError("double_spend")
-        ledger.post(tx, key, _net(_books(spent.by_value, -1), _books(made, 1)), now)
-        self._mint.count_issued(tx, request.blinded)
-        response = messages.Swapped(operation=request.operation, signatures=list(signatures))
-        return _store(tx, key, request, response)
+        ledger.post(tx, asked.key, _net(_books(spent.by_value, -1), _books(asked.made, 1)), now)
+        self._mint.count_issued(tx, asked.blinded)
+        return messages.Swapped(operation=request.operation, signatures=list(signatures))
 
     def _finish_claim(
-        self, tx: Tx, _session: Session, result: Signed, now: int, random: Random
-    ) -> messages.Message:
-        request, signatures = result.request, result.signatures or ()
+        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, random: Random
+    ) -> Response:
+        request = asked.request
         if not isinstance(request, messages.ClaimRefund):
             raise TypeError("not a claim")
-        if (stored := self._repeated(tx, "refund", request.order_id, request)) is not None:
-            return stored
         order, made = self._check_claim(tx, request, now)
         steps = tx.changed(
             sa.update(schema.orders)
@@ -233,12 +247,10 @@ class Exchange:
         )
         if steps != 1:
             raise RefusedError("wrong_state")
-        key = owner_of("refund", request.order_id)
-        ledger.post(tx, key, {ledger.ESCROW: -order["amount"], **_books(made, 1)}, now)
+        ledger.post(tx, asked.key, {ledger.ESCROW: -order["amount"], **_books(made, 1)}, now)
         self._mint.count_issued(tx, request.blinded)
         self._audit.order_step(tx, "refunded", order, now, random)
-        response = messages.RefundIssued(order_id=request.order_id, signatures=list(signatures))
-        return _store(tx, key, request, response)
+        return messages.RefundIssued(order_id=request.order_id, signatures=list(signatures))
 
     @staticmethod
     def _count_tickets(tx: Tx, account: int, count: int, now: int) -> None:
@@ -252,31 +264,13 @@ class Exchange:
             row = {"account": account, "day": now // DAY_MS, "issued": count}
             tx.insert(sa.insert(schema.ticket_days), row)
 
-    @staticmethod
-    def _repeated(tx: Tx, kind: str, identifier: bytes, request: Request) -> messages.Message | None:
-        stored = tx.one(_STORED, {"key": owner_of(kind, identifier)})
-        if stored is None:
-            return None
-        if stored["content_hash"] != _content_hash(request):
-            raise RefusedError("idempotency_conflict")
-        return _RESPONSE.unpack(stored["response"])
 
-
-_FINISH: Mapping[type, Callable[[Exchange, Tx, Session, Signed, int, Random], messages.Message]] = {
+_Finish: TypeAlias = Callable[[Exchange, Tx, Asked, Sequence[bytes], int, Random], Response]
+_FINISH: Mapping[type, _Finish] = {
     messages.Withdraw: Exchange._finish_withdraw,  # noqa: SLF001 - the table belongs to the class
     messages.Swap: Exchange._finish_swap,  # noqa: SLF001
     messages.ClaimRefund: Exchange._finish_claim,  # noqa: SLF001
 }
-
-
-def _content_hash(request: Request) -> bytes:
-    return hashlib.sha256(codec.pack(request)).digest()
-
-
-def _store(tx: Tx, key: bytes, request: Request, response: messages.Message) -> messages.Message:
-    row = {"id": key, "content_hash": _content_hash(request), "response": codec.pack(response)}
-    tx.insert(_OPERATION, row)
-    return response
 
 
 def _books(by_value: Mapping[int, int], sign: int) -> dict[str, int]:

@@ -177,10 +177,10 @@ class Reception:
         self._to_check[name] = greeting.hash
         return [job]
 
-    def _came_back(self, greeting: Greeting) -> Callable[[accounts.PasswordChecked], Arrival]:
-        def arrive(checked: accounts.PasswordChecked) -> Arrival:
+    def _came_back(self, greeting: Greeting) -> Callable[[accounts.PasswordChecked], list[Arrival]]:
+        def arrive(checked: accounts.PasswordChecked) -> list[Arrival]:
             self._checking.pop(checked.name, None)
-            return Arrival(None, greeting.hash[:16], PasswordResult(greeting, checked))
+            return [Arrival(None, greeting.hash[:16], PasswordResult(greeting, checked))]
 
         return arrive
 

@@ -10,6 +10,7 @@ Rule 4. Private keys are files of the broker's home, one per key.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _UNSPEND = sa.delete(schema.spent).where(schema.spent.c.owner == sa.bindparam("l
 _COUNT_ISSUED = (
     sa.update(schema.issuer_keys)
     .where(schema.issuer_keys.c.key_id == sa.bindparam("issuer"))
-    .values(issued=schema.issuer_keys.c.issued + 1)
+    .values(issued=schema.issuer_keys.c.issued + sa.bindparam("count"))
 )
 
 
@@ -117,7 +118,8 @@ class Mint:
     @staticmethod
     def count_issued(tx: Tx, blinded: Sequence[BlindedToken]) -> None:
         """Count what is handed out, for the public totals."""
-        tx.each(_COUNT_ISSUED, [{"issuer": item.key_id} for item in blinded])
+        counts = Counter(item.key_id for item in blinded)
+        tx.each(_COUNT_ISSUED, [{"issuer": key_id, "count": count} for key_id, count in counts.items()])
 
 
 def owner_of(kind: str, identifier: bytes) -> bytes:
@@ -149,6 +151,17 @@ def spend(tx: Tx, claims: Mapping[bytes, Checked]) -> set[bytes]:
     losers = {owner for mark, _, owner in wanted if owners[mark] != owner}
     tx.each(_UNSPEND, [{"loser": loser} for loser in sorted(losers)])
     return losers
+
+
+def spent_by_others(tx: Tx, claims: Mapping[bytes, Checked]) -> set[bytes]:
+    """Give the owners one of whose tokens another owner has spent already."""
+    marks = [mark for checked in claims.values() for mark, _ in checked.marks]
+    spent = {row["mark"]: row["owner"] for row in tx.among(_OWNERS, marks)}
+    return {
+        owner
+        for owner, checked in claims.items()
+        if any(spent.get(mark, owner) != owner for mark, _ in checked.marks)
+    }
 
 
 def missing_keys(tx: Tx, month: str, top: int) -> list[tuple[Purpose, int]]:

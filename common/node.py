@@ -15,7 +15,7 @@ Rule 2. What a peer sends is refused by `WireError`: counted by reason, dropped,
 Rule 3. An error of our own rolls the batch back; then every message is tried alone, the culprit is
 quarantined (its reason and type are logged, never its content), and after a few of them the node stops.
 
-Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool and comes back as an arrival.
+Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool and comes back as arrivals.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Slow work: `work()` runs in the pool `pool`, `done(result)` makes the arrival that it comes back as."""
+    """Slow work: `work()` runs in the pool `pool`, `done(result)` gives what it comes back as."""
 
     pool: str
     work: Callable[[], Any] = field(repr=False)
-    done: Callable[[Any], Arrival] = field(repr=False)
+    done: Callable[[Any], Sequence[Arrival]] = field(repr=False)
 
 
 class CellSource(Protocol):
@@ -145,10 +145,10 @@ class Pools:
             self.wake_receiver.recv(4096)
         except BlockingIOError:
             return []
-        arrivals = []
+        arrivals: list[Arrival] = []
         while self._finished:
             job, future = self._finished.popleft()
-            arrivals.append(job.done(future.result()))
+            arrivals += job.done(future.result())
         return arrivals
 
     def close(self) -> None:
