@@ -4,7 +4,7 @@ Rule 1. SQLAlchemy writes the SQL, once for each statement; rows then go to the 
 `executemany` and `IN` look at every value of every row again, which takes longer than SQLite does.
 
 Rule 2. That holds for columns of bytes, text and integers, which every driver takes and gives as they
-are. There are no others in our schemas.
+are. A statement with a column that makes something else of its values (a `TypeDecorator`) is refused here.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Statements:
 
     def _many(self, statement: sa.Executable, columns: tuple[str, ...]) -> Prepared:
         compiled = self._compile(statement, column_keys=list(columns) or None, for_executemany=True)
+        _demand_plain([bind.type for bind in compiled.binds.values()])
         constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
         return Prepared(compiled.string, _filler(compiled.positiontup, list(compiled.binds), constants))
 
@@ -59,6 +60,7 @@ class Statements:
 
     def _expand(self, statement: sa.Select[Any], size: int) -> tuple[Prepared, list[str]]:
         compiled = self._compile(statement)
+        _demand_plain([column.type for column in statement.selected_columns])
         (name,) = [name for name, bind in compiled.binds.items() if bind.required]
         expanded = compiled.construct_expanded_state({name: [None] * size})
         names = list(expanded.parameter_expansion[name])
@@ -69,6 +71,11 @@ class Statements:
     def _compile(self, statement: sa.Executable, **options: Any) -> Any:
         # What `compile` gives is typed as the general `Compiled`; ours are all SQL.
         return statement.compile(dialect=self._dialect, **options)  # type: ignore[attr-defined] # each of ours has it
+
+
+def _demand_plain(types: Sequence[object]) -> None:
+    if any(isinstance(each, sa.TypeDecorator) for each in types):
+        raise TypeError("a prepared statement would pass by what this column's type does")
 
 
 def _filler(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -160,12 +160,22 @@ class Store:
         self._statements = Statements(self._engine.dialect)
 
     @classmethod
-    def in_home(cls, home: Path, name: str, migrations: str) -> Store:
-        """Open, and migrate where due, the SQLite store `name` of a home; the file has mode 0600."""
+    def in_home(
+        cls,
+        home: Path,
+        name: str,
+        migrations: str,
+        prepare: Callable[[sa.Dialect], None] = lambda _dialect: None,
+    ) -> Store:
+        """Open, and migrate where due, the SQLite store `name` of a home; the file has mode 0600.
+
+        `prepare` is told the store's dialect, its own, before anything is read.
+        """
         path = home / name
         if not path.exists():
             path.touch(mode=0o600)
         store = cls(f"sqlite:///{path}", migrations)
+        prepare(store._engine.dialect)
         store.migrate()
         return store
 

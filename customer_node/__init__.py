@@ -21,6 +21,7 @@ from common.errors import (
 )
 from customer_node.market import Market
 from customer_node.refusals import TicketsNeededError
+from customer_node.seed_file import KeyFile, Passphrase
 
 __all__ = [
     "AuthenticationError",
@@ -30,11 +31,13 @@ __all__ = [
     "DeadlineError",
     "IdempotencyConflictError",
     "InsufficientFundsError",
+    "KeyFile",
     "Market",
     "MerchantOfflineError",
     "NotFoundError",
     "OutOfStockError",
     "OutOfTicketsError",
+    "Passphrase",
     "PriceChangedError",
     "RejectedError",
     "TicketsNeededError",

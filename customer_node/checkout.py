@@ -23,6 +23,7 @@ from common import codec, config, messages, slots
 from common.errors import (
     BusUnreachableError,
     DeadlineError,
+    IdempotencyConflictError,
     MerchantOfflineError,
     NotFoundError,
     RejectedError,
@@ -204,7 +205,11 @@ class Checkout:
                 self._funds.sift(session, order.id)
             with context.profile.store.immediate() as tx:
                 context.wallet.release(tx, order.id)
-                orders.step(tx, order.id, "refused")
+                if isinstance(error, IdempotencyConflictError):
+                    # Another order has this id for ever, so that this one can never be taken.
+                    orders.drop_draft(tx, order.id)
+                else:
+                    orders.step(tx, order.id, "refused")
         raise error
 
     def _still_open(

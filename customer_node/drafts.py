@@ -13,13 +13,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from common import codec, config, messages, sealing
+from common import codec, config, messages, sealing, slots
 from common.errors import OutOfStockError, PriceChangedError, RejectedError
 from common.money import format_amount
 from common.store import Tx
 from customer_node.cart import Wanted
 from customer_node.context import Context
 from customer_node.funds import Funds
+from customer_node.numbers import order_secret
 from customer_node.orders import Secrets, lock_of
 from customer_node.products import Product, fetch_product
 from customer_node.schema import order_lines, order_secrets, records
@@ -36,9 +37,17 @@ class Drafts:
         self._context = context
         self._funds = funds
 
-    def draft(self, visit: Visit, wanted: Sequence[Wanted], purchase: str, deadline_ms: int | None) -> bytes:
+    def draft(
+        self,
+        visit: Visit,
+        wanted: Sequence[Wanted],
+        purchase: str,
+        deadline_ms: int | None,
+        skipped: int = 0,
+    ) -> bytes:
         """Read the products anew, reserve the coins, store the order, and give its id.
 
+        `skipped` numbers of orders are left out (`numbers`).
         Raises `PriceChangedError`, `OutOfStockError`, `InsufficientFundsError`, `RejectedError`, and what
         a visit raises. Nothing has been paid then.
         """
@@ -52,11 +61,13 @@ class Drafts:
             raise RejectedError("An order has to cost something, and not more than a market can handle.")
         limit = self._context.broker(visit.session.link).order_deadline_ms
         self._funds.make_exact(visit.session, amount)
-        order_id, secret = self._context.random(16), self._context.random(32)
         # Whatever the card says: an order that is not answered must not hold the money for longer.
         limit = min(limit, config.DAY_MS)
         deadline = visit.session.now + min(deadline_ms or limit, limit)
+        month = slots.month_of(visit.session.now)
         with self._context.profile.store.immediate() as tx:
+            order_id = self._context.wallet.new_id(tx, "order", month, skipped)
+            secret = order_secret(self._context.profile.seed, order_id)
             coins = self._funds.reserve(tx, order_id, amount)
             place, key = self._seal(visit, order_id, secret, amount, deadline, coins, wanted, products)
             _store(tx, visit, place, key, secret, purchase, self._context.clock(), wanted, products)

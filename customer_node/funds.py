@@ -12,10 +12,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+import msgspec
+
 from common import codec, coins, config, messages, slots
-from common.errors import InsufficientFundsError, RejectedError, UntrustedError, VeilmartError
+from common.errors import (
+    IdempotencyConflictError,
+    InsufficientFundsError,
+    RejectedError,
+    UntrustedError,
+    VeilmartError,
+)
 from common.store import Tx
-from customer_node import issuers
+from customer_node import issuers, numbers
 from customer_node.change import change_for, refund_coins
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError
@@ -24,6 +32,8 @@ from customer_node.wallet import Key, Operation
 
 _SWAP: Final[codec.Codec[messages.Swap]] = codec.Codec(messages.Swap)
 MOST_SWAPS: Final = 16
+MOST_RENUMBERED: Final = 64
+"""How often a swap takes another number: enough to pass some hundreds that were used elsewhere."""
 
 
 class Funds:
@@ -102,7 +112,7 @@ class Funds:
 
     def _begin(self, tx: Tx, given: list[int], wanted: list[int], month: str) -> Operation:
         context, now = self._context, self._context.clock()
-        operation = context.random(16)
+        operation = context.wallet.new_id(tx, "swap", month)
         tokens = context.wallet.reserve(tx, operation, given, now)
         kinds: list[Key] = [("coin", value) for value in wanted]
         blinded = context.wallet.draw(tx, operation, kinds, month)
@@ -112,10 +122,35 @@ class Funds:
 
     def finish(self, session: ShopSession, swap: Operation) -> None:
         """Ask until a swap is answered. Raises `RejectedError` for a refusal, and what asking raises."""
+        for tries in range(MOST_RENUMBERED):
+            try:
+                self._finish(session, swap)
+            except IdempotencyConflictError:
+                swap = self._renumbered(session, swap, min(tries, numbers.MOST_SKIPPED))
+            else:
+                return
+        raise IdempotencyConflictError(
+            "The wallet's numbers are used elsewhere.",
+            "Two copies of one wallet cannot be used side by side.",
+        )
+
+    def _renumbered(self, session: ShopSession, swap: Operation, skipped: int) -> Operation:
+        """Take another number for a swap: this one was used, before the profile came back from a copy."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            operation = context.wallet.new_id(tx, "swap", slots.month_of(session.now), skipped)
+            question = msgspec.structs.replace(_SWAP.unpack(swap.request), operation=operation)
+            request = codec.pack(question)
+            context.wallet.renumber(tx, swap.id, operation, request)
+        return Operation(operation, "swap", request)
+
+    def _finish(self, session: ShopSession, swap: Operation) -> None:
         context = self._context
         question = _SWAP.unpack(swap.request)
         try:
             answer = session.ask(question, messages.Swapped, context.timeout_ms)
+        except IdempotencyConflictError:
+            raise
         except RejectedError as error:
             with context.profile.store.immediate() as tx:
                 if isinstance(error, DoubleSpendError) and len(question.coins) == 1:
@@ -144,7 +179,7 @@ class Funds:
             rows = context.wallet.reserved_for(tx, order_id)
         for row in rows:
             with context.profile.store.immediate() as tx:
-                operation = context.random(16)
+                operation = context.wallet.new_id(tx, "swap", month)
                 token = context.wallet.pass_on(tx, row, operation)
                 blinded = context.wallet.draw(tx, operation, [("coin", row["value"])], month)
                 request = codec.pack(messages.Swap(operation=operation, coins=[token], blinded=blinded))

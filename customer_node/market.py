@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError
 from common.market_file import MarketFile
-from customer_node import crowd, kept, orders
+from customer_node import crowd, kept, orders, words
 from customer_node.account import Account
 from customer_node.browse import MAXIMUM_TICKETS, Browse
 from customer_node.cart import Cart, Wanted, check_quantity
@@ -39,6 +39,7 @@ from customer_node.purchasing import Purchasing
 from customer_node.receipts import Receipts
 from customer_node.resume import Resume
 from customer_node.schema import account_sessions, visits
+from customer_node.seed_file import Protection, Unlock
 from customer_node.shop import Shop
 from customer_node.standing import Standing
 from customer_node.timing import Clock, steady_clock
@@ -74,6 +75,7 @@ class Market:
         timeout_s: float = 30.0,
         connect: Connect = bus.Connection,
         allow_young: bool = False,
+        unlock: Unlock | None = None,
         clock: Clock | None = None,
         random: Random = clock.random_bytes,
     ) -> None:
@@ -81,9 +83,10 @@ class Market:
 
         `proxy` is `socks5://HOST:PORT`; each session then takes a circuit of its own. `timeout_s` is how
         long one answer may take. `allow_young` spends coins and tickets before their minimum age, which
-        makes it easier to tie a purchase to the withdrawal before it. Raises `UsageError`, `BusyError`.
+        makes it easier to tie a purchase to the withdrawal before it. `unlock` is the passphrase or key
+        file of a wallet that has one. Raises `UsageError`, `BusyError`, `AuthenticationError`.
         """
-        opened = Profile.open(profile)
+        opened = Profile.open(profile, unlock, random)
         now = clock or steady_clock()
         context = Context(
             profile=opened,
@@ -94,9 +97,13 @@ class Market:
             random=random,
             timeout_ms=int(timeout_s * 1000),
         )
-        with opened.store.immediate() as tx:
-            for table in (account_sessions, visits):
-                kept.sweep(tx, table, now())
+        try:
+            with opened.store.immediate() as tx:
+                for table in (account_sessions, visits):
+                    kept.sweep(tx, table, now())
+        except BaseException:
+            opened.close()
+            raise
         self._context = context
         self._account = Account(context)
         self._shop = Shop(context)
@@ -112,17 +119,32 @@ class Market:
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
 
     @classmethod
-    def join(cls, profile: Path, market_file_path: Path) -> MarketView:
+    def join(cls, profile: Path, market_file_path: Path, unlock: Unlock | None = None) -> MarketView:
         """Make a profile for a market. Joining the same market again changes nothing but its addresses.
 
-        Raises `UsageError` or `UntrustedError` for a bad file, `UntrustedError` where the profile belongs
+        A new wallet is sealed under `unlock`; without it whoever reads the folder has the money. Raises
+        `UsageError` or `UntrustedError` for a bad file, `UntrustedError` where the profile belongs
         to another market, `BusyError`.
         """
-        joined = Profile.join(profile, market_file_path, clock.random_bytes)
-        try:
-            return _market_view(joined.market)
-        finally:
-            joined.close()
+        return _market_view(Profile.join(profile, market_file_path, clock.random_bytes, unlock))
+
+    @staticmethod
+    def protection(profile: Path) -> Protection:
+        """Tell what opens a profile's wallet: `passphrase`, `key_file` or `none`."""
+        return Profile.protection(profile)
+
+    @property
+    def protected_by(self) -> Protection:
+        """What opens this profile's wallet."""
+        return Profile.protection(self._context.profile.home)
+
+    def protect(self, unlock: Unlock | None) -> None:
+        """Let the wallet open with another passphrase or key file from now on; None is with neither."""
+        self._context.profile.protect(unlock)
+
+    def words(self) -> list[str]:
+        """Give the 24 words that the wallet can be restored from. Whoever has them has the money."""
+        return words.words_of(self._context.profile.seed)
 
     def __enter__(self) -> Self:
         return self

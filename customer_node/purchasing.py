@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from common import codec
 from common.errors import IdempotencyConflictError, UsageError, VeilmartError
 from common.store import Tx
-from customer_node import orders
+from customer_node import numbers, orders
 from customer_node.cart import Wanted
 from customer_node.checkout import Checkout
 from customer_node.context import Context
@@ -35,6 +35,7 @@ from customer_node.views import OrderResult, PurchaseView
 
 Origin: TypeAlias = Literal["cart", "direct"]
 MAXIMUM_KEY: Final = 200
+MOST_RENUMBERED: Final = 64
 
 _OF_KEY: Final = (
     sa.select(purchases).where(purchases.c.key == sa.bindparam("of")).order_by(purchases.c.position)
@@ -137,8 +138,22 @@ class Purchasing:
         def order(visit: Visit) -> None:
             # After a session that ended half-way this runs again, and the order may be there already.
             there = self._present(merchant, purchase) or self._recalled(visit, merchant, purchase)
-            order_id = there.id if there else self._drafts.draft(visit, lines, purchase, deadline_ms)
-            self._checkout.settle(visit.session, order_id)
+            if there:
+                self._checkout.settle(visit.session, there.id)
+                return
+            for tries in range(MOST_RENUMBERED):
+                skipped = min(tries, numbers.MOST_SKIPPED)
+                order_id = self._drafts.draft(visit, lines, purchase, deadline_ms, skipped)
+                try:
+                    self._checkout.settle(visit.session, order_id)
+                except IdempotencyConflictError:
+                    # The number was used before the profile came back from a copy: the next one.
+                    continue
+                return
+            raise IdempotencyConflictError(
+                "The wallet's numbers are used elsewhere.",
+                "Two copies of one wallet cannot be used side by side.",
+            )
 
         if not lines:
             raise UsageError(

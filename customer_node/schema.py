@@ -4,6 +4,7 @@ Rule 1. A number that must never be used twice (a token's counter) is stored bef
 Rule 2. What may have to be repeated byte for byte is stored as bytes.
 Rule 3. An account's session and the visits to merchants lie in two tables, and nothing refers from the
 one to the other.
+Rule 4. Secrets, and what was bought in words, are sealed (`sealed_columns`); the rest is looked up by.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from typing import Final
 
 import sqlalchemy as sa
+
+from customer_node.sealed_columns import Sealed, SealedText
 
 metadata: Final = sa.MetaData()
 
@@ -74,7 +77,7 @@ evidence: Final = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("content", Sealed("evidence.content"), nullable=False),
 )
 """What somebody signed or sent that breaks a promise: kept to be shown."""
 
@@ -89,7 +92,7 @@ tokens: Final = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False, index=True),
     sa.Column("holder", sa.LargeBinary, index=True),
-    sa.Column("blind_signature", sa.LargeBinary),
+    sa.Column("blind_signature", Sealed("tokens.blind_signature")),
     sa.Column("usable_from", sa.BigInteger, nullable=False),
 )
 """Coins and tickets. `operation` asked for the token, `holder` (order, swap, session) will spend it."""
@@ -100,7 +103,7 @@ operations: Final = sa.Table(
     sa.Column("operation", sa.LargeBinary, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False, index=True),
-    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("request", Sealed("operations.request"), nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("account", sa.LargeBinary),
 )
@@ -109,13 +112,31 @@ operations: Final = sa.Table(
 `account` stands at withdrawals alone: only that account's session may repeat them.
 """
 
+numbers: Final = sa.Table(
+    "numbers",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("era", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("month", sa.Text, primary_key=True),
+    sa.Column("next", sa.BigInteger, nullable=False),
+)
+"""The next unused number of swaps and orders, of which their ids follow (`numbers`)."""
+
+eras: Final = sa.Table(
+    "eras",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("era", sa.BigInteger, nullable=False, unique=True),
+)
+"""The eras that this profile has begun by restoring; the newest one counts, and none means the first."""
+
 # --- Sessions ------------------------------------------------------------------------------------------
 
 
-def _session_columns() -> list[sa.Column[object]]:
+def _session_columns(table: str) -> list[sa.Column[object]]:
     return [
         sa.Column("session", sa.LargeBinary, nullable=False),
-        sa.Column("keys", sa.LargeBinary, nullable=False),
+        sa.Column("keys", Sealed(f"{table}.keys"), nullable=False),
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("expires", sa.BigInteger, nullable=False),
         sa.Column("idle_ms", sa.BigInteger, nullable=False),
@@ -128,7 +149,7 @@ account_sessions: Final = sa.Table(
     metadata,
     sa.Column("place", sa.Text, primary_key=True),
     sa.Column("account", sa.LargeBinary, nullable=False),
-    *_session_columns(),
+    *_session_columns("account_sessions"),
 )
 """The account's session, in its only place. `account` is a keyed hash of its name."""
 
@@ -136,7 +157,7 @@ visits: Final = sa.Table(
     "visits",
     metadata,
     sa.Column("place", sa.Text, primary_key=True),
-    *_session_columns(),
+    *_session_columns("visits"),
 )
 """Shop sessions: one per merchant visited, one per order taken up again."""
 
@@ -148,7 +169,7 @@ cart_lines: Final = sa.Table(
     sa.Column("merchant", sa.Text, primary_key=True),
     sa.Column("sku", sa.Text, primary_key=True),
     sa.Column("quantity", sa.Integer, nullable=False),
-    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("title", SealedText("cart_lines.title"), nullable=False),
     sa.Column("unit_price", sa.BigInteger, nullable=False),
     sa.Column("added", sa.BigInteger, nullable=False),
 )
@@ -158,7 +179,7 @@ records: Final = sa.Table(
     metadata,
     sa.Column("digest", sa.LargeBinary, primary_key=True),
     sa.Column("merchant", sa.Text, nullable=False),
-    sa.Column("record", sa.LargeBinary, nullable=False),
+    sa.Column("record", Sealed("records.record"), nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
 """Signed product records that an order names."""
@@ -207,7 +228,7 @@ order_lines: Final = sa.Table(
     sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("sku", sa.Text, nullable=False),
-    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("title", SealedText("order_lines.title"), nullable=False),
     sa.Column("record", sa.LargeBinary, sa.ForeignKey("records.digest"), nullable=False),
     sa.Column("quantity", sa.Integer, nullable=False),
     sa.Column("unit_price", sa.BigInteger, nullable=False),
@@ -217,10 +238,10 @@ order_secrets: Final = sa.Table(
     "order_secrets",
     metadata,
     sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("secret", sa.LargeBinary, nullable=False),
-    sa.Column("answer_secret", sa.LargeBinary, nullable=False),
+    sa.Column("secret", Sealed("order_secrets.secret"), nullable=False),
+    sa.Column("answer_secret", Sealed("order_secrets.answer_secret"), nullable=False),
     sa.Column("request_hash", sa.LargeBinary, nullable=False),
-    sa.Column("place_order", sa.LargeBinary, nullable=False),
+    sa.Column("place_order", Sealed("order_secrets.place_order"), nullable=False),
     sa.Column("merchant_certificate", sa.LargeBinary, nullable=False),
 )
 
@@ -228,7 +249,7 @@ receipts: Final = sa.Table(
     "receipts",
     metadata,
     sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("receipt", sa.LargeBinary, nullable=False),
+    sa.Column("receipt", Sealed("receipts.receipt"), nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
 

@@ -31,6 +31,7 @@ from common import coins, config, slots, states
 from common.errors import InsufficientFundsError, UntrustedError, WireError
 from common.messages import BlindedToken, Token
 from common.store import Row, Tx
+from customer_node import numbers
 from customer_node.issuers import issuer_of
 from customer_node.schema import issuer_keys, operations, tokens
 
@@ -98,13 +99,14 @@ class Wallet:
         """
         rows = tx.all(sa.select(issuer_keys).where(issuer_keys.c.month == month))
         keys = {(row["purpose"], row["value"]): row for row in rows}
+        first = numbers.first_counter(numbers.present_era(tx))
         used: Counter[bytes] = Counter()
         blinded: list[BlindedToken] = []
         for position, kind in enumerate(wanted):
             row = keys.get(kind)
             if row is None:
                 raise UntrustedError(f"The broker announces no {kind[0]} key of value {kind[1]} for {month}.")
-            counter = row["next_counter"] + used[row["key_id"]]
+            counter = first + row["next_counter"] + used[row["key_id"]]
             used[row["key_id"]] += 1
             blinded.append(coins.blind_token(issuer_of(row), self._seed, counter))
             tx.insert(
@@ -148,6 +150,20 @@ class Wallet:
 
     # --- operations ------------------------------------------------------------------------------------
 
+    def new_id(self, tx: Tx, kind: numbers.Kind, month: str, skipped: int = 0) -> bytes:
+        """Give the id of a new swap or order, which a restored wallet finds again."""
+        return numbers.next_id(tx, self._seed, kind, month, skipped)
+
+    def renumber(self, tx: Tx, operation: bytes, new: bytes, request: bytes) -> None:
+        """Let an open operation go on under another id, with the same tokens."""
+        for column in (tokens.c.operation, tokens.c.holder):
+            tx.execute(sa.update(tokens).where(column == operation).values({column: new}))
+        tx.execute(
+            sa.update(operations)
+            .where(operations.c.operation == operation, operations.c.state == "open")
+            .values(operation=new, request=request)
+        )
+
     def begin_operation(
         self,
         tx: Tx,
@@ -165,7 +181,7 @@ class Wallet:
             sa.delete(operations).where(operations.c.operation == operation, operations.c.state == "refused")
         )
         row = {"operation": operation, "kind": kind, "state": "open", "request": request, "created": now}
-        tx.insert(_INSERT_OPERATION, {**row, "account": account})
+        tx.execute(_INSERT_OPERATION, {**row, "account": account})
 
     def open_operations(self, tx: Tx, kind: OperationKind) -> list[Operation]:
         """List what is still to be answered, oldest first."""

@@ -66,7 +66,10 @@ funded() {
     call "$@"
 }
 
-[ -e "${VEILMART_PROFILE:?}/market.json" ] || call join "$market"
+# Where VEILMART_KEY_FILE names a file, that opens the wallet; otherwise whoever can read the profile does.
+if ! [ -e "${VEILMART_PROFILE:?}/market.json" ]; then
+    if [ -n "${VEILMART_KEY_FILE:-}" ]; then call join "$market"; else call join "$market" --no-passphrase; fi
+fi
 funded show "$merchant" "$sku"
 if [ "$(get data price)" -gt "$at_most" ]; then
     echo "$sku costs more than $at_most" >&2

@@ -59,7 +59,7 @@ class RealMarket:
 
     def customer(self, profile: Path, bundles: int = 1) -> Path:
         """Make a profile that has joined and has bundles in its wallet."""
-        assert self.ran("join", self.market_file, profile=profile).code == 0
+        assert self.ran("join", self.market_file, "--no-passphrase", profile=profile).code == 0
         self.account(profile.name, f"{bundles * BUNDLE // 100}.00")
         words = ("login", profile.name, "--password-file", self.password_file)
         assert self.ran(*words, profile=profile).code == 0

@@ -309,8 +309,8 @@ def test_an_inconsistent_card(alice: Person, retained: dict[str, bytes]) -> None
 def test_a_market_file_of_another_market(alice: Person, tmp_path: Path) -> None:
     other = World(tmp_path / "other", minimum_age_seconds=60)
     other.close()
-    alice.refused(("join", other.market_path), 1, "untrusted")
-    assert alice.ran("join", alice.bazaar.world.market_path).code == 0
+    alice.refused(("join", other.market_path, "--no-passphrase"), 1, "untrusted")
+    assert alice.ran("join", alice.bazaar.world.market_path, "--no-passphrase").code == 0
     assert alice.ran(*BUY).code == 0
 
 
@@ -451,7 +451,7 @@ def test_two_processes_on_one_profile(alice: Person) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
-        for words in (("wallet",), BUY, ("join", alice.bazaar.world.market_path)):
+        for words in (("wallet",), BUY, ("join", alice.bazaar.world.market_path, "--no-passphrase")):
             ran = alice.ran(*words)
             assert (ran.code, ran.error["code"], ran.error["retryable"]) == (1, "busy", True)
         other.communicate()

@@ -367,13 +367,16 @@ def test_of_several_merchants_one_is_named(shop: Path) -> None:
 
 
 def test_joining_twice_and_another_market(home: Path, tmp_path: Path) -> None:
-    joined = veilmart("join", home / "market.json", "--json", home=home).data
+    joined = veilmart("join", home / "market.json", "--no-passphrase", "--json", home=home).data
     assert joined["profile"] == str(home / "customer")
-    assert veilmart("customer", "join", home / "market.json", "--json", home=home).data == joined
+    assert (
+        veilmart("customer", "join", home / "market.json", "--no-passphrase", "--json", home=home).data
+        == joined
+    )
     other = (home / "market.json").read_text().replace('"broker_fingerprint": "', '"broker_fingerprint": "00')
     forged = tmp_path / "forged.json"
     forged.write_text(other)
-    assert veilmart("join", forged, "--json", home=home).error["code"] == "untrusted"
+    assert veilmart("join", forged, "--no-passphrase", "--json", home=home).error["code"] == "untrusted"
     empty = veilmart("wallet", "--json", home=home).data
     assert (empty["usable"], empty["tickets"], empty["logged_in"]) == (0, 0, False)
     assert veilmart("cart", "show", "--json", home=home).data["lines"] == []
@@ -389,22 +392,24 @@ def test_joining_twice_and_another_market(home: Path, tmp_path: Path) -> None:
 def test_a_profile_is_named_by_option_or_variable(home: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     market = home / "market.json"
-    assert veilmart("join", market, "--profile", first, "--json", home=home).data["profile"] == str(first)
-    assert veilmart("join", market, "--json", home=home, VEILMART_PROFILE=str(second)).data["profile"] == str(
-        second
-    )
+    assert veilmart("join", market, "--no-passphrase", "--profile", first, "--json", home=home).data[
+        "profile"
+    ] == str(first)
+    assert veilmart(
+        "join", market, "--no-passphrase", "--json", home=home, VEILMART_PROFILE=str(second)
+    ).data["profile"] == str(second)
     assert veilmart("wallet", "--profile", first, home=home).code == 0
 
 
 def test_two_processes_on_one_profile(home: Path) -> None:
-    veilmart("join", home / "market.json", home=home)
+    veilmart("join", home / "market.json", "--no-passphrase", home=home)
     with Market(home / "customer"):
         ran = veilmart("wallet", "--json", home=home)
     assert (ran.code, ran.error["code"], ran.error["retryable"]) == (1, "busy", True)
 
 
 def test_an_unreachable_bus_ends_with_6(home: Path) -> None:
-    veilmart("join", home / "market.json", home=home)
+    veilmart("join", home / "market.json", "--no-passphrase", home=home)
     for words in (
         ("merchants",),
         ("buy", "sports", "plan", "--yes"),
@@ -416,7 +421,7 @@ def test_an_unreachable_bus_ends_with_6(home: Path) -> None:
 
 
 def test_young_coins_are_used_with_a_warning(home: Path) -> None:
-    veilmart("join", home / "market.json", home=home)
+    veilmart("join", home / "market.json", "--no-passphrase", home=home)
     ran = veilmart("wallet", "--now", "--json", home=home)
     assert ran.code == 0
     assert ran.err.startswith("warning: ")

@@ -173,7 +173,7 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
         assert auditor.error_line() == "watching\n"
         assert sales.error_line() == "waiting for sales\n"
         assert audit.error_line() == "watching\n"
-        assert ran("join", running / "market.json").code == 0
+        assert ran("join", running / "market.json", "--no-passphrase").code == 0
         assert ran("signup", "alice", "--password-file", password).data == {"logged_in": True}
         assert ran("withdraw").error["code"] == "insufficient_funds"
         ran("broker", "account", "credit", "alice", "50.00", *WHY)
@@ -238,7 +238,7 @@ def test_a_changed_price_is_shown_and_never_silently_paid(running: Path, tmp_pat
 
     password = tmp_path / "password"
     password.write_text("correct horse battery")
-    ran("join", running / "market.json")
+    ran("join", running / "market.json", "--no-passphrase")
     ran("signup", "bob", "--password-file", password)
     ran("broker", "account", "credit", "bob", "20", *WHY)
     assert ran("withdraw").code == 0
@@ -272,7 +272,7 @@ def test_a_person_is_shown_the_total_and_asked(
 
     password = tmp_path / "password"
     password.write_text("correct horse battery")
-    ran("join", running / "market.json")
+    ran("join", running / "market.json", "--no-passphrase")
     ran("signup", "carol", "--password-file", password)
     ran("broker", "account", "credit", "carol", "20", *WHY)
     ran("withdraw")
@@ -307,7 +307,7 @@ def test_whoever_is_away_is_named(nodes: dict[str, Process], running: Path, tmp_
     def ran(*words: str | Path) -> Ran:
         return veilmart(*words, "--timeout", "3", "--json", home=running, **profile)
 
-    veilmart("join", running / "market.json", home=running, **profile)
+    veilmart("join", running / "market.json", "--no-passphrase", home=running, **profile)
     ran("signup", "dan", "--password-file", password)
     veilmart("broker", "account", "credit", "dan", "20", *WHY, home=running)
     assert ran("withdraw").code == 0

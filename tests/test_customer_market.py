@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cli import Terminal, veilmart
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
+from profile_rows import profile_rows
 from world import Publish, World
 
 from common.errors import (
@@ -35,7 +35,7 @@ from common.errors import (
     UsageError,
 )
 from common.store import Store
-from customer_node import Market, TicketsNeededError
+from customer_node import Market, TicketsNeededError, schema
 from customer_node.checkout import Checkout
 from customer_node.schema import metadata
 
@@ -491,10 +491,8 @@ def test_an_order_past_its_deadline_is_refunded(tmp_path: Path, monkeypatch: pyt
 def test_secrets_of_the_profile_are_in_no_repr(bazaar: Bazaar):
     with bazaar.customer() as market:
         market.buy_now("sports", "PLAN")
-        database = sqlite3.connect(home(market) / "profile.db")
-        secrets = [row[0] for row in database.execute("SELECT secret FROM order_secrets")]
-        keys = [row[0] for row in database.execute("SELECT keys FROM visits")]
-        database.close()
+        secrets = [row[0] for row in profile_rows(home(market), schema.order_secrets.c.secret)]
+        keys = [row[0] for row in profile_rows(home(market), schema.visits.columns["keys"])]
         text = repr(market._context) + repr(market.orders()) + repr(market.wallet())
         assert secrets
         assert keys

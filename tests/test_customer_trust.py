@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from customer_shop import Bazaar, build, home
+from profile_rows import profile_rows
 from world import Publish, World
 
 from common import cards, clock, codec, config, messages, sealing, topics
@@ -21,7 +22,7 @@ from common.blind import BlindPrivateKey
 from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import OutOfTicketsError, UntrustedError
 from common.keys import IdentityKey
-from customer_node import Market
+from customer_node import Market, schema
 from veilmart import ca
 
 BROKER_CARD = topics.broker_card()
@@ -80,9 +81,7 @@ def evidence(market: Market) -> list[str]:
 
 def both_cards(market: Market) -> list[bytes]:
     """The two cards of the only piece of evidence."""
-    database = sqlite3.connect(home(market) / "profile.db")
-    ((content,),) = database.execute("SELECT content FROM evidence")
-    database.close()
+    ((content,),) = profile_rows(home(market), schema.evidence.c.content)
     first, second = msgspec.msgpack.decode(content)
     return [first, second]
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from common import coins
 from common.blind import BlindPrivateKey
+from common.clock import random_bytes
 from common.config import DAY_MS, MAXIMUM_COINS
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError
 from common.messages import IssuerKey, Swap, Swapped
@@ -26,6 +27,7 @@ from common.store import Store
 from customer_node.change import change_for, refund_coins
 from customer_node.funds import Funds
 from customer_node.issuers import learn
+from customer_node.profile import open_store
 from customer_node.refusals import DoubleSpendError
 from customer_node.wallet import TICKET, Wallet
 
@@ -131,7 +133,7 @@ def the_mint() -> Mint:
 
 @pytest.fixture
 def store(tmp_path: Path):
-    opened = Store.in_home(tmp_path, "profile.db", "customer_node.migrations")
+    opened = open_store(tmp_path, SEED, random_bytes)
     yield opened
     opened.close()
 
@@ -338,7 +340,7 @@ class WalletMachine(RuleBasedStateMachine):
         self.drawn = self.spent = self.number = 0
 
     def open_store(self) -> None:
-        self.store = Store.in_home(Path(self.folder.name), "profile.db", "customer_node.migrations")
+        self.store = open_store(Path(self.folder.name), SEED, random_bytes)
 
     def name(self) -> bytes:
         self.number += 1

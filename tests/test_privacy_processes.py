@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from visits import ALICE, GOODS, PEOPLE, PIECE, PLACES, WRONG_PASSWORD, Values, rows_of
+from profile_rows import profile_rows
+from visits import ALICE, GOODS, PEOPLE, PIECE, PLACES, WRONG_PASSWORD, Values
 from world import PATIENCE_S
 
 from broker_node import accounts
@@ -18,6 +19,7 @@ from common import clock, codec, messages, topics
 from common.errors import AuthenticationError
 from customer_node import Market
 from customer_node.orders import Secrets
+from customer_node.schema import order_secrets, visits
 from merchant_node.home import Profile
 from merchant_node.run import MerchantNode
 from mosquitto import Market as RealMarket
@@ -74,14 +76,15 @@ def secrets_of(profile: Path) -> Values:
     values |= {"SKU": PRODUCT.sku, "title": PRODUCT.title, "file name": PRODUCT.file_name}
     values |= {f"content {n}": piece for n, piece in enumerate(pieces)}
     values["seed"] = (profile / "seed").read_bytes()
-    ((order_id, place_order, secret, answer_secret),) = rows_of(
-        profile / "profile.db", "SELECT order_id, place_order, secret, answer_secret FROM order_secrets"
+    held = order_secrets.c
+    ((order_id, place_order, secret, answer_secret),) = profile_rows(
+        profile, held.order_id, held.place_order, held.secret, held.answer_secret
     )
     order = codec.Codec[messages.PlaceOrder](messages.PlaceOrder).unpack(place_order)
     values |= {f"serial {n}": coin.serial for n, coin in enumerate(order.coins)}
     values |= {"order id": order_id, "order secret": secret, "answer secret": answer_secret}
     values |= {name: getattr(Secrets.of(secret), name) for name in ("claim", "status", "fetch")}
-    ((session, keys),) = rows_of(profile / "profile.db", "SELECT session, keys FROM visits")
+    ((session, keys),) = profile_rows(profile, visits.c.session, visits.columns["keys"])
     return values | {"session keys": keys[8:40], "session id": session}
 
 

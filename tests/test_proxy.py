@@ -67,7 +67,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("joined")
     ports = ("--public-port", "8883", "--node-port", "8884", "--minimum-age", "0")
     assert veilmart("init", *ports, "--bus-host", BUS, home=home).code == 0
-    assert veilmart("join", home / "market.json", home=home).code == 0
+    assert veilmart("join", home / "market.json", "--no-passphrase", home=home).code == 0
     return home
 
 
@@ -122,7 +122,7 @@ def test_everything_goes_through_the_proxy(
 
     market_file, password = proxied.market.report.market_path, tmp_path / "password"
     password.write_text(PASSWORD)
-    assert veilmart("join", market_file, home=proxied.home).code == 0
+    assert veilmart("join", market_file, "--no-passphrase", home=proxied.home).code == 0
     before = len(proxied.logged(CAME))  # the nodes' own
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolving)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from profile_rows import profile_rows
 from record import Record
 from recorder import Recorder, recording
 from world import Publish, World
@@ -29,6 +30,7 @@ from common import coins, frames, messages
 from common.errors import AuthenticationError, DeadlineError, MerchantOfflineError, PriceChangedError
 from customer_node.checkout import Checkout
 from customer_node.orders import Secrets
+from customer_node.schema import order_secrets, receipts
 from veilmart.demo.goods import mountains
 
 Values = dict[str, bytes | str]
@@ -175,20 +177,20 @@ class Visits:
     def order_secrets(self) -> Values:
         """What opens answers and fetches files: nobody but the customer and, in part, the merchant has it."""
         values = self._of_orders("fetch")
-        for n, (secret,) in enumerate(self.rows("SELECT secret FROM order_secrets")):
+        for n, (secret,) in enumerate(self.rows(order_secrets.c.secret)):
             values[f"order secret {n}"] = secret
         return values | {f"answer secret {n}": a.answer_secret for n, a in enumerate(self.record.asked)}
 
     def _of_orders(self, *names: str) -> Values:
         return {
             f"{name} secret {n}": getattr(Secrets.of(secret), name)
-            for n, (secret,) in enumerate(self.rows("SELECT secret FROM order_secrets"))
+            for n, (secret,) in enumerate(self.rows(order_secrets.c.secret))
             for name in names
         }
 
     def receipts(self) -> Values:
         values: Values = {}
-        for n, (receipt, signature) in enumerate(self.rows("SELECT receipt, signature FROM receipts")):
+        for n, (receipt, signature) in enumerate(self.rows(receipts.c.receipt, receipts.c.signature)):
             values[f"receipt {n}"] = receipt
             values[f"signature of receipt {n}"] = signature
         return values
@@ -245,8 +247,8 @@ class Visits:
     def profile(self, name: str) -> Path:
         return self.record.root / "customers" / name
 
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        return [row for name in PEOPLE for row in rows_of(self.profile(name) / "profile.db", query)]
+    def rows(self, *columns: Any) -> list[tuple[Any, ...]]:
+        return [row for name in PEOPLE for row in profile_rows(self.profile(name), *columns)]
 
     def balances(self) -> set[int]:
         """What the accounts held at some time: numbers that nothing else is."""

@@ -1,23 +1,31 @@
-"""A customer's account and wallet. Nothing here shops."""
+"""A customer's account. Nothing here shops."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from common.clock import now_ms
 from common.money import format_amount
 from customer_node import Market
-from customer_node.views import CoinStockView
+from customer_node.profile import MARKET_FILE, Profile
+from customer_node.seed_file import Protection
 from veilmart.cli.homes import PasswordFile, output
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import ProfileHome, on_profile, profile_home
 from veilmart.cli.times import minute_of
-from veilmart.output import Output, Table, View
+from veilmart.cli.unlocking import KeyFilePath, NoPassphrase, PassphraseFile, new_unlock
+from veilmart.output import Output, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_PROTECTED: Final[dict[Protection, str]] = {
+    "none": "whoever can read this folder has the wallet's money: `veilmart wallet passphrase` seals it",
+    "passphrase": "the wallet opens with its passphrase",
+    "key_file": "the wallet opens with its key file",
+}
 
 Name = Annotated[str, typer.Argument(help="The account's name.")]
 
@@ -27,15 +35,24 @@ def join(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The market file, from the market's operator.")],
     profile: ProfileHome = None,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFilePath = None,
+    *,
+    no_passphrase: NoPassphrase = False,
 ) -> None:
-    """Join a market. Joining it again changes nothing but its addresses."""
-    place = profile_home(profile)
-    joined = Market.join(place, file)
-    output(context).show(
-        {"profile": place, "market": joined},
+    """Join a market, with a new wallet. Joining it again changes nothing but its addresses."""
+    place, shown = profile_home(profile), output(context)
+    if (place / MARKET_FILE).exists():
+        joined = Market.join(place, file)
+    else:
+        joined = Market.join(place, file, new_unlock(passphrase_file, key_file, no_passphrase=no_passphrase))
+    protection = Profile.protection(place)
+    shown.show(
+        {"profile": place, "market": joined, "protection": protection},
         f"joined market {joined.market_id} in {joined.currency}, at {joined.host}:{joined.port}",
         f"broker's key {joined.broker_fingerprint}",
         f"coins and tickets rest {joined.minimum_age_seconds} seconds before they are used",
+        _PROTECTED[protection],
     )
 
 
@@ -85,40 +102,3 @@ def withdraw(
     if drawn.usable_from > now_ms():
         views.append(f"usable from {minute_of(drawn.usable_from)}")
     shown.show(drawn, *views)
-
-
-@on_profile(app)
-def wallet(shown: Output, market: Market) -> None:
-    """Show what the wallet holds. Asks nobody."""
-    held = market.wallet()
-    rows = [
-        (format_amount(coin.value, held.currency), coin.usable, coin.young, coin.expired, _crowd(coin))
-        for coin in held.coins
-    ]
-    sums = {"usable": held.usable, "young": held.young, "in orders": held.reserved}
-    views: list[View] = [
-        Table(("coin", "usable", "young", "expired", "among at most"), rows),
-        ", ".join(f"{name} {format_amount(amount, held.currency)}" for name, amount in sums.items()),
-        f"tickets {held.tickets}, young {held.young_tickets}",
-    ]
-    if held.crowd_at:
-        views.append(
-            "among at most: that many coins of that value and month were out (drawn, not spent) at "
-            f"{minute_of(held.crowd_at)}; the people who hold them are fewer"
-        )
-    elif held.coins:
-        views.append(
-            "how many coins yours hide among is unknown: the broker has not counted them in public yet, "
-            "or was not asked since (it counts at full hours, when enough orders have come)"
-        )
-    if held.young_until > now_ms():
-        views.append(f"all usable from {minute_of(held.young_until)}")
-    if held.open_operations:
-        views.append(f"{held.open_operations} operations are open: `veilmart resume`")
-    shown.show(held, *views)
-
-
-def _crowd(coin: CoinStockView) -> str:
-    if not coin.usable + coin.young:
-        return ""
-    return "unknown" if coin.crowd is None else str(coin.crowd)

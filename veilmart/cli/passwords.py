@@ -13,13 +13,15 @@ from veilmart.cli.homes import read_small_file
 LONGEST: Final = 4096
 
 
-def read_password(path: Path | None, *, new: bool) -> str:
+def read_password(
+    path: Path | None, *, new: bool, prompt: str = "Password", option: str = "--password-file"
+) -> str:
     """Give the password; a new one is asked for twice. Raises `UsageError`."""
     if path is not None:
         return _from_file(path)
     if not sys.stdin.isatty():
-        raise UsageError("Nobody is there to be asked for a password.", "Give it with --password-file FILE.")
-    password = getpass.getpass("Password: ", stream=sys.stderr)
+        raise UsageError(f"Nobody is there to be asked: {prompt.lower()}.", f"Give it with {option} FILE.")
+    password = getpass.getpass(f"{prompt}: ", stream=sys.stderr)
     if new and getpass.getpass("Again: ", stream=sys.stderr) != password:
         raise UsageError("The two passwords differ.")
     if not password:

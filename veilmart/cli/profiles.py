@@ -4,7 +4,7 @@
     def balance(shown: Output, market: Market) -> None:
         "Show the account's balance."
 
-becomes the command `balance` with `--profile`, `--timeout`, `--proxy` and `--now`.
+becomes the command `balance` with `--profile`, `--timeout`, `--proxy`, `--now`, and what opens the wallet.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Annotated, Any, Final, TypeAlias, get_type_hints
 
 import typer
 
+from common.errors import UsageError
 from customer_node import Market
 from veilmart.cli.homes import Proxy, Timeout, home_of, output
+from veilmart.cli.unlocking import KeyFilePath, PassphraseFile, present_unlock
 
 ProfileHome: TypeAlias = Annotated[
     Path | None,
@@ -43,6 +45,8 @@ _SHARED: Final = (
     inspect.Parameter("timeout", _KINDS, default=30.0, annotation=Timeout),
     inspect.Parameter("proxy", _KINDS, default=None, annotation=Proxy),
     inspect.Parameter("now", _KINDS, default=False, annotation=Now),
+    inspect.Parameter("passphrase_file", _KINDS, default=None, annotation=PassphraseFile),
+    inspect.Parameter("key_file", _KINDS, default=None, annotation=KeyFilePath),
 )
 
 
@@ -52,46 +56,83 @@ def profile_home(given: Path | None) -> Path:
 
 
 def opened(
-    profile: Path | None, timeout: float, proxy: str | None, *, now: bool
+    profile: Path | None,
+    timeout: float,
+    proxy: str | None,
+    *,
+    now: bool,
+    passphrase_file: Path | None = None,
+    key_file: Path | None = None,
 ) -> AbstractContextManager[Market]:
-    """Open the profile. Raises `UsageError`, `BusyError`."""
-    return Market(profile_home(profile), proxy=proxy, timeout_s=timeout, allow_young=now)
+    """Open the profile. Raises `UsageError`, `BusyError`, `AuthenticationError`."""
+    home = profile_home(profile)
+    unlock = present_unlock(home, passphrase_file, key_file)
+    return Market(home, proxy=proxy, timeout_s=timeout, allow_young=now, unlock=unlock)
 
 
 def on_profile(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
     """Make a command of a function that takes the output, an open profile, and options of its own."""
 
     def register(function: Command) -> Command:
-        def run(
-            context: typer.Context,
-            *,
-            profile: Path | None,
-            timeout: float,
-            proxy: str | None,
-            now: bool,
-            **options: Any,
-        ) -> None:
-            shown = output(context)
-            if now:
-                shown.note("warning: young coins and tickets make it easier to tie what follows to you")
-            with opened(profile, timeout, proxy, now=now) as market:
-                function(shown, market, **options)
-
-        hints = get_type_hints(function, include_extras=True)
-        own = [
-            parameter.replace(kind=_KINDS, annotation=hints[parameter.name])
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.name not in _GIVEN
-        ]
-        first = inspect.Parameter(
-            "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
-        )
-        parameters = [first, *own, *_SHARED]
-        # Typer reads a command's options off its signature, and type hints in its own way.
-        vars(run)["__signature__"] = inspect.Signature(parameters)
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        run.__name__, run.__doc__ = function.__name__, function.__doc__
-        app.command(name)(run)
+        app.command(name)(_command(function))
         return function
 
     return register
+
+
+def on_group(app: typer.Typer) -> Callable[[Command], Command]:
+    """Make such a function what a group does that is called without any of its commands."""
+
+    def register(function: Command) -> Command:
+        app.callback(invoke_without_command=True)(_command(function))
+        return function
+
+    return register
+
+
+def _command(function: Command) -> Command:
+    def run(
+        context: typer.Context,
+        *,
+        profile: Path | None,
+        timeout: float,
+        proxy: str | None,
+        now: bool,
+        passphrase_file: Path | None,
+        key_file: Path | None,
+        **options: Any,
+    ) -> None:
+        if context.invoked_subcommand is not None:
+            _demand_no_options(context)
+            return
+        shown = output(context)
+        if now:
+            shown.note("warning: young coins and tickets make it easier to tie what follows to you")
+        with opened(
+            profile, timeout, proxy, now=now, passphrase_file=passphrase_file, key_file=key_file
+        ) as market:
+            function(shown, market, **options)
+
+    hints = get_type_hints(function, include_extras=True)
+    own = [
+        parameter.replace(kind=_KINDS, annotation=hints[parameter.name])
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in _GIVEN
+    ]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [first, *own, *_SHARED]
+    # Typer reads a command's options off its signature, and type hints in its own way.
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__name__, run.__doc__ = function.__name__, function.__doc__
+    return run
+
+
+def _demand_no_options(context: typer.Context) -> None:
+    """Refuse options between a group and its command: the command would not see them."""
+    for parameter in context.params:
+        source = context.get_parameter_source(parameter)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                "Options come after the command.", f"`{context.info_name} show --help` lists them."
+            )

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 
 from broker_node.keys import BrokerKeys
-from common import codec, frames, messages, topics
+from common import clock, codec, frames, messages, topics
 from common.config import Limits
 from common.errors import WireError
 from common.frames import SessionKeys
 from common.keys import IdentityKey, identity_fingerprint
 from common.money import format_amount
-from customer_node.profile import STORE_FILE
+from customer_node.profile import SEED_FILE, open_store
+from customer_node.schema import order_secrets
 from merchant_node.prekeys import Prekeys
 from veilmart.demo.market import SHOPS, DemoMarket
 from veilmart.demo.recorder import EVERY
@@ -101,8 +103,9 @@ class Records:
 
     def order_secrets(self) -> dict[str, bytes | str]:
         """Give the secrets of orders, which open answers and fetch files."""
-        return self._of_profiles("SELECT secret FROM order_secrets", "order secret") | self._of_profiles(
-            "SELECT answer_secret FROM order_secrets", "answer secret"
+        secrets = order_secrets.c
+        return self._of_profiles(secrets.secret, "order secret") | self._of_profiles(
+            secrets.answer_secret, "answer secret"
         )
 
     def order_ids(self) -> dict[str, bytes | str]:
@@ -120,11 +123,15 @@ class Records:
                         values[f"signature of coin {len(values)}"] = coin.signature
         return values
 
-    def _of_profiles(self, query: str, name: str) -> dict[str, bytes | str]:
+    def _of_profiles(self, column: sa.Column[bytes], name: str) -> dict[str, bytes | str]:
         values: dict[str, bytes | str] = {}
         for person in self.customers:
-            for (value,) in _rows(self.market.profile(person.name) / STORE_FILE, query):
-                values[f"{name} {len(values)}"] = value
+            profile = self.market.profile(person.name)
+            # The demo's wallets have no passphrase: their seeds lie in the open.
+            store = open_store(profile, (profile / SEED_FILE).read_bytes(), clock.random_bytes)
+            with closing(store), store.immediate() as tx:
+                for row in tx.all(sa.select(column)):
+                    values[f"{name} {len(values)}"] = row[column.name]
         return values
 
     # --- what each party held --------------------------------------------------------------------------

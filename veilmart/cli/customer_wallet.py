@@ -1,0 +1,109 @@
+"""The wallet: what it holds, what opens it, and its words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.clock import now_ms
+from common.errors import UsageError
+from common.money import format_amount
+from customer_node import Market
+from customer_node.views import CoinStockView
+from veilmart.cli.profiles import on_group, on_profile
+from veilmart.cli.times import minute_of
+from veilmart.cli.unlocking import NoPassphrase, new_unlock
+from veilmart.output import Output, Table, View
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+wallet_app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    help="The wallet: what it holds, what opens it, and its words. Alone it shows what it holds.",
+)
+app.add_typer(wallet_app, name="wallet")
+
+
+@on_group(wallet_app)
+@on_profile(wallet_app, "show")
+def show(shown: Output, market: Market) -> None:
+    """Show what the wallet holds. Asks nobody."""
+    held = market.wallet()
+    rows = [
+        (format_amount(coin.value, held.currency), coin.usable, coin.young, coin.expired, _crowd(coin))
+        for coin in held.coins
+    ]
+    sums = {"usable": held.usable, "young": held.young, "in orders": held.reserved}
+    views: list[View] = [
+        Table(("coin", "usable", "young", "expired", "among at most"), rows),
+        ", ".join(f"{name} {format_amount(amount, held.currency)}" for name, amount in sums.items()),
+        f"tickets {held.tickets}, young {held.young_tickets}",
+    ]
+    if held.crowd_at:
+        views.append(
+            "among at most: that many coins of that value and month were out (drawn, not spent) at "
+            f"{minute_of(held.crowd_at)}; the people who hold them are fewer"
+        )
+    elif held.coins:
+        views.append(
+            "how many coins yours hide among is unknown: the broker has not counted them in public yet, "
+            "or was not asked since (it counts at full hours, when enough orders have come)"
+        )
+    if held.young_until > now_ms():
+        views.append(f"all usable from {minute_of(held.young_until)}")
+    if held.open_operations:
+        views.append(f"{held.open_operations} operations are open: `veilmart resume`")
+    shown.show(held, *views)
+
+
+def _crowd(coin: CoinStockView) -> str:
+    if not coin.usable + coin.young:
+        return ""
+    return "unknown" if coin.crowd is None else str(coin.crowd)
+
+
+@on_profile(wallet_app)
+def passphrase(
+    shown: Output,
+    market: Market,
+    new_passphrase_file: Annotated[
+        Path | None, typer.Option(help="Read the new passphrase from this file ('-' for stdin).")
+    ] = None,
+    new_key_file: Annotated[
+        Path | None, typer.Option(help="Let this file open the wallet; it is made where it is not there.")
+    ] = None,
+    *,
+    no_passphrase: NoPassphrase = False,
+) -> None:
+    """Change what opens the wallet. The words, and copies of the old files, still open what they did."""
+    unlock = new_unlock(new_passphrase_file, new_key_file, no_passphrase=no_passphrase)
+    market.protect(unlock)
+    kind = market.protected_by
+    shown.show({"protection": kind}, _PROTECTED[kind])
+
+
+@on_profile(wallet_app)
+def backup(shown: Output, market: Market) -> None:
+    """Print the 24 words that bring the wallet back. Whoever reads them has the money."""
+    if not shown.as_json and not sys.stdout.isatty():
+        raise UsageError(
+            "The words are shown on a terminal only.", "A script asks for them with --json, and hides them."
+        )
+    words = market.words()
+    shown.note("Write these words down and keep them off line: whoever reads them has the wallet's money.")
+    shown.note("To restore it, the account's login and the market file are needed too, and nothing else.")
+    rows = [
+        tuple(f"{number + 1:2} {words[number]}" for number in range(row, len(words), 6)) for row in range(6)
+    ]
+    shown.show({"words": words}, *("   ".join(f"{cell:<12}" for cell in row).rstrip() for row in rows))
+
+
+_PROTECTED = {
+    "none": "the wallet is open to whoever can read its folder",
+    "passphrase": "the wallet opens with its passphrase",
+    "key_file": "the wallet opens with its key file",
+}
