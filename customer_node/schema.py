@@ -267,7 +267,7 @@ disputes: Final = sa.Table(
     metadata,
     sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("request", sa.LargeBinary, nullable=False),
+    sa.Column("request", Sealed("disputes.request"), nullable=False),
     sa.Column("opened", sa.BigInteger, nullable=False),
 )
 """Disputes that this profile has opened: the exact message, repeated until it is answered."""

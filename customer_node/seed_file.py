@@ -32,7 +32,7 @@ from common.clock import Random
 from common.errors import AuthenticationError, MalformedError, UntrustedError, UsageError
 from common.messages import Part
 
-MAGIC: Final = b"veilmart seed v1\n"
+MAGIC: Final = b"veilmart v1 sealed seed\0"
 KEY_FILE_BYTES: Final = 32
 KEY_FILE_MINIMUM: Final = 16
 KEY_FILE_MAXIMUM: Final = 4096

@@ -261,7 +261,7 @@ def test_an_older_profile_is_sealed_when_it_is_opened(tmp_path: Path) -> None:
     settings.set_main_option("script_location", str(Path(customer_node.migrations.__file__).parent))
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
-        command.upgrade(settings, "0004")
+        command.upgrade(settings, "0005")
         connection.exec_driver_sql(
             "INSERT INTO operations VALUES (x'01', 'swap', 'open', x'73656372657420636f696e73', 1, NULL)"
         )

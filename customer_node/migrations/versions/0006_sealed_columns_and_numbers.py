@@ -7,8 +7,8 @@ from alembic import op
 
 from customer_node.sealed_columns import cipher_of
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 SEALED = {
     "evidence": ("content",),
@@ -21,6 +21,7 @@ SEALED = {
     "order_lines": ("title",),
     "order_secrets": ("secret", "answer_secret", "place_order"),
     "receipts": ("receipt",),
+    "disputes": ("request",),
 }
 TEXTS = ("cart_lines", "order_lines")
 
