@@ -74,6 +74,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Failed logins over all names, in one hour, before every further login waits."""
     password_queue: int = 64
     """Password hashes that may wait; a login beyond it is refused as busy."""
+    top_up_minimum: int = 100
+    top_up_maximum: int = 100_000
+    """Of one charge, in minor units of whatever the market's currency is."""
+    top_ups_per_day: int = 20
+    """Of one account, in any 24 hours, tried ones included: stolen cards are tried out in series."""
+    top_up_queue: int = 32
+    """Charges under way at the gateway; a further one is refused as busy."""
+    top_up_ask_first_ms: int = 5 * SECOND_MS
+    top_up_ask_longest_ms: int = 10 * MINUTE_MS
+    """How soon the gateway is asked about a charge that is not known, doubling up to the longest."""
+    gateway_timeout_ms: int = 10 * SECOND_MS
     batch_messages: int = 512
     batch_bytes: int = 2 * KIB * KIB
     batch_cells: int = 8

@@ -11,6 +11,7 @@ Rule 3. Everything else is a mistake of our own: it is not caught, and the node 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -79,6 +80,16 @@ class UsageError(VeilmartError):
     exit_code = 2
 
 
+class InvalidCardError(UsageError):
+    """A payment card's fields cannot be right; `faults` says for each of them what to do."""
+
+    code = "card_invalid"
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__(" ".join(faults.values()), "Nothing was sent. Correct it and try again.")
+        self.faults = dict(faults)
+
+
 class NotFoundError(VeilmartError):
     """No such merchant, product, order or account."""
 
@@ -113,6 +124,16 @@ class InsufficientFundsError(RejectedError):
     """The account or the wallet holds less than needed."""
 
     code = "insufficient_funds"
+
+
+class CardDeclinedError(RejectedError):
+    """A payment card was not charged; `reason` is the broker's refusal code."""
+
+    code = "card_declined"
+
+    def __init__(self, message: str, hint: str = "", *, reason: str = "card_declined") -> None:
+        super().__init__(message, hint)
+        self.reason = reason
 
 
 class OutOfTicketsError(RejectedError):
@@ -152,6 +173,12 @@ class BrokerUnreachableError(UnreachableError):
     """The bus answers, the broker does not."""
 
     code = "broker_unreachable"
+
+
+class GatewayUnreachableError(UnreachableError):
+    """The broker answers, its payment gateway does not; nothing was charged."""
+
+    code = "gateway_unreachable"
 
 
 class MerchantOfflineError(UnreachableError):

@@ -4,7 +4,9 @@
        | Hello ----------------------->|<----------------------- Hello |   who are you (HPKE to the broker)
        |<-------------- Welcome |      |      | Welcome -------------->|   you may do this, until then
        |                               |                               |
-       | Withdraw -------------------->|                               |   account scope: balance -> coins
+       | TopUp ----------------------->|                               |   account scope: card -> balance
+       |<----------------- TopUpAnswer |                               |
+       | Withdraw -------------------->|                               |   ... balance -> coins
        |<------------------- Withdrawn |                               |
        :      (another connection, another session, another day)       :
        | AskMerchant ----------------->| Forward --------------------->|   shop scope: browse, sealed
@@ -200,6 +202,15 @@ RefusalCode: TypeAlias = Literal[
     "merchant_offline",
     "byte_budget",
     "session_over",
+    "no_gateway",
+    "gateway_unavailable",
+    "not_charged",
+    "too_many_top_ups",
+    "card_invalid",
+    "card_expired",
+    "card_security_code",
+    "card_insufficient_funds",
+    "card_declined",
 ]
 
 
@@ -240,6 +251,54 @@ class Balance(Message, frozen=True):
     amount: Price
     currency: Currency
     tickets_left: Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class PaymentCard(Part, frozen=True):
+    """A payment card (`common.payment_cards`). It is charged and forgotten: no party stores it."""
+
+    number: Annotated[str, Meta(pattern=r"\A[0-9]{12,19}\Z")]
+    month: Annotated[int, Meta(ge=1, le=12)]
+    year: Annotated[int, Meta(ge=2000, le=2199)]
+    security_code: Annotated[str, Meta(pattern=r"\A[0-9]{3,4}\Z")]
+    name: Name
+
+    def __repr__(self) -> str:
+        """Hide all of it."""
+        return "PaymentCard(...)"
+
+
+class TopUp(Message, frozen=True):
+    """customer -> broker: charge this card once and credit my account.
+
+    A repetition is told where the operation stands; another amount or card under `operation` is a
+    conflict. Whoever has lost the card's data asks with `AskTopUp`.
+    """
+
+    operation: Id
+    amount: Amount
+    currency: Currency
+    card: PaymentCard
+
+
+class AskTopUp(Message, frozen=True):
+    """customer -> broker: what became of this operation? One that is not known never will be charged."""
+
+    operation: Id
+
+
+class TopUpAnswer(Message, frozen=True):
+    """broker -> customer: the charge is under way, or done and credited. One not made is `Refused`.
+
+    `charge` is the gateway's id for it, empty until there is one; `balance` the account's by now.
+    """
+
+    operation: Id
+    state: Literal["pending", "charged"]
+    amount: Amount
+    brand: Annotated[str, Meta(pattern=r"\A[a-z]{1,16}\Z")]
+    last_four: Annotated[str, Meta(pattern=r"\A[0-9]{4}\Z")]
+    charge: ShortText
+    balance: Price
 
 
 class Withdraw(Message, frozen=True):
@@ -504,8 +563,8 @@ class FetchRefused(Message, frozen=True):
 
 # --- Which side may send what --------------------------------------------------------------------------
 
-FromAccount: TypeAlias = GetBalance | Withdraw | LogOut
-ToAccount: TypeAlias = Balance | Withdrawn | LoggedOut | Refused | SessionEnded
+FromAccount: TypeAlias = GetBalance | TopUp | AskTopUp | Withdraw | LogOut
+ToAccount: TypeAlias = Balance | TopUpAnswer | Withdrawn | LoggedOut | Refused | SessionEnded
 FromShop: TypeAlias = (
     AskMerchant
     | PlaceOrder

@@ -39,6 +39,20 @@ CUSTOMER_ORDER: Final[Table] = {
     "refunded": frozenset(),
 }
 
+BROKER_TOP_UP: Final[Table] = {
+    "requested": frozenset({"opened", "declined"}),
+    "opened": frozenset({"charged", "declined", "unknown"}),
+    "unknown": frozenset({"charged", "declined"}),
+    "charged": frozenset(),
+    "declined": frozenset(),
+}
+
+CUSTOMER_TOP_UP: Final[Table] = {
+    "open": frozenset({"charged", "refused"}),
+    "charged": frozenset(),
+    "refused": frozenset(),
+}
+
 
 class UnlistedStepError(Exception):
     """Our own code asked for a step that the table does not list."""

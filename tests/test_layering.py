@@ -24,6 +24,8 @@ MAY_IMPORT = {
         "common.raw_rsa": "OpenSSL's bare RSA, which cryptography does not offer",
         "veilmart.processes": "asks Linux to end a child with its parent",
     },
+    "stripe": {"broker_node.gateways.stripe": "charges cards; an optional extra"},
+    "requests": {"broker_node.gateways.stripe": "carries Stripe's calls, with a session of our own"},
     "cryptography": {
         "common.blind": "verifies RSA-PSS, loads issuer keys",
         "common.coins": "derives a token's secrets",
