@@ -1,6 +1,7 @@
 """The broker's core: what arrives is sorted by kind, decided in one transaction, and answered.
 
     Hello           hello.py      who may do what, until when
+    TopUp, AskTopUp               topups.py     a card against money
     Withdraw, Swap, ClaimRefund   exchange.py   money against coins
     PlaceOrder, AskOrder, AnswerKept   orders.py
     AnswerOrder, OutcomeKept           answers.py
@@ -30,12 +31,14 @@ from broker_node.hello import Greeting, PasswordResult, Reception
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
+from broker_node.payment_gateway import PaymentGateway
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
 from broker_node.settlement import Settlement
 from broker_node.signing import Signed
 from broker_node.telling import Telling
+from broker_node.topups import Ended, Opened, TopUps
 from common import config, messages, topics
 from common.clock import Random
 from common.config import Limits
@@ -54,7 +57,14 @@ LOOK_EVERY_MS = config.SECOND_MS
 class Broker:
     """`common.node.Core` of the broker."""
 
-    def __init__(self, keys: BrokerKeys, issuing: Mint, revocations: Revocations, limits: Limits) -> None:
+    def __init__(
+        self,
+        keys: BrokerKeys,
+        issuing: Mint,
+        revocations: Revocations,
+        limits: Limits,
+        gateway: PaymentGateway | None = None,
+    ) -> None:
         self._keys = keys
         self._revocations = revocations
         self._limits = limits
@@ -64,6 +74,7 @@ class Broker:
         self._sessions = Sessions(keys, self._audit, limits)
         self._reception = Reception(keys, issuing, self._audit, revocations, self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
+        self._top_ups = TopUps(gateway, self._sessions, keys.currency, limits)
         self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
         self._telling = Telling(keys.currency, limits, self.merchant_online)
         self._answers = Answers(self._telling, self._audit, limits)
@@ -97,6 +108,10 @@ class Broker:
             MerchantShown: self._shown,
             messages.GetBalance: self._balance,
             messages.LogOut: self._log_out,
+            messages.TopUp: self._top_ups.top_up,
+            messages.AskTopUp: self._top_ups.ask,
+            Opened: self._top_ups.opened,
+            Ended: self._top_ups.ended,
             messages.Withdraw: self._exchange.withdraw,
             messages.ClaimRefund: self._exchange.claim,
             messages.AskOrder: self._orders.ask,
@@ -126,6 +141,7 @@ class Broker:
         self._announced_now = self._revoked_now = False
         self._sessions.begin()
         self._reception.begin()
+        self._top_ups.begin()
         self._exchange.begin()
         self._relay.begin()
         self._audit.begin()
@@ -163,6 +179,7 @@ class Broker:
         self._announced_now = self._revoked_now = False
         self._sessions.committed()
         self._reception.committed()
+        self._top_ups.committed()
         self._exchange.committed()
         self._relay.committed()
         self._audit.committed()
@@ -177,7 +194,7 @@ class Broker:
     def tick(self, tx: Tx, now: int, random: Random) -> list[Any]:
         """Tell again, end what is over, publish what changed."""
         sends: list[Any] = [*self._orders.tick(tx, now, random), *self._relay.tick(now, random)]
-        sends += self._settlement.tick(tx, now, random)
+        sends += [*self._settlement.tick(tx, now, random), *self._top_ups.tick(tx, now)]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
@@ -305,7 +322,7 @@ def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:
     if sender is None or sender.scope == "merchant":
         return []
     match message:
-        case messages.Withdraw():
+        case messages.Withdraw() | messages.TopUp() | messages.AskTopUp():
             reference = message.operation
         case messages.ClaimRefund() | messages.AskOrder():
             reference = message.order_id

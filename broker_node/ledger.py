@@ -2,6 +2,7 @@
 
     book                    what it holds                               a positive sum is
     operator                credit granted by the operator              never (it is the source)
+    gateway                 money at the card gateway                   never (negative: received there)
     account:<id>            an account's balance                        owed to the customer
     coins:<value>           coins of that value not spent yet           owed to whoever holds them
     escrow                  money of held orders, and refunds unclaimed owed to merchant or customer
@@ -34,6 +35,7 @@ from common.store import Row, Tx
 
 ESCROW = "escrow"
 OPERATOR = "operator"
+GATEWAY = "gateway"
 COMMISSION = "commission"
 PAYOUTS = "payouts"
 PENDING = ("captured", "disputed")
@@ -166,13 +168,26 @@ def check(tx: Tx) -> Report:
             .order_by(schema.ledger.c.book)
         )
     }
-    faults += [f"{book} is negative" for book, total in books.items() if total < 0 and book != OPERATOR]
+    sources = (OPERATOR, GATEWAY)
+    faults += [f"{book} is negative" for book, total in books.items() if total < 0 and book not in sources]
     faults += [
         f"account {row['account']} shows {row['amount']}, but its entries sum to something else"
         for row in tx.all(sa.select(schema.balances))
         if row["amount"] != books.get(account_book(row["account"]), 0)
     ]
-    return Report(books, (*faults, *_order_faults(tx, books), *_coin_faults(tx, books)))
+    faults += [*_order_faults(tx, books), *_coin_faults(tx, books), *_top_up_faults(tx, books)]
+    return Report(books, tuple(faults))
+
+
+def _top_up_faults(tx: Tx, books: Mapping[str, int]) -> list[str]:
+    """Compare the gateway's book with the charges that it stands for."""
+    charged = sa.select(sa.func.coalesce(sa.func.sum(schema.top_ups.c.amount), 0)).where(
+        schema.top_ups.c.state == "charged"
+    )
+    received = int(tx.scalar(charged) or 0)
+    if books.get(GATEWAY, 0) == -received:
+        return []
+    return [f"gateway is {books.get(GATEWAY, 0)}, cards were charged {received}"]
 
 
 def _order_faults(tx: Tx, books: Mapping[str, int]) -> list[str]:

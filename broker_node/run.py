@@ -2,6 +2,7 @@
 
 home/  identity.key identity.crt ca.crt crl.pem market.json limits.toml (optional)
        broker.db hello/ wrap/ relay/ mint/ log.key client-ids
+       gateway.toml stripe.key sandbox-gateway.db (where cards are taken)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from broker_node import mint
 from broker_node.broker import Broker
+from broker_node.gateways import configuration
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from common import bus, clock, slots, topics
@@ -30,6 +32,8 @@ from common.store import Store
 MIGRATIONS = "broker_node.migrations"
 PASSWORD_WORKERS = 1
 MINT_WORKERS = 2
+GATEWAY_WORKERS = 4
+POOL_SIZES = {"passwords": PASSWORD_WORKERS, "mint": MINT_WORKERS, "gateway": GATEWAY_WORKERS}
 READY_TIMEOUT_S = 1.0
 MAINTAIN_EVERY_MS = 1_000
 
@@ -67,7 +71,8 @@ class BrokerNode:
         with store.immediate() as tx:
             issuing = Mint(folder, mint.load_issuers(tx))
         revocations = Revocations(home, keys.ca_der)
-        broker = Broker(keys, issuing, revocations, limits)
+        gateway = configuration.make(home, limits, clock.now_ms)
+        broker = Broker(keys, issuing, revocations, limits, gateway)
         with store.immediate() as tx:
             broker.start(tx)
         node = cls(home, limits, keys, revocations, store, broker, issuing)
@@ -173,7 +178,7 @@ def _run(
 ) -> None:
     node = BrokerNode.open(home)
     lanes = connections(home, market, tls=tls)
-    pools = Pools({"passwords": PASSWORD_WORKERS, "mint": MINT_WORKERS})
+    pools = Pools(POOL_SIZES)
     on_start(pools)
     loop = Loop(node.broker, node.store, lanes, pools, node.limits)
     announced = False

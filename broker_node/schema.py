@@ -193,6 +193,25 @@ merchant_balances = sa.Table(
     sa.CheckConstraint("available >= 0", name="no_negative_available"),
 )
 
+top_ups = sa.Table(
+    "top_ups",
+    metadata,
+    sa.Column("id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("account", sa.Integer, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("brand", sa.String(16), nullable=False),
+    sa.Column("last_four", sa.String(4), nullable=False),
+    sa.Column("charge", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("code", sa.String(32), nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("ended", sa.BigInteger),
+    sa.Column("due", sa.BigInteger, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Index("ix_top_ups_account_created", "account", "created"),
+)
+"""Charges of cards, and all that is kept of one. `due`: when the gateway is asked next, NULL when never."""
+
 events = sa.Table(
     "events",
     metadata,

@@ -1,9 +1,9 @@
 """Top-ups: a card is charged once, the account is credited once, and neither is lost.
 
-    TopUp -> requested --open--> opened --pay--> charged         the money is credited in the same step
-                 |                  |  \\-> declined
-                 |                  +-> unknown --settle--> charged | declined
-                 +-> declined
+    TopUp -> requested --open--> opened --pay--> charged     credited in the same transaction
+                 |                 |  |
+                 |                 |  +--> unknown --settle--> charged | declined
+                 +---> declined <--+
 
 Rule 1. Each call to the gateway follows the commit of the row that tells of it, and the card is sent only
 once the gateway's id of the charge is stored. So whatever is lost, the row says whom to ask about what.
@@ -21,7 +21,6 @@ still be on its way finds it so. Whoever is told "not charged" may try again.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -29,27 +28,24 @@ from typing import Final, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import ledger, schema
+from broker_node import charges, ledger, schema
 from broker_node.payment_gateway import Charged, Declined, GatewayError, Outcome, PaymentGateway, Unknown
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
 from common import messages, payment_cards
 from common.clock import Random
-from common.config import DAY_MS, MAXIMUM_AMOUNT, SECOND_MS, Limits
+from common.config import MAXIMUM_AMOUNT, SECOND_MS, Limits
 from common.errors import InvalidCardError, RefusedError
 from common.node import Arrival, Job
-from common.states import BROKER_TOP_UP, UnlistedStepError, sources
+from common.states import UnlistedStepError
 from common.store import Row, Tx
 
 Sends: TypeAlias = list[ToSession | Job]
 
 POOL: Final = "gateway"
-OPEN_STATES: Final = ("requested", "opened", "unknown")
 LOOK_EVERY_MS: Final = SECOND_MS
 CALLS: Final = 4
 """How many time-outs of the gateway one charge may take, repetitions and waiting in the pool included."""
-_TOP_UP = sa.insert(schema.top_ups)
-_FIND = sa.select(schema.top_ups).where(schema.top_ups.c.id == sa.bindparam("wanted"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,40 +109,43 @@ class TopUps:
     def top_up(self, tx: Tx, session: Session, request: messages.TopUp, now: int, _random: Random) -> Sends:
         """Have the card charged. Raises `RefusedError`."""
         account = self._sessions.require_account(tx, session)
-        identifier = top_up_id(account, request.operation)
-        row = find(tx, identifier)
+        identifier = charges.top_up_id(account, request.operation)
+        row = charges.find(tx, identifier)
         if row is not None:
             return [ToSession(session.sid, self._again(tx, row, request))]
-        if _tried(tx, account, now) >= self._limits.top_ups_per_day:
+        if charges.tried(tx, account, now) >= self._limits.top_ups_per_day:
             raise RefusedError("too_many_top_ups")
         if len(self._under_way) >= self._limits.top_up_queue:
             raise RefusedError("busy")
         refusal = self._refusal(tx, account, request, now)
-        row = _new_row(identifier, account, now) | {
+        row = charges.new_row(identifier, account, now) | {
             "amount": request.amount,
             "brand": "" if refusal else payment_cards.brand_of(request.card.number).name,
             "last_four": "" if refusal else payment_cards.last_four(request.card),
         }
         if refusal is not None:
             # Kept, so that a second copy of this message cannot be charged after the first was refused.
-            tx.insert(_TOP_UP, row | {"state": "declined", "code": refusal})
+            tx.insert(charges.INSERT, row | {"state": "declined", "code": refusal})
             raise RefusedError(refusal)
-        tx.insert(_TOP_UP, row | {"state": "requested", "due": self._patience(now)})
+        tx.insert(charges.INSERT, row | {"state": "requested", "due": self._patience(now)})
         return [
             ToSession(session.sid, _answer(request.operation, row | {"state": "requested"}, 0)),
             self._open(session, request, identifier),
         ]
 
     def ask(self, tx: Tx, session: Session, question: messages.AskTopUp, now: int, _random: Random) -> Sends:
-        """Say what became of an operation; one that is not known is declined by this. Raises `RefusedError`."""
+        """Say what became of an operation; this declines one that is not known. Raises `RefusedError`."""
         account = self._sessions.require_account(tx, session)
-        identifier = top_up_id(account, question.operation)
-        row = find(tx, identifier)
+        identifier = charges.top_up_id(account, question.operation)
+        row = charges.find(tx, identifier)
         if row is not None:
             return [ToSession(session.sid, self._stands(tx, row, question.operation))]
-        if _tried(tx, account, now) >= self._limits.top_ups_per_day:
+        if charges.tried(tx, account, now) >= self._limits.top_ups_per_day:
             raise RefusedError("too_many_top_ups")
-        tx.insert(_TOP_UP, _new_row(identifier, account, now) | {"state": "declined", "code": "not_charged"})
+        tx.insert(
+            charges.INSERT,
+            charges.new_row(identifier, account, now) | {"state": "declined", "code": "not_charged"},
+        )
         raise RefusedError("not_charged")
 
     def _patience(self, now: int) -> int:
@@ -187,12 +186,12 @@ class TopUps:
         """Store the charge's id, and only then have the card sent."""
         operation, charge = result.request.operation, result.charge
         if charge is None:
-            changed = _step(tx, result.id, "declined", code="gateway_unavailable", due=None)
+            changed = charges.step(tx, result.id, "declined", code="gateway_unavailable", due=None)
         else:
-            changed = _step(tx, result.id, "opened", charge=charge, due=self._patience(now))
+            changed = charges.step(tx, result.id, "opened", charge=charge, due=self._patience(now))
         if not changed or charge is None:
             # Not changed: it was declined meanwhile, and no card was sent.
-            return [ToSession(session.sid, self._stands(tx, _known(tx, result.id), operation))]
+            return [ToSession(session.sid, self._stands(tx, charges.known(tx, result.id), operation))]
         card = result.request.card
         return [self._call(session, result.id, operation, lambda gateway: gateway.pay(charge, card))]
 
@@ -200,7 +199,7 @@ class TopUps:
         self, tx: Tx, session: Session | None, result: Ended, now: int, _random: Random
     ) -> list[ToSession]:
         """Credit what was charged, in one transaction with its step; note what was not."""
-        row = _known(tx, result.id)
+        row = charges.known(tx, result.id)
         match result.outcome:
             case Charged():
                 self._credit(tx, row, now)
@@ -210,24 +209,28 @@ class TopUps:
                 self._put_off(tx, row, now)
         if session is None or isinstance(result.outcome, Unknown):
             return []
-        return [ToSession(session.sid, self._stands(tx, _known(tx, result.id), result.operation))]
+        return [ToSession(session.sid, self._stands(tx, charges.known(tx, result.id), result.operation))]
 
     def _credit(self, tx: Tx, row: Row, now: int) -> None:
         if row["state"] == "charged":
             return
-        if not _step(tx, row["id"], "charged", due=None, ended=now):
+        if not charges.step(tx, row["id"], "charged", due=None, ended=now):
             raise UnlistedStepError(f"no step from {row['state']} to charged")
         account, amount = row["account"], row["amount"]
         ledger.post(tx, row["id"], {ledger.GATEWAY: -amount, ledger.account_book(account): amount}, now)
-        ledger.change_balance(tx, account, amount)
+        try:
+            ledger.change_balance(tx, account, amount)
+        except RefusedError:
+            # Refused, the step above would be kept and the money be nobody's.
+            raise UnlistedStepError("an account that was charged for has no balance") from None
 
     @staticmethod
     def _decline(tx: Tx, row: Row, code: str) -> None:
-        if row["state"] != "declined" and not _step(tx, row["id"], "declined", code=code, due=None):
+        if row["state"] != "declined" and not charges.step(tx, row["id"], "declined", code=code, due=None):
             raise UnlistedStepError(f"no step from {row['state']} to declined")
 
     def _put_off(self, tx: Tx, row: Row, now: int) -> None:
-        _step(tx, row["id"], "unknown")
+        charges.step(tx, row["id"], "unknown")
         limits = self._limits
         pause = min(limits.top_up_ask_first_ms << min(row["attempts"], 30), limits.top_up_ask_longest_ms)
         tx.execute(
@@ -273,9 +276,9 @@ class TopUps:
                 self._log.warning("gateway failed", step="open", error=type(error).__name__)
                 return None
 
-        def done(charge: str | None) -> Arrival:
+        def done(charge: str | None) -> Sequence[Arrival]:
             self._under_way.now.discard(identifier)
-            return Arrival(session, b"", Opened(request, identifier, charge))
+            return [Arrival(session, b"", Opened(request, identifier, charge))]
 
         self._under_way.staged.add(identifier)
         return Job(POOL, work, done)
@@ -298,9 +301,9 @@ class TopUps:
                 self._log.warning("gateway failed", step="call", error=type(error).__name__)
                 return Unknown()
 
-        def done(outcome: Outcome) -> Arrival:
+        def done(outcome: Outcome) -> Sequence[Arrival]:
             self._under_way.now.discard(identifier)
-            return Arrival(session, b"", Ended(identifier, operation, outcome))
+            return [Arrival(session, b"", Ended(identifier, operation, outcome))]
 
         self._under_way.staged.add(identifier)
         return Job(POOL, work, done)
@@ -308,100 +311,6 @@ class TopUps:
 
 def _settling(charge: str) -> Callable[[PaymentGateway], Outcome]:
     return lambda gateway: gateway.settle(charge)
-
-
-# --- rows ----------------------------------------------------------------------------------------------
-
-
-def top_up_id(account: int, operation: bytes) -> bytes:
-    """Give the id of an account's operation: nobody can occupy another account's."""
-    return hashlib.sha256(b"top-up\0" + account.to_bytes(8, "big") + operation).digest()[:16]
-
-
-def find(tx: Tx, identifier: bytes) -> Row | None:
-    """Give a top-up's row."""
-    return tx.one(_FIND, {"wanted": identifier})
-
-
-def has_open(tx: Tx, account: int) -> bool:
-    """Whether a charge for this account may still be credited: such an account cannot be closed."""
-    return bool(
-        tx.scalar(
-            sa.select(sa.func.count())
-            .select_from(schema.top_ups)
-            .where(schema.top_ups.c.account == account, schema.top_ups.c.state.in_(OPEN_STATES))
-        )
-    )
-
-
-@dataclass(frozen=True)
-class StateCount:
-    """How many top-ups are in a state, of how much, and since when the oldest."""
-
-    state: str
-    count: int
-    amount: int
-    oldest: int
-
-
-def counted(tx: Tx) -> Sequence[StateCount]:
-    """Count all top-ups by state, as the operator sees them."""
-    columns = schema.top_ups.c
-    rows = tx.all(
-        sa.select(
-            columns.state,
-            sa.func.count().label("count"),
-            sa.func.sum(columns.amount).label("amount"),
-            sa.func.min(columns.created).label("oldest"),
-        )
-        .group_by(columns.state)
-        .order_by(columns.state)
-    )
-    return [StateCount(row["state"], row["count"], int(row["amount"]), row["oldest"]) for row in rows]
-
-
-def _new_row(identifier: bytes, account: int, now: int) -> dict[str, object]:
-    return {
-        "id": identifier,
-        "account": account,
-        "amount": 0,
-        "brand": "",
-        "last_four": "",
-        "charge": "",
-        "state": "",
-        "code": "",
-        "created": now,
-        "ended": None,
-        "due": None,
-        "attempts": 0,
-    }
-
-
-def _known(tx: Tx, identifier: bytes) -> Row:
-    row = find(tx, identifier)
-    if row is None:
-        raise UnlistedStepError("a top-up that has no row")
-    return row
-
-
-def _step(tx: Tx, identifier: bytes, new: str, **values: object) -> bool:
-    statement = (
-        sa.update(schema.top_ups)
-        .where(schema.top_ups.c.id == identifier)
-        .where(schema.top_ups.c.state.in_(sources(BROKER_TOP_UP, new)))
-        .values(state=new, **values)
-    )
-    return tx.changed(statement) == 1
-
-
-def _tried(tx: Tx, account: int, now: int) -> int:
-    return int(
-        tx.scalar(
-            sa.select(sa.func.count())
-            .select_from(schema.top_ups)
-            .where(schema.top_ups.c.account == account, schema.top_ups.c.created > now - DAY_MS)
-        )
-    )
 
 
 def _answer(operation: bytes, row: Row, balance: int) -> messages.TopUpAnswer:

@@ -17,6 +17,9 @@ BLINDED = messages.BlindedToken(key_id=KEY, blinded=RSA)
 X_WING = bytes(1216)
 REPLY = bytes(range(76))
 TIME = 1_800_000_000_000
+CARD = messages.PaymentCard(
+    number="4242424242424242", month=12, year=2034, security_code="123", name="Alice Liddell"
+)
 SUMMARY = messages.ProductSummary(
     sku="GPX-1",
     title="Ridge",
@@ -63,6 +66,18 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.SessionEnded(code="revoked"),
     messages.GetBalance(request=ID),
     messages.Balance(request=ID, amount=0, currency="EUR", tickets_left=100),
+    CARD,
+    messages.TopUp(operation=ID, amount=5000, currency="EUR", card=CARD),
+    messages.AskTopUp(operation=ID),
+    messages.TopUpAnswer(
+        operation=ID,
+        state="charged",
+        amount=5000,
+        brand="visa",
+        last_four="4242",
+        charge="pi_000001",
+        balance=5007,
+    ),
     messages.Withdraw(operation=ID, coins=[BLINDED] * 2, tickets=[BLINDED]),
     messages.Withdrawn(operation=ID, coins=[RSA] * 2, tickets=[RSA], balance=7),
     messages.LogOut(request=ID),

@@ -27,7 +27,7 @@ NAME = "Augusta King"
 
 
 def card(number: str = VISA) -> PaymentCard:
-    code = "1234" if number.startswith("3") else "987"
+    code = "1234" if number.startswith("37") else "987"
     return payment_cards.card(number, "12/34", code, NAME)
 
 

@@ -25,6 +25,7 @@ from client import (
     settle,
 )
 from conftest import Time
+from samples import CARD
 from world import Publish, World
 
 from broker_node import gate
@@ -77,6 +78,7 @@ def visit(world: World, customer: Customer, keeper: Shopkeeper) -> list[Sent]:
     session, account = customer.shop(), customer.account()
     world.fund(customer.name, 64)
     account.ask(messages.GetBalance(request=fresh()), messages.Balance)
+    pay_in(account)
     customer.withdraw(account, [64], 1)
     buy(customer, session, keeper)
     claim(customer, session, keeper)
@@ -95,6 +97,13 @@ def visit(world: World, customer: Customer, keeper: Shopkeeper) -> list[Sent]:
     for peer in peers:
         peer.collect()
     return list(found(world, peers, leaving))
+
+
+def pay_in(account: Session) -> None:
+    request = messages.TopUp(operation=fresh(), amount=500, currency="EUR", card=CARD)
+    assert account.ask(request, messages.TopUpAnswer).state == "pending"
+    assert account.hear(messages.TopUpAnswer).state == "charged"
+    account.ask(messages.AskTopUp(operation=request.operation), messages.TopUpAnswer)
 
 
 def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:

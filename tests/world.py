@@ -27,7 +27,8 @@ from typing import Any
 
 from broker_node import administration
 from broker_node.audit import Audit
-from broker_node.run import BrokerNode
+from broker_node.gateways import configuration
+from broker_node.run import POOL_SIZES, BrokerNode
 from broker_node.run import connections as broker_connections
 from common import bus, clock, topics
 from common.errors import BusUnreachableError
@@ -207,6 +208,7 @@ class World:
         if limits is not None:
             lines = [f"{name} = {value}\n" for name, value in limits.items()]
             (report.broker_home / "limits.toml").write_text("".join(lines))
+        configuration.save(report.broker_home, "sandbox")
         self.key_type = key_type
         self.market_path = report.market_path
         self.market = report.market
@@ -252,7 +254,7 @@ class World:
             node.store,
             node.limits,
             lanes,
-            {"passwords": 1, "mint": 2},
+            POOL_SIZES,
             each_round,
             node.close,
         )
