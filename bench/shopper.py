@@ -57,7 +57,9 @@ class Shopper:
         self._market = self._session.market.market_id
         self._currency = self._session.market.currency
         self._merchant = card.certificate
-        line = messages.OrderLine(sku=SKU, record=setup.record, quantity=1, unit_price=setup.price)
+        line = messages.OrderLine(
+            sku=SKU, record=setup.record, quantity=1, unit_price=setup.price, discount=0
+        )
         self._lines = [line]
         self._pending: dict[bytes, Pending] = {}
         self._kept: list[messages.Message] = []
@@ -104,7 +106,8 @@ class Shopper:
             status_lock=hashlib.sha256(status_secret).digest(),
             sealed=b"",
         )
-        request = messages.OrderRequest(lines=self._lines, fetch_lock=hashlib.sha256(random(32)).digest())
+        fetch_lock = hashlib.sha256(random(32)).digest()
+        request = messages.OrderRequest(lines=self._lines, code="", fetch_lock=fetch_lock)
         binding = sealing.Binding(
             self._market, self._merchant.fingerprint, "order", sealing.order_outer(outer)
         )

@@ -47,6 +47,10 @@ Sku: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}
 Currency: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
 Amount: TypeAlias = Annotated[int, Meta(gt=0, le=config.MAXIMUM_AMOUNT)]
 Price: TypeAlias = Annotated[int, Meta(ge=0, le=config.MAXIMUM_AMOUNT)]
+TaxRate: TypeAlias = Annotated[int, Meta(ge=0, le=config.WHOLE_IN_BASIS_POINTS)]
+DiscountCode: TypeAlias = Annotated[str, Meta(pattern=r"\A[A-Z0-9][A-Z0-9-]{3,31}\Z")]
+OptionalCode: TypeAlias = Annotated[str, Meta(pattern=r"\A([A-Z0-9][A-Z0-9-]{3,31})?\Z")]
+Quantity: TypeAlias = Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
 Time: TypeAlias = Annotated[int, Meta(ge=0, le=2**52)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Password: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -609,19 +613,38 @@ class GetImage(Message, frozen=True):
     sku: Sku
 
 
+class QuoteLine(Part, frozen=True):
+    """So many of a product, asked about."""
+
+    sku: Sku
+    quantity: Quantity
+
+
+class GetQuote(Message, frozen=True):
+    """What would these lines cost now, with this discount code? Nothing is reserved by asking."""
+
+    lines: Annotated[list[QuoteLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    code: OptionalCode
+
+
 class OrderLine(Part, frozen=True):
-    """A line as the customer saw it; `record` is SHA-256 of the product's signed record."""
+    """A line as the customer saw it; `record` is SHA-256 of the product's signed record.
+
+    `discount` is what the order's code takes off the whole line, 0 without one.
+    """
 
     sku: Sku
     record: Bytes32
-    quantity: Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
+    quantity: Quantity
     unit_price: Price
+    discount: Price
 
 
 class OrderRequest(Message, frozen=True):
     """The sealed part of `PlaceOrder`. `fetch_lock` is SHA-256 of the secret that fetches the cells."""
 
     lines: Annotated[list[OrderLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    code: OptionalCode
     fetch_lock: Bytes32
 
 
@@ -638,7 +661,7 @@ class GetCells(Message, frozen=True):
         return f"GetCells(order_id={self.order_id.hex()})"
 
 
-SealedBody: TypeAlias = ListProducts | GetProduct | GetImage | OrderRequest | GetCells
+SealedBody: TypeAlias = ListProducts | GetProduct | GetImage | GetQuote | OrderRequest | GetCells
 
 
 class SealedRequest(Part, frozen=True):
@@ -660,7 +683,8 @@ class ProductRecord(Part, frozen=True):
 
     `size` is the content's length in bytes, `digest` its SHA-256, `cells` the bucket: the number of
     cells that a delivery has, content and padding. `image_digest` is empty where there is no image.
-    `group` ties variants of one product together; `variant` names this one among them.
+    `group` ties variants of one product together; `variant` names this one among them. `price` is what
+    a consumer pays: tax at `tax_rate` basis points is in it.
     """
 
     merchant: MerchantId
@@ -674,6 +698,7 @@ class ProductRecord(Part, frozen=True):
     variant: ShortText
     price: Price
     currency: Currency
+    tax_rate: TaxRate
     file_name: Annotated[str, Meta(min_length=1, max_length=120)]
     size: Annotated[int, Meta(ge=0, le=2**44)]
     digest: Bytes32
@@ -720,18 +745,58 @@ class ProductImage(Message, frozen=True):
     data: Annotated[bytes, Meta(max_length=config.IMAGE_ANSWER)]
 
 
+class Tax(Part, frozen=True):
+    """The tax in an amount: `base` and `amount` make it up, `rate` is in basis points."""
+
+    rate: TaxRate
+    base: Price
+    amount: Price
+
+
+class QuotedLine(Part, frozen=True):
+    """A line at its price now; `record` is SHA-256 of the signed record that says so."""
+
+    sku: Sku
+    record: Bytes32
+    quantity: Quantity
+    unit_price: Price
+    discount: Price
+    amount: Price
+    tax: Tax
+    stock: StockLevel
+
+
+class Quote(Message, frozen=True):
+    """Answer to `GetQuote`: lines, and their sums (`common.amounts`).
+
+    After `valid_until` it has to be asked for again. It binds nobody: what an order costs is decided when
+    the order comes in, and a changed price is a reject.
+    """
+
+    lines: Annotated[list[QuotedLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    subtotal: Amount
+    discount: Price
+    taxes: Annotated[list[Tax], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    total: Amount
+    currency: Currency
+    valid_until: Time
+
+
 class ReceiptLine(Part, frozen=True):
     """What was bought, and which cells of the order's stream deliver it.
 
-    Two of a file are two licences and one delivery: `cells` does not depend on `quantity`.
+    Two of a file are two licences and one delivery: `cells` does not depend on `quantity`. `amount` is
+    the price times the quantity less `discount`, and `tax` is in it.
     """
 
     sku: Sku
     title: Title
     record: Bytes32
-    quantity: Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
+    quantity: Quantity
     unit_price: Price
+    discount: Price
     amount: Price
+    tax: Tax
     file_name: Annotated[str, Meta(min_length=1, max_length=120)]
     size: Annotated[int, Meta(ge=0, le=2**44)]
     digest: Bytes32
@@ -740,12 +805,18 @@ class ReceiptLine(Part, frozen=True):
 
 
 class Receipt(Part, frozen=True):
-    """What the merchant signs about an order that it accepted. `at` is cut to the minute."""
+    """What the merchant signs about an order that it accepted. `at` is cut to the minute.
+
+    Subtotal, discount, taxes by rate and total are the sums of the lines (`common.amounts`).
+    """
 
     market: Id
     merchant: MerchantId
     order_id: Id
     lines: Annotated[list[ReceiptLine], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
+    subtotal: Amount
+    discount: Price
+    taxes: Annotated[list[Tax], Meta(min_length=1, max_length=config.MAXIMUM_LINES)]
     total: Amount
     currency: Currency
     at: Time
@@ -759,12 +830,28 @@ class OrderAccepted(Message, frozen=True):
 
 
 RejectionCode: TypeAlias = Literal[
-    "price_changed", "out_of_stock", "not_found", "wrong_amount", "deadline", "idempotency_conflict"
+    "price_changed",
+    "out_of_stock",
+    "not_found",
+    "wrong_amount",
+    "wrong_currency",
+    "nothing_to_pay",
+    "code_unknown",
+    "code_expired",
+    "code_used_up",
+    "code_minimum",
+    "code_unfit",
+    "deadline",
+    "idempotency_conflict",
 ]
 
 
 class OrderRejected(Message, frozen=True):
-    """Answer to `OrderRequest`: which line, why, and what would be right."""
+    """Answer to `OrderRequest` and `GetQuote`: which line, why, and what would be right.
+
+    `sku` is empty where the order as a whole is meant; `price` is then what it would cost, or for
+    `code_minimum` what it has to cost at least.
+    """
 
     code: RejectionCode
     sku: Annotated[str, Meta(max_length=64)]
@@ -779,7 +866,7 @@ class RequestRefused(Message, frozen=True):
 
 
 SealedAnswer: TypeAlias = (
-    ProductPage | ProductDetail | ProductImage | OrderAccepted | OrderRejected | RequestRefused
+    ProductPage | ProductDetail | ProductImage | Quote | OrderAccepted | OrderRejected | RequestRefused
 )
 
 # --- Cards: retained, signed announcements (common.cards) ----------------------------------------------

@@ -4,6 +4,8 @@
 1250
 >>> format_amount(1250, "EUR")
 '12.50 EUR'
+>>> parse_rate("7.7"), format_rate(1900)
+(770, '19 %')
 """
 
 from __future__ import annotations
@@ -11,25 +13,30 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from common.config import MAXIMUM_AMOUNT
+from common.config import MAXIMUM_AMOUNT, WHOLE_IN_BASIS_POINTS
 from common.errors import UsageError
 
-EXPONENTS: Final[dict[str, int]] = {
-    # ISO 4217's exponents other than 2, and the currencies with 2 that a market may use.
-    **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys(
-        (
-            *("AED", "ARS", "AUD", "BGN", "BRL", "CAD", "CHF", "CNY", "COP", "CZK", "DKK", "EGP", "EUR"),
-            *("GBP", "HKD", "HUF", "IDR", "ILS", "INR", "KES", "MAD", "MXN", "MYR", "NGN", "NOK", "NZD"),
-            *("PEN", "PHP", "PKR", "PLN", "QAR", "RON", "RSD", "SAR", "SEK", "SGD", "THB", "TRY", "TWD"),
-            *("UAH", "USD", "UYU", "ZAR"),
-        ),
-        2,
+_BY_EXPONENT: Final = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    2: (
+        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD "
+        "CDF CHE CHF CHW CNY COP COU CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP "
+        "GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD "
+        "MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP "
+        "PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT "
+        "TOP TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG"
     ),
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
 }
 
-_AMOUNT = re.compile(r"(\d{1,13})(?:\.(\d{1,3}))?", re.ASCII)
+EXPONENTS: Final[dict[str, int]] = {
+    code: exponent for exponent, codes in _BY_EXPONENT.items() for code in codes.split()
+}
+"""Every active code of ISO 4217's list one (2025) that has a minor unit. Metals, units of account and the
+codes for tests and for nothing have none, and no market can be in them."""
+
+_AMOUNT = re.compile(r"(\d{1,13})(?:\.(\d{1,4}))?", re.ASCII)
 
 
 def exponent(currency: str) -> int:
@@ -70,3 +77,21 @@ def divide_half_up(numerator: int, denominator: int) -> int:
     quotient, rest = divmod(abs(numerator), denominator)
     rounded = quotient + (1 if 2 * rest >= denominator else 0)
     return -rounded if numerator < 0 else rounded
+
+
+_RATE = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?", re.ASCII)
+
+
+def parse_rate(text: str) -> int:
+    """Read a percentage, `7.7` or `19`, as basis points. Raises `UsageError`; nothing is rounded away."""
+    match = _RATE.fullmatch(text.strip().removesuffix("%").rstrip())
+    rate = int(match[1] + (match[2] or "").ljust(2, "0")) if match else WHOLE_IN_BASIS_POINTS + 1
+    if rate > WHOLE_IN_BASIS_POINTS:
+        raise UsageError(f"{text!r} is no percentage", "Write 0 to 100, with at most 2 decimal places.")
+    return rate
+
+
+def format_rate(rate: int) -> str:
+    """Write basis points for a person: `770` as `7.7 %`."""
+    whole, rest = divmod(rate, 100)
+    return f"{whole}.{rest:02}".rstrip("0").rstrip(".") + " %" if rest else f"{whole} %"

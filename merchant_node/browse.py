@@ -20,7 +20,9 @@ from common.store import Tx
 from merchant_node import stock
 from merchant_node.catalog import Catalog, Page, Product, detail_answer, page_answer
 from merchant_node.content import ContentFolder, media_type
+from merchant_node.discounts import Redemptions
 from merchant_node.prekeys import Prekeys
+from merchant_node.pricing import answer_quote
 from merchant_node.shop import Shop
 
 
@@ -29,22 +31,23 @@ class _Question:
     forward: messages.Forward
     key: AnswerKey
     size: int
-    found: Page | Product | messages.ProductImage | None
+    found: Page | Product | messages.ProductImage | messages.GetQuote | None
 
 
 class Browse:
     """Opens `Forward`s and answers them in bulk."""
 
     def __init__(self, shop: Shop, prekeys: Prekeys, catalog: Catalog, content: ContentFolder) -> None:
+        self._currency = shop.currency
         self._binding = shop.binding("browse")
         self._prekeys = prekeys
         self._catalog = catalog
         self._content = content
 
     def answer_all(
-        self, tx: Tx, forwards: Sequence[messages.Forward], random: Random, refused: Counter[str]
+        self, tx: Tx, forwards: Sequence[messages.Forward], now: int, random: Random, refused: Counter[str]
     ) -> list[messages.Message]:
-        """Answer a batch; `refused` counts what was dropped."""
+        """Answer a batch; `now` is the broker's time, `refused` counts what was dropped."""
         if not forwards:
             return []
         self._catalog.refresh(tx)
@@ -54,12 +57,16 @@ class Browse:
                 questions.append(self._open(forward))
             except ForgedError as error:
                 refused[error.reason] += 1
-        left = stock.available(tx, (product.record.sku for q in questions for product in _shown(q)))
+        left = stock.available(tx, (sku for question in questions for sku in _shown(question)))
+        quotes = [each.found for each in questions if isinstance(each.found, messages.GetQuote)]
+        redemptions = Redemptions(tx, (quote.code for quote in quotes))
         return [
             messages.AnswerForward(
                 reference=question.forward.reference,
                 token=question.forward.token,
-                answer=question.key.seal(self._answer(question, left), random(32), size=question.size),
+                answer=question.key.seal(
+                    self._answer(question, left, redemptions, now), random(32), size=question.size
+                ),
             )
             for question in questions
         ]
@@ -73,6 +80,8 @@ class Browse:
                 return _Question(forward, key, config.PRODUCT_ANSWER, self._catalog.get(sku))
             case messages.GetImage(sku=sku):
                 return _Question(forward, key, config.IMAGE_ANSWER, self._image(sku))
+            case messages.GetQuote():
+                return _Question(forward, key, config.PRODUCT_ANSWER, body)
             case _:
                 raise ForgedError("cannot open")
 
@@ -87,7 +96,9 @@ class Browse:
             return None
         return messages.ProductImage(media_type=media_type(image), data=image)
 
-    def _answer(self, question: _Question, left: dict[str, int]) -> messages.SealedAnswer:
+    def _answer(
+        self, question: _Question, left: dict[str, int], redemptions: Redemptions, now: int
+    ) -> messages.SealedAnswer:
         match question.found:
             case Page() as page:
                 return page_answer(page, self._catalog.version, left)
@@ -95,15 +106,20 @@ class Browse:
                 return detail_answer(product, left)
             case messages.ProductImage() as image:
                 return image
+            case messages.GetQuote() as asked:
+                return answer_quote(self._catalog, asked, left, redemptions, self._currency, now)
             case None:
                 return messages.RequestRefused(code="not_found")
 
 
-def _shown(question: _Question) -> Sequence[Product]:
+def _shown(question: _Question) -> Sequence[str]:
+    """Give the SKUs whose stock the answer shows."""
     match question.found:
         case Page(products=products):
-            return products
+            return [product.record.sku for product in products]
         case Product() as product:
-            return [product]
+            return [product.record.sku]
+        case messages.GetQuote(lines=lines):
+            return [line.sku for line in lines]
         case _:
             return []

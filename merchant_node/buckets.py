@@ -16,7 +16,7 @@ cover against someone who knows the catalog.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,13 +93,18 @@ def _lift(
 
 @dataclass(frozen=True)
 class Privacy:
-    """How well one product hides: `others` share its price and its bucket. `advice` is empty if enough."""
+    """How well one product hides: `others` share its price and its bucket. `advice` is empty if enough.
+
+    With a `code`, the price is what one of it costs with that discount code, and the others are those that
+    can cost as much, with a code or without.
+    """
 
     sku: str
     price: int
     cells: int
     others: int
     advice: str
+    code: str = ""
 
 
 def privacy(
@@ -120,6 +125,27 @@ def privacy(
                 f"{-(-cells // overhead)} to {cells} cells, or give files of about this size one price"
             )
         report.append(Privacy(product.sku, product.price, cells, crowd - 1, advice))
+    return report
+
+
+def discounted_privacy(
+    products: Sequence[Sized], buckets: dict[str, int], reduced: Mapping[str, Mapping[str, int]], group: int
+) -> list[Privacy]:
+    """Say the same of every price that a code makes; `reduced` gives code -> SKU -> price of one."""
+    crowds: defaultdict[tuple[int, int], set[str]] = defaultdict(set)
+    for product in products:
+        crowds[product.price, buckets[product.sku]].add(product.sku)
+    for prices in reduced.values():
+        for sku, price in prices.items():
+            crowds[price, buckets[sku]].add(sku)
+    report: list[Privacy] = []
+    for code, prices in reduced.items():
+        for sku, price in prices.items():
+            others = len(crowds[price, buckets[sku]] - {sku})
+            advice = (
+                "" if others + 1 >= group else "let the code take a percentage off everything of this price"
+            )
+            report.append(Privacy(sku, price, buckets[sku], others, advice, code))
     return report
 
 

@@ -4,8 +4,9 @@ Rule 1. An order is an id and a SHA-256 over everything that came with it. Both 
 anything is opened: the same bytes get the same answer, byte for byte; other bytes under a known id are
 dropped, since the broker is the only sender and binds an order's content itself.
 
-Rule 2. What the customer saw is what it gets: each line names the signed record by its digest, and the
-prices make up the amount that the broker holds. Anything else is a reject, with the reason inside.
+Rule 2. What the customer saw is what it gets: each line names the signed record by its digest and what the
+code takes off it, and the lines make up the amount that the broker holds. Anything else is a reject, with
+the reason inside. A use of the code counts with the acceptance, in the same transaction.
 
 Rule 3. An order that cannot be opened is a reject without a reason: the money goes back.
 
@@ -28,14 +29,17 @@ from common import codec, config, messages
 from common.clock import Random
 from common.credentials import RECEIPT_LABEL
 from common.errors import ForgedError
-from common.messages import AnswerOrder, ForwardOrder, OrderLine, ReceiptLine
+from common.messages import AnswerOrder, ForwardOrder, ReceiptLine
 from common.sealing import AnswerKey, open_request, order_outer
 from common.slots import minute_of
 from common.states import MERCHANT_ORDER, step
 from common.store import Tx
 from merchant_node import schema, stock
-from merchant_node.catalog import Catalog, Product
+from merchant_node.catalog import Catalog
+from merchant_node.discounts import Discount, Redemptions
 from merchant_node.prekeys import Prekeys
+from merchant_node.pricing import Bill, find_products, make_bill
+from merchant_node.refusals import OfferRefusedError
 from merchant_node.shop import Shop
 
 _KNOWN = (
@@ -53,16 +57,6 @@ _ADD_ANSWER = sa.insert(schema.order_answers)
 _ADD_LINE = sa.insert(schema.order_lines)
 
 
-class _RejectedError(Exception):
-    """The order cannot be accepted, for a reason that the customer is told."""
-
-    def __init__(
-        self, code: messages.RejectionCode, sku: str = "", price: int = 0, available: int = 0
-    ) -> None:
-        super().__init__(code)
-        self.answer = messages.OrderRejected(code=code, sku=sku, price=price, available=available)
-
-
 @dataclass(frozen=True)
 class _Opened:
     """A new order. `request` and `key` are None where it could not be opened."""
@@ -71,6 +65,14 @@ class _Opened:
     content_hash: bytes
     request: messages.OrderRequest | None
     key: AnswerKey | None
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What a batch takes of stock and of discount codes."""
+
+    reservations: stock.Reservations
+    redemptions: Redemptions
 
 
 class Fulfilment:
@@ -94,13 +96,16 @@ class Fulfilment:
         for order, content_hash in zip(orders, hashes, strict=True):
             if order.order_id not in answers and order.order_id not in new:
                 new[order.order_id] = self._open(order, content_hash)
-        reservations = stock.Reservations(
-            tx, (line.sku for opened in new.values() if opened.request for line in opened.request.lines)
+        requests = [opened.request for opened in new.values() if opened.request is not None]
+        taken = _Taken(
+            stock.Reservations(tx, (line.sku for request in requests for line in request.lines)),
+            Redemptions(tx, (request.code for request in requests)),
         )
         for order_id, opened in new.items():
-            answer = self._decide(tx, opened, reservations, now, random)
+            answer = self._decide(tx, opened, taken, now, random)
             answers[order_id] = (opened.content_hash, answer)
-        reservations.write()
+        taken.reservations.write()
+        taken.redemptions.write()
         sends: list[messages.Message] = []
         for order, content_hash in zip(orders, hashes, strict=True):
             stored_hash, answer = answers[order.order_id]
@@ -120,9 +125,7 @@ class Fulfilment:
             return _Opened(order, content_hash, None, None)
         return _Opened(order, content_hash, body, key)
 
-    def _decide(
-        self, tx: Tx, opened: _Opened, reservations: stock.Reservations, now: int, random: Random
-    ) -> AnswerOrder:
+    def _decide(self, tx: Tx, opened: _Opened, taken: _Taken, now: int, random: Random) -> AnswerOrder:
         request, key, order = opened.request, opened.key, opened.order
         if request is None or key is None:
             return _store(
@@ -131,47 +134,46 @@ class Fulfilment:
         body: messages.SealedAnswer
         verdict: messages.Verdict
         try:
-            products = self._check(order, request, reservations, now)
-        except _RejectedError as rejection:
+            bill, discount = self._check(order, request, taken, now)
+        except OfferRefusedError as rejection:
             body, verdict, lines = rejection.answer, "rejected", []
         else:
-            lines = _receipt_lines(request.lines, products)
-            body, verdict = self._sign_receipt(order, lines, now), "accepted"
-            _store_lines(tx, order.order_id, lines, products, reservations)
+            lines = _receipt_lines(request, bill)
+            body, verdict = self._sign_receipt(order, lines, bill, now), "accepted"
+            _store_lines(tx, order.order_id, lines, bill, taken.reservations)
+            if discount is not None:
+                taken.redemptions.use(discount, order.order_id)
         sealed = key.seal(body, random(32), step=config.ORDER_ANSWER_STEP)
         answer = AnswerOrder(order_id=order.order_id, verdict=verdict, answer=sealed)
         return _store(tx, opened, answer, now, cells=sum(line.cells for line in lines))
 
     def _check(
-        self,
-        order: ForwardOrder,
-        request: messages.OrderRequest,
-        reservations: stock.Reservations,
-        now: int,
-    ) -> list[Product]:
+        self, order: ForwardOrder, request: messages.OrderRequest, taken: _Taken, now: int
+    ) -> tuple[Bill, Discount | None]:
         if now >= order.deadline:
-            raise _RejectedError("deadline")
+            raise OfferRefusedError("deadline")
+        if order.currency != self._shop.currency:
+            raise OfferRefusedError("wrong_currency")
+        products = find_products(self._catalog, [line.sku for line in request.lines])
         wanted: Counter[str] = Counter()
-        products: list[Product] = []
-        for line in request.lines:
-            product = self._catalog.get(line.sku)
-            if product is None:
-                raise _RejectedError("not_found", line.sku)
-            record = product.record
-            if line.record != product.record_digest or line.unit_price != record.price:
-                raise _RejectedError("price_changed", line.sku, price=record.price)
+        for line, product in zip(request.lines, products, strict=True):
+            price = product.record.price
+            if line.record != product.record_digest or line.unit_price != price:
+                raise OfferRefusedError("price_changed", line.sku, price=price)
             wanted[line.sku] += line.quantity
-            left = reservations.left(line.sku)
+            left = taken.reservations.left(line.sku)
             if left is not None and wanted[line.sku] > left:
-                raise _RejectedError("out_of_stock", line.sku, price=record.price, available=left)
-            products.append(product)
-        total = sum(line.quantity * line.unit_price for line in request.lines)
-        if total != order.amount or order.currency != self._shop.currency:
-            raise _RejectedError("wrong_amount", price=min(total, config.MAXIMUM_AMOUNT))
-        return products
+                raise OfferRefusedError("out_of_stock", line.sku, price=price, available=left)
+        discount = taken.redemptions.find(request.code, now)
+        bill = make_bill(products, [line.quantity for line in request.lines], discount)
+        if [line.discount for line in request.lines] != [line.discount for line in bill.lines]:
+            raise OfferRefusedError("price_changed", price=bill.sums.total)
+        if bill.sums.total != order.amount:
+            raise OfferRefusedError("wrong_amount", price=bill.sums.total)
+        return bill, discount
 
     def _sign_receipt(
-        self, order: ForwardOrder, lines: list[ReceiptLine], now: int
+        self, order: ForwardOrder, lines: list[ReceiptLine], bill: Bill, now: int
     ) -> messages.OrderAccepted:
         receipt = codec.pack(
             messages.Receipt(
@@ -179,7 +181,10 @@ class Fulfilment:
                 merchant=self._shop.merchant,
                 order_id=order.order_id,
                 lines=lines,
-                total=order.amount,
+                subtotal=bill.sums.subtotal,
+                discount=bill.sums.discount,
+                taxes=list(bill.sums.taxes),
+                total=bill.sums.total,
                 currency=order.currency,
                 at=minute_of(now),
             )
@@ -199,10 +204,10 @@ def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[
     }
 
 
-def _receipt_lines(lines: Sequence[OrderLine], products: Sequence[Product]) -> list[ReceiptLine]:
+def _receipt_lines(request: messages.OrderRequest, bill: Bill) -> list[ReceiptLine]:
     result: list[ReceiptLine] = []
     first_cell = 0
-    for line, product in zip(lines, products, strict=True):
+    for line, product, figures in zip(request.lines, bill.products, bill.lines, strict=True):
         record = product.record
         result.append(
             ReceiptLine(
@@ -211,7 +216,9 @@ def _receipt_lines(lines: Sequence[OrderLine], products: Sequence[Product]) -> l
                 record=product.record_digest,
                 quantity=line.quantity,
                 unit_price=record.price,
-                amount=line.quantity * record.price,
+                discount=figures.discount,
+                amount=figures.amount,
+                tax=figures.tax,
                 file_name=record.file_name,
                 size=record.size,
                 digest=record.digest,
@@ -245,10 +252,10 @@ def _store_lines(
     tx: Tx,
     order_id: bytes,
     lines: Sequence[ReceiptLine],
-    products: Sequence[Product],
+    bill: Bill,
     reservations: stock.Reservations,
 ) -> None:
-    for position, (line, product) in enumerate(zip(lines, products, strict=True)):
+    for position, (line, product) in enumerate(zip(lines, bill.products, strict=True)):
         tx.insert(
             _ADD_LINE,
             {
@@ -259,6 +266,8 @@ def _store_lines(
                 "quantity": line.quantity,
                 "reserved": reservations.take(line.sku, line.quantity),
                 "unit_price": line.unit_price,
+                "discount": line.discount,
+                "tax_rate": line.tax.rate,
                 "first_cell": line.first_cell,
                 "cells": line.cells,
                 "size": line.size,

@@ -31,6 +31,7 @@ from common.store import Store
 from merchant_node.content import ContentFolder
 from merchant_node.inventory import Inventory
 from merchant_node.prekeys import Prekeys
+from merchant_node.promotions import Promotions
 from merchant_node.reports import Reports
 from merchant_node.shop import Shop
 
@@ -47,6 +48,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: messages.Title
     description: messages.LongText = ""
+    tax_rate: messages.TaxRate = 0
+    """The tax in its prices, in basis points, for products that say nothing else."""
 
     @classmethod
     def load(cls, path: Path) -> Profile:
@@ -69,9 +72,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise UsageError(f"a merchant cannot present itself so: {error}") from error
         keys.replace_file(path, text)
 
-    def _fields(self) -> Iterator[tuple[str, str]]:
+    def _fields(self) -> Iterator[tuple[str, str | int]]:
         yield "name", self.name
         yield "description", self.description
+        yield "tax_rate", self.tax_rate
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class MerchantHome:
             der,
             name=profile.name,
             description=profile.description,
+            tax_rate=profile.tax_rate,
         )
 
     def _certificate(self) -> bytes:
@@ -149,7 +154,9 @@ class MerchantHome:
         """Open the inventory, also beside a running node."""
         shop, store = self.shop(now), self.store()
         try:
-            yield Inventory(shop, store, self.content(), self.limits())
+            inventory = Inventory(shop, store, self.content(), self.limits())
+            inventory.renew()
+            yield inventory
         finally:
             store.close()
 
@@ -159,6 +166,15 @@ class MerchantHome:
         store = self.store()
         try:
             yield Reports(store)
+        finally:
+            store.close()
+
+    @contextmanager
+    def promotions(self) -> Iterator[Promotions]:
+        """Open the discount codes, also beside a running node."""
+        store = self.store()
+        try:
+            yield Promotions(store)
         finally:
             store.close()
 

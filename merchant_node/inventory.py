@@ -31,6 +31,8 @@ from common.store import Store, Tx
 from merchant_node import buckets, schema, stock
 from merchant_node.catalog import Product, catalog_version, read_on_sale
 from merchant_node.content import ContentFolder
+from merchant_node.discounts import Discount
+from merchant_node.renewal import earlier_record
 from merchant_node.shop import Shop
 
 LARGEST_RECORD: Final = 6 * config.KIB
@@ -50,6 +52,9 @@ _VERSION_ID = sa.select(schema.product_versions.c.id).where(
     schema.product_versions.c.version == sa.bindparam("number"),
 )
 _OFFER = sa.update(schema.products).where(schema.products.c.sku == sa.bindparam("of"))
+_CURRENT = sa.select(schema.products.c.sku, schema.product_versions.c.record).join(
+    schema.product_versions, schema.products.c.current == schema.product_versions.c.id
+)
 _WITHDRAW = sa.delete(schema.products).where(schema.products.c.sku == sa.bindparam("of"))
 _UNLIMIT = sa.delete(schema.stock).where(schema.stock.c.sku == sa.bindparam("of"))
 _SET_CATALOG = (
@@ -68,6 +73,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     group: messages.ShortText
     variant: messages.ShortText
     price: messages.Amount
+    tax_rate: messages.TaxRate
     file_name: Annotated[str, Meta(min_length=1, max_length=120)]
     size: int
     digest: bytes
@@ -115,8 +121,11 @@ class Inventory:
         stock: int | None = None,
         group: str = "",
         variant: str = "",
+        tax_rate: int | None = None,
     ) -> messages.ProductRecord:
-        """Put a file on sale; `price` is in minor units, `stock` None is unlimited.
+        """Put a file on sale; `price` is in minor units, tax included, `stock` None is unlimited.
+
+        `tax_rate` is in basis points, None is the shop's own.
 
         Raises `UsageError` for a value out of bounds and for a SKU that is on sale already.
         """
@@ -131,6 +140,7 @@ class Inventory:
                 "group": group,
                 "variant": variant,
                 "price": price,
+                "tax_rate": self._shop.tax_rate if tax_rate is None else tax_rate,
                 "file_name": file.name,
                 "size": stored.size,
                 "digest": stored.digest,
@@ -161,6 +171,7 @@ class Inventory:
         stock: int | UnsetType | None = UNSET,
         group: str | None = None,
         variant: str | None = None,
+        tax_rate: int | None = None,
     ) -> messages.ProductRecord:
         """Change what is given, and nothing else. A new version is made only where the record changes.
 
@@ -174,6 +185,7 @@ class Inventory:
             "group": group,
             "variant": variant,
             "price": price,
+            "tax_rate": tax_rate,
             "image_alt": image_alt,
         }
         if file is not None:
@@ -210,14 +222,41 @@ class Inventory:
         return [Listed(product.record, left.get(product.record.sku)) for product in products]
 
     def privacy(self) -> list[buckets.Privacy]:
-        """Say for each product among how many it hides, and what would help."""
+        """Say for each product, and each price that a discount makes of it, among how many it hides."""
         with self._store.immediate() as tx:
             products = read_on_sale(tx)
             sized = _sized(tx, products)
+            discounts = [Discount.of(row) for row in tx.all(sa.select(schema.discounts))]
         present = {product.record.sku: product.record.cells for product in products}
-        return buckets.privacy(
-            sized, present, self._limits.privacy_group, self._limits.privacy_overhead, self._shop.currency
-        )
+        group = self._limits.privacy_group
+        reduced = {each.code: _reduced(each, products) for each in discounts if each.lasts(self._now())}
+        return [
+            *buckets.privacy(sized, present, group, self._limits.privacy_overhead, self._shop.currency),
+            *buckets.discounted_privacy(sized, present, reduced, group),
+        ]
+
+    def renew(self) -> None:
+        """Bring what is on sale up to date; a node and a command do so before anything else.
+
+        Raises `UsageError` where it is priced in another currency than the market's.
+        """
+        with self._store.immediate() as tx:
+            earlier = {row["sku"]: earlier_record(row["record"]) for row in tx.all(_CURRENT)}
+            for sku, fields in earlier.items():
+                if fields is None:
+                    continue
+                draft = _draft({**fields, "tax_rate": self._shop.tax_rate})
+                version = self._write_version(tx, draft, fields["cells"])
+                tx.changed(_OFFER.values(current=version), {"of": sku})
+            if any(fields is not None for fields in earlier.values()):
+                self._changed(tx)
+            currencies = {product.record.currency for product in read_on_sale(tx)} - {self._shop.currency}
+        if currencies:
+            raise UsageError(
+                f"this shop's prices are in {', '.join(sorted(currencies))}, "
+                f"the market's currency is {self._shop.currency}",
+                "Prices are in the market's currency alone: open a shop of its own for this market.",
+            )
 
     # --- versions --------------------------------------------------------------------------------------
 
@@ -279,6 +318,17 @@ def _find(tx: Tx, sku: str) -> Product:
     if product is None:
         raise NotFoundError(f"no product {sku} is on sale", "`product list` shows them all.")
     return product
+
+
+def _reduced(discount: Discount, products: Sequence[Product]) -> dict[str, int]:
+    """Give the price of one, by SKU, where the code takes something off it and leaves something."""
+    prices = {
+        product.record.sku: product.record.price
+        - sum(discount.parts([product.record], [product.record.price]))
+        for product in products
+        if discount.covers(product.record) and product.record.price >= discount.minimum
+    }
+    return {sku: price for sku, price in prices.items() if price}
 
 
 def _sized(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:

@@ -135,7 +135,7 @@ class Merchant:
         sends += self._fulfilment.answer_all(tx, kinds[messages.ForwardOrder], at, random, self.refused)
         sends += settle_all(tx, kinds[messages.OrderOutcome], at, self.refused)
         sends += self._delivery.decide_all(tx, kinds[messages.ForwardFetch], random, self.refused)
-        sends += self._browse.answer_all(tx, kinds[messages.Forward], random, self.refused)
+        sends += self._browse.answer_all(tx, kinds[messages.Forward], at, random, self.refused)
         return sends
 
     def tick(self, tx: Tx, now: int, random: clock.Random) -> list[Any]:  # noqa: ARG002 - part of `Core`

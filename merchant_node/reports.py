@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from common.amounts import LineAmounts, line_amounts
 from common.errors import NotFoundError
 from common.store import Store, Tx
 from merchant_node import schema
@@ -31,6 +32,8 @@ _REVENUE = (
         schema.sales.c.at,
         schema.order_lines.c.quantity,
         schema.order_lines.c.unit_price,
+        schema.order_lines.c.discount,
+        schema.order_lines.c.tax_rate,
     )
     .join(schema.sales, schema.sales.c.order_id == schema.order_lines.c.order_id)
     .where(schema.sales.c.at >= sa.bindparam("since"))
@@ -39,11 +42,15 @@ _REVENUE = (
 
 @dataclass(frozen=True)
 class OrderLineReport:
-    """One line of an order; prices are in minor units."""
+    """One line of an order, in minor units; `tax`, at `tax_rate` basis points, is in `amount`."""
 
     sku: str
     quantity: int
     unit_price: int
+    discount: int
+    amount: int
+    tax_rate: int
+    tax: int
     cells: int
 
 
@@ -69,12 +76,13 @@ class Sale:
 
 @dataclass(frozen=True)
 class Takings:
-    """What one product brought in on one day (YYYY-MM-DD, UTC): how many licences, how much."""
+    """What one product brought in on one day (YYYY-MM-DD, UTC): how many licences, how much, taxed how."""
 
     day: str
     sku: str
     quantity: int
     revenue: int
+    tax: int
 
 
 class Reports:
@@ -114,13 +122,15 @@ class Reports:
 
     def takings(self, *, since: int = 0) -> list[Takings]:
         """Give what each product brought in on each day, newest day first."""
-        sums: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+        sums: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         with self._store.immediate() as tx:
             for row in tx.execute(_REVENUE, {"since": since}):
                 entry = sums[_day(row.at), row.sku]
+                figures = _figures(row)
                 entry[0] += row.quantity
-                entry[1] += row.quantity * row.unit_price
-        takings = [Takings(day, sku, quantity, revenue) for (day, sku), (quantity, revenue) in sums.items()]
+                entry[1] += figures.amount
+                entry[2] += figures.tax.amount
+        takings = [Takings(day, sku, *entry) for (day, sku), entry in sums.items()]
         by_sku = sorted(takings, key=lambda each: each.sku)
         return sorted(by_sku, key=lambda each: each.day, reverse=True)
 
@@ -129,11 +139,29 @@ def _day(at: int) -> str:
     return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d")
 
 
+def _figures(row: Any) -> LineAmounts:
+    return line_amounts(row.unit_price, row.quantity, row.discount, row.tax_rate)
+
+
+def _line(row: Any) -> OrderLineReport:
+    figures = _figures(row)
+    return OrderLineReport(
+        sku=row.sku,
+        quantity=row.quantity,
+        unit_price=row.unit_price,
+        discount=figures.discount,
+        amount=figures.amount,
+        tax_rate=figures.tax.rate,
+        tax=figures.tax.amount,
+        cells=row.cells,
+    )
+
+
 def _reports(tx: Tx, rows: Sequence[Any]) -> list[OrderReport]:
     lines: defaultdict[bytes, list[OrderLineReport]] = defaultdict(list)
     ids = [row["order_id"] for row in rows]
     for row in tx.execute(_LINES, {"ids": ids}) if ids else ():
-        lines[row.order_id].append(OrderLineReport(row.sku, row.quantity, row.unit_price, row.cells))
+        lines[row.order_id].append(_line(row))
     return [
         OrderReport(row["order_id"], row["state"], row["amount"], row["at"], lines[row["order_id"]])
         for row in rows

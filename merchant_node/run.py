@@ -46,6 +46,7 @@ class MerchantNode:
         merchant = Merchant(shop, place.prekeys(), content, limits)
         store = place.store()
         inventory = Inventory(shop, store, content, limits)
+        inventory.renew()
         return cls(home, limits, shop, store, merchant, inventory, Reports(store))
 
     def close(self) -> None:

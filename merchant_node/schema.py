@@ -79,12 +79,44 @@ order_lines = sa.Table(
     sa.Column("quantity", sa.Integer, nullable=False),
     sa.Column("reserved", sa.Integer, nullable=False),
     sa.Column("unit_price", sa.BigInteger, nullable=False),
+    sa.Column("discount", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tax_rate", sa.Integer, nullable=False, server_default="0"),
     sa.Column("first_cell", sa.BigInteger, nullable=False),
     sa.Column("cells", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
 )
-"""`reserved`: what was taken from the stock, 0 where the product was unlimited then."""
+"""`reserved`: what was taken from the stock, 0 where the product was unlimited then. `discount` is off the
+whole line; `tax_rate`, in basis points, is of the tax in what is left."""
+
+discounts = sa.Table(
+    "discounts",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("code", sa.String(32), nullable=False, unique=True),
+    sa.Column("rate", sa.Integer, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("starts", sa.BigInteger, nullable=False),
+    sa.Column("ends", sa.BigInteger),
+    sa.Column("use_limit", sa.Integer),
+    sa.Column("used", sa.Integer, nullable=False),
+    sa.Column("minimum", sa.BigInteger, nullable=False),
+    sa.Column("sku", sa.String(64), nullable=False),
+    sa.Column("category", sa.String(200), nullable=False),
+    sa.CheckConstraint("used >= 0", name="no_negative_uses"),
+    sa.CheckConstraint("use_limit IS NULL OR used <= use_limit", name="no_use_beyond_the_limit"),
+    sqlite_autoincrement=True,
+)
+"""Discount codes (`merchant_node.discounts.Discount`). A number is never given twice: an order of a code
+that was removed gives nothing back to one that is called the same."""
+
+discount_uses = sa.Table(
+    "discount_uses",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("discount", sa.Integer, nullable=False),
+)
+"""Which discount an accepted order used."""
 
 sales = sa.Table(
     "sales",

@@ -23,6 +23,7 @@ class Shop:
     broker_fingerprint: bytes
     currency: str
     fingerprint: bytes
+    tax_rate: int = 0
 
     @classmethod
     def in_market(
@@ -34,6 +35,7 @@ class Shop:
         *,
         name: str,
         description: str,
+        tax_rate: int = 0,
     ) -> Shop:
         """Put a merchant into the market that the file describes."""
         return cls(
@@ -47,6 +49,7 @@ class Shop:
             broker_fingerprint=market.broker_identity,
             currency=market.currency,
             fingerprint=keys.identity_fingerprint(identity.public),
+            tax_rate=tax_rate,
         )
 
     def binding(self, purpose: Purpose, outer: bytes = b"") -> Binding:

@@ -272,25 +272,38 @@ class World:
         assert isinstance(detail, messages.ProductDetail)
         return codec.PRODUCT_RECORD.unpack(detail.record), hashlib.sha256(detail.record).digest()
 
+    def quote(self, *cart: tuple[str, int], code: str = "") -> Any:
+        lines = [messages.QuoteLine(sku=sku, quantity=quantity) for sku, quantity in cart]
+        return self.browse(messages.GetQuote(lines=lines, code=code))
+
     def order(
-        self, *cart: tuple[str, int], fetch_secret: bytes = bytes(32), **changes: Any
+        self, *cart: tuple[str, int], code: str = "", fetch_secret: bytes = bytes(32), **changes: Any
     ) -> tuple[messages.ForwardOrder, AnswerKey]:
         """Seal an order for what is on sale now; `changes` are to the outer fields, before sealing."""
+        discounts = [0] * len(cart)
+        if code:
+            discounts = [line.discount for line in self.quote(*cart, code=code).lines]
         lines = []
-        for sku, quantity in cart:
+        for (sku, quantity), discount in zip(cart, discounts, strict=True):
             record, digest = self.product(sku)
             lines.append(
-                messages.OrderLine(sku=sku, record=digest, quantity=quantity, unit_price=record.price)
+                messages.OrderLine(
+                    sku=sku, record=digest, quantity=quantity, unit_price=record.price, discount=discount
+                )
             )
-        return self.order_of(lines, fetch_secret=fetch_secret, **changes)
+        return self.order_of(lines, code=code, fetch_secret=fetch_secret, **changes)
 
     def order_of(
-        self, lines: Sequence[messages.OrderLine], fetch_secret: bytes = bytes(32), **changes: Any
+        self,
+        lines: Sequence[messages.OrderLine],
+        code: str = "",
+        fetch_secret: bytes = bytes(32),
+        **changes: Any,
     ) -> tuple[messages.ForwardOrder, AnswerKey]:
         assert self.card is not None
         fields: dict[str, Any] = {
             "order_id": self.random(16),
-            "amount": sum(line.quantity * line.unit_price for line in lines),
+            "amount": sum(line.quantity * line.unit_price - line.discount for line in lines),
             "currency": "EUR",
             "deadline": self.clock + config.DAY_MS,
             "claim_lock": self.random(32),
@@ -301,7 +314,9 @@ class World:
         sealed, key = sealing.seal_request(
             self.prekey(self.card.order_prekeys),
             self.shop.binding("order", sealing.order_outer(outer)),
-            messages.OrderRequest(lines=list(lines), fetch_lock=hashlib.sha256(fetch_secret).digest()),
+            messages.OrderRequest(
+                lines=list(lines), code=code, fetch_lock=hashlib.sha256(fetch_secret).digest()
+            ),
             self.random(32),
             config.REQUEST_STEP,
         )

@@ -30,14 +30,28 @@ SUMMARY = messages.ProductSummary(
     stock="low",
     image=True,
 )
-LINE = messages.OrderLine(sku="GPX-1", record=HASH, quantity=2, unit_price=450)
+LINE = messages.OrderLine(sku="GPX-1", record=HASH, quantity=2, unit_price=450, discount=90)
+QUOTE_LINE = messages.QuoteLine(sku="GPX-1", quantity=2)
+TAX = messages.Tax(rate=1900, base=681, amount=129)
+QUOTED_LINE = messages.QuotedLine(
+    sku="GPX-1",
+    record=HASH,
+    quantity=2,
+    unit_price=450,
+    discount=90,
+    amount=810,
+    tax=TAX,
+    stock="in",
+)
 RECEIPT_LINE = messages.ReceiptLine(
     sku="GPX-1",
     title="Ridge",
     record=HASH,
     quantity=2,
     unit_price=450,
-    amount=900,
+    discount=90,
+    amount=810,
+    tax=TAX,
     file_name="ridge.gpx",
     size=12_345,
     digest=HASH,
@@ -133,8 +147,10 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.ListProducts(search="ridge", category="", sort="price", offset=0),
     messages.GetProduct(sku="GPX-1"),
     messages.GetImage(sku="GPX-1"),
+    QUOTE_LINE,
+    messages.GetQuote(lines=[QUOTE_LINE], code="SUMMER-25"),
     LINE,
-    messages.OrderRequest(lines=[LINE], fetch_lock=HASH),
+    messages.OrderRequest(lines=[LINE], code="SUMMER-25", fetch_lock=HASH),
     messages.GetCells(order_id=ID, fetch_secret=HASH, first=0, count=8),
     messages.SealedRequest(answer_secret=HASH, body=messages.GetProduct(sku="GPX-1")),
     messages.ProductRecord(
@@ -149,6 +165,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         variant="",
         price=450,
         currency="EUR",
+        tax_rate=1900,
         file_name="ridge.gpx",
         size=12_345,
         digest=HASH,
@@ -162,9 +179,29 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     ),
     messages.ProductDetail(record=bytes(200), signature=bytes(64), stock="in"),
     messages.ProductImage(media_type="image/png", data=b"png"),
+    TAX,
+    QUOTED_LINE,
+    messages.Quote(
+        lines=[QUOTED_LINE],
+        subtotal=900,
+        discount=90,
+        taxes=[TAX],
+        total=810,
+        currency="EUR",
+        valid_until=TIME,
+    ),
     RECEIPT_LINE,
     messages.Receipt(
-        market=ID, merchant="sports", order_id=ID, lines=[RECEIPT_LINE], total=900, currency="EUR", at=TIME
+        market=ID,
+        merchant="sports",
+        order_id=ID,
+        lines=[RECEIPT_LINE],
+        subtotal=900,
+        discount=90,
+        taxes=[TAX],
+        total=810,
+        currency="EUR",
+        at=TIME,
     ),
     messages.OrderAccepted(receipt=bytes(200), signature=bytes(64)),
     messages.OrderRejected(code="price_changed", sku="GPX-1", price=500, available=3),

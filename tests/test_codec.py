@@ -56,7 +56,7 @@ def test_there_is_an_example_of_every_message() -> None:
 def test_every_example_stands_somewhere() -> None:
     placed = {kind.__name__ for _, types in (*UNIONS.values(), *PLAIN.values()) for kind in types}
     within = {"Envelope", "SignUp", "LogIn", "TicketCredential", "MerchantCredential"}
-    sealed = {"ListProducts", "GetProduct", "GetImage", "OrderRequest", "GetCells"}
+    sealed = {"ListProducts", "GetProduct", "GetImage", "GetQuote", "OrderRequest", "GetCells"}
     tagged = {name for name, example in EXAMPLES.items() if isinstance(example, Message)}
     assert tagged - placed - within - sealed == set()
 
@@ -172,6 +172,22 @@ BOUNDS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("OrderRequest", "lines", [[EXAMPLES["OrderLine"]] * 20], [[], [EXAMPLES["OrderLine"]] * 21]),
     ("OrderLine", "quantity", [1, 1000], [0, 1001, -1]),
     ("OrderLine", "unit_price", [0, 10**12], [-1, 10**12 + 1]),
+    ("OrderLine", "discount", [0, 10**12], [-1, 10**12 + 1, 2**64 - 1]),
+    (
+        "OrderRequest",
+        "code",
+        ["", "ABCD", "A-1B", "Z" * 32],
+        ["ABC", "abcd", "-ABC", "A" * 33, "AB D", "ABCD\n"],
+    ),
+    ("GetQuote", "code", ["", "SUMMER"], ["SUM", "summer", "SUMMER\0"]),
+    ("GetQuote", "lines", [[EXAMPLES["QuoteLine"]] * 20], [[], [EXAMPLES["QuoteLine"]] * 21]),
+    ("QuoteLine", "quantity", [1, 1000], [0, 1001, -1]),
+    ("Tax", "rate", [0, 10_000], [-1, 10_001]),
+    ("Tax", "amount", [0, 10**12], [-1, 10**12 + 1]),
+    ("ReceiptLine", "discount", [0, 10**12], [-1, 10**12 + 1]),
+    ("Receipt", "total", [1, 10**12], [0, -1, 10**12 + 1]),
+    ("Quote", "total", [1, 10**12], [0, -1, 10**12 + 1]),
+    ("ProductRecord", "tax_rate", [0, 10_000], [-1, 10_001]),
     ("GetCells", "count", [1, 64], [0, 65]),
     ("IssuerKey", "month", ["2027-01", "2027-12"], ["2027-00", "2027-13", "2027-1", "27-01", "2027-01\n"]),
     ("IssuerKey", "purpose", ["coin", "ticket"], ["", "voucher"]),

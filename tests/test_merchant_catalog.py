@@ -206,6 +206,7 @@ def product(number: int, title: str, category: str, tags: int) -> Product:
         variant=category * 5,
         price=10**12,
         currency="EUR",
+        tax_rate=1900,
         file_name="f",
         size=1,
         digest=bytes(32),

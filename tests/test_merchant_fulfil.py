@@ -158,11 +158,17 @@ def test_a_removed_product_is_told(world: World) -> None:
     assert (answer.code, answer.sku) == ("not_found", "plan")
 
 
-@pytest.mark.parametrize("changes", [{"amount": 998}, {"amount": 1000}, {"currency": "USD"}])
-def test_an_amount_that_the_lines_do_not_make_up(world: World, changes: dict[str, Any]) -> None:
-    order, key = world.order(("plan", 1), **changes)
+@pytest.mark.parametrize("amount", [1, 998, 1000, config.MAXIMUM_AMOUNT])
+def test_an_amount_that_the_lines_do_not_make_up(world: World, amount: int) -> None:
+    order, key = world.order(("plan", 1), amount=amount)
     word, answer = verdict(world, order, key)
     assert (word, answer.code, answer.price) == ("rejected", "wrong_amount", 999)
+
+
+def test_an_order_in_another_currency(world: World) -> None:
+    order, key = world.order(("plan", 1), currency="USD")
+    word, answer = verdict(world, order, key)
+    assert (word, answer.code) == ("rejected", "wrong_currency")
 
 
 def test_an_order_after_its_deadline(world: World) -> None:

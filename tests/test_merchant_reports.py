@@ -11,6 +11,7 @@ from merchant_world import Identities, World, make_identities
 from common.config import DAY_MS, MINUTE_MS
 from common.errors import NotFoundError
 from common.messages import OrderOutcome
+from merchant_node.promotions import Promotions
 from merchant_node.reports import OrderLineReport, Reports, Takings
 
 
@@ -22,9 +23,9 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 @pytest.fixture
 def world(identities: Identities, tmp_path: Path) -> Iterator[World]:
     world = World(tmp_path, identities)
-    for sku, price in (("plan", 999), ("route", 250)):
+    for sku, price, tax_rate in (("plan", 999, 1900), ("route", 250, 0)):
         (tmp_path / sku).write_bytes(sku.encode())
-        world.inventory.add(tmp_path / sku, sku, title=sku, price=price)
+        world.inventory.add(tmp_path / sku, sku, title=sku, price=price, tax_rate=tax_rate)
     world.open_session()
     yield world
     world.close()
@@ -48,7 +49,10 @@ def test_orders_newest_first_and_by_state(world: World) -> None:
     assert [each.order_id for each in reports.orders(limit=1)] == [order.order_id]
     report = reports.order(sold)
     assert (report.state, report.amount, report.at % MINUTE_MS) == ("captured", 1499, 0)
-    assert list(report.lines) == [OrderLineReport("plan", 1, 999, 1), OrderLineReport("route", 2, 250, 1)]
+    assert list(report.lines) == [
+        OrderLineReport("plan", 1, 999, discount=0, amount=999, tax_rate=1900, tax=160, cells=1),
+        OrderLineReport("route", 2, 250, discount=0, amount=500, tax_rate=0, tax=0, cells=1),
+    ]
     with pytest.raises(NotFoundError):
         reports.order(bytes(16))
 
@@ -79,8 +83,21 @@ def test_takings_per_product_and_day(world: World) -> None:
     sell(world, ("route", 1))
     reports = Reports(world.store)
     assert reports.takings() == [
-        Takings("2027-01-16", "route", 1, 250),
-        Takings("2027-01-15", "plan", 4, 3996),
-        Takings("2027-01-15", "route", 2, 500),
+        Takings("2027-01-16", "route", 1, 250, tax=0),
+        # 160 of one, 479 of three, as each of the two lines rounds.
+        Takings("2027-01-15", "plan", 4, 3996, tax=160 + 479),
+        Takings("2027-01-15", "route", 2, 500, tax=0),
     ]
-    assert reports.takings(since=world.now - MINUTE_MS) == [Takings("2027-01-16", "route", 1, 250)]
+    assert reports.takings(since=world.now - MINUTE_MS) == [Takings("2027-01-16", "route", 1, 250, tax=0)]
+
+
+def test_what_a_code_takes_off_is_not_revenue(world: World) -> None:
+    Promotions(world.store, lambda: world.now).add("TENTH", rate=1000)
+    order, _ = world.order(("plan", 2), ("route", 1), code="TENTH")
+    world.ask(order)
+    world.captured(order)
+    reports = Reports(world.store)
+    plan, route = reports.order(order.order_id).lines
+    assert (plan.discount, plan.amount, plan.tax) == (200, 1798, 287)
+    assert (route.discount, route.amount, route.tax) == (25, 225, 0)
+    assert sum(taken.revenue for taken in reports.takings()) == order.amount == 1798 + 225

@@ -95,6 +95,7 @@ def visit(shop: Shop) -> None:
     shop.tick()
     shop.browse(messages.ListProducts(search="", category="", sort="title", offset=0))
     shop.browse(messages.GetImage(sku="plan"))
+    shop.quote(("plan", 1))
     outcomes: tuple[Any, ...] = ("captured", "void")
     for outcome in outcomes:
         order, _ = shop.order(("plan", 1), fetch_secret=SECRET)

@@ -46,7 +46,9 @@ def test_a_request_opens_and_both_ends_have_the_answers_key() -> None:
     assert request[:8] == PREKEY.public.key_id
 
 
-@pytest.mark.parametrize("name", ["ListProducts", "GetProduct", "GetImage", "OrderRequest", "GetCells"])
+@pytest.mark.parametrize(
+    "name", ["ListProducts", "GetProduct", "GetImage", "GetQuote", "OrderRequest", "GetCells"]
+)
 def test_requests_come_in_steps_of_one_kib(name: str) -> None:
     request, _ = sealed(body=EXAMPLES[name])
     assert len(request) == 8 + 1120 + STEP + 16
