@@ -67,14 +67,19 @@ def line_amounts(unit_price: int, quantity: int, discount: int, tax_rate: int) -
 
 def total_of(lines: Sequence[LineAmounts]) -> OrderAmounts:
     """Add an order up. Raises `RefusedError` (`wrong_amount`) where it is more than a market can handle."""
+    sums = add_up(lines)
+    if sums.subtotal > MAXIMUM_AMOUNT:
+        raise RefusedError("wrong_amount", "more than a market can handle")
+    return sums
+
+
+def add_up(lines: Sequence[LineAmounts]) -> OrderAmounts:
+    """Add up any lines, also those of several orders."""
     taxes: defaultdict[int, list[Tax]] = defaultdict(list)
     for line in lines:
         taxes[line.tax.rate].append(line.tax)
-    subtotal = sum(line.subtotal for line in lines)
-    if subtotal > MAXIMUM_AMOUNT:
-        raise RefusedError("wrong_amount", "more than a market can handle")
     return OrderAmounts(
-        subtotal=subtotal,
+        subtotal=sum(line.subtotal for line in lines),
         discount=sum(line.discount for line in lines),
         taxes=tuple(
             Tax(rate=rate, base=sum(tax.base for tax in of_rate), amount=sum(tax.amount for tax in of_rate))

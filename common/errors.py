@@ -120,6 +120,16 @@ class OutOfStockError(RejectedError):
         self.available = available
 
 
+class DiscountRefusedError(RejectedError):
+    """The merchant does not take the discount code for this; `reason` is its word for why."""
+
+    code = "discount_refused"
+
+    def __init__(self, message: str, hint: str = "", *, reason: str) -> None:
+        super().__init__(message, hint)
+        self.reason = reason
+
+
 class InsufficientFundsError(RejectedError):
     """The account or the wallet holds less than needed."""
 

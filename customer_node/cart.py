@@ -9,21 +9,22 @@ Rule 2. A bought line leaves the cart in the transaction in which its order is a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from common import config
+from common.amounts import add_up, line_amounts
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.store import Row, Tx
 from customer_node.browse import Browse
 from customer_node.context import Context
-from customer_node.products import Product, fetch_product
+from customer_node.figures import tax_views
+from customer_node.quotes import Asked, Quotes
 from customer_node.schema import cart_lines
-from customer_node.shop import Shop, Visit
-from customer_node.views import CartLineView, CartView, QuoteLineView, QuoteView
+from customer_node.views import CartLineView, CartView, QuoteView
 
 MAXIMUM_CART_LINES: Final = 200
 
@@ -42,10 +43,10 @@ class Wanted:
 class Cart:
     """Lines by merchant and SKU."""
 
-    def __init__(self, context: Context, shop: Shop, browse: Browse) -> None:
+    def __init__(self, context: Context, browse: Browse, quotes: Quotes) -> None:
         self._context = context
-        self._shop = shop
         self._browse = browse
+        self._quotes = quotes
 
     def add(self, merchant: str, sku: str, quantity: int = 1) -> CartView:
         """Look the product up and add so many of it. Raises `NotFoundError` and what a visit raises."""
@@ -55,6 +56,7 @@ class Cart:
             present = _line(tx, merchant, sku)
             total = quantity + (present["quantity"] if present else 0)
             check_quantity(total)
+            _check_amount(record.price, total)
             if present is None:
                 _check_room(tx, merchant)
             remove_lines(tx, merchant, [sku])
@@ -66,6 +68,7 @@ class Cart:
                     "quantity": total,
                     "title": record.title,
                     "unit_price": record.price,
+                    "tax_rate": record.tax_rate,
                     "added": present["added"] if present else self._context.clock(),
                 },
             )
@@ -77,9 +80,11 @@ class Cart:
             return self.remove(merchant, sku)
         check_quantity(quantity)
         with self._context.profile.store.immediate() as tx:
-            changed = tx.changed(_where(sa.update(cart_lines), merchant, sku).values(quantity=quantity))
-        if not changed:
-            raise _not_in_cart(merchant, sku)
+            present = _line(tx, merchant, sku)
+            if present is None:
+                raise _not_in_cart(merchant, sku)
+            _check_amount(present["unit_price"], quantity)
+            tx.execute(_where(sa.update(cart_lines), merchant, sku).values(quantity=quantity))
         return self.view()
 
     def remove(self, merchant: str, sku: str) -> CartView:
@@ -97,6 +102,8 @@ class Cart:
 
     def view(self) -> CartView:
         """Show the cart as it lies here, without asking anyone."""
+        rows = self._rows()
+        figures = [line_amounts(row["unit_price"], row["quantity"], 0, row["tax_rate"]) for row in rows]
         lines = tuple(
             CartLineView(
                 merchant=row["merchant"],
@@ -104,12 +111,20 @@ class Cart:
                 title=row["title"],
                 quantity=row["quantity"],
                 unit_price=row["unit_price"],
-                amount=row["quantity"] * row["unit_price"],
+                amount=each.amount,
+                tax_rate=each.tax.rate,
+                tax=each.tax.amount,
             )
-            for row in self._rows()
+            for row, each in zip(rows, figures, strict=True)
         )
         totals = _totals([(line.merchant, line.amount) for line in lines])
-        return CartView(lines, totals, sum(totals.values()), self._context.profile.market.currency)
+        return CartView(
+            lines=lines,
+            totals=totals,
+            taxes=tax_views(add_up(figures).taxes),
+            total=sum(totals.values()),
+            currency=self._context.profile.market.currency,
+        )
 
     def wanted(self) -> dict[str, list[Wanted]]:
         """Give the lines by merchant, in the order of adding."""
@@ -118,25 +133,24 @@ class Cart:
             wanted[row["merchant"]].append(Wanted(row["sku"], row["quantity"], row["unit_price"]))
         return dict(wanted)
 
-    def quote(self) -> QuoteView:
-        """Read every line's price and stock anew. What it shows is what `buy` then takes.
+    def quote(self, codes: Mapping[str, str]) -> QuoteView:
+        """Ask for every line's price and stock anew; `codes` are discount codes by merchant.
 
-        Raises `NotFoundError` for a product that is no longer sold, and what a visit raises.
+        What it shows is what `buy` then takes. Raises `NotFoundError` for a product that is no longer
+        sold, `DiscountRefusedError`, and what a visit raises.
         """
-        lines: list[QuoteLineView] = []
-        for merchant, wanted in self.wanted().items():
-            skus = [line.sku for line in wanted]
-            products = self._shop.at(merchant, lambda visit, skus=skus: _fetch(visit, skus))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            lines += [_quote_line(line, product) for line, product in zip(wanted, products, strict=True)]
+        asked: dict[str, list[Asked]] = defaultdict(list)
+        for row in self._rows():
+            asked[row["merchant"]].append(Asked(row["sku"], row["quantity"], row["title"], row["unit_price"]))
+        quote = self._quotes.ask(asked, codes)
         with self._context.profile.store.immediate() as tx:
-            for line in lines:
+            for line in quote.lines:
                 tx.execute(
                     _where(sa.update(cart_lines), line.merchant, line.sku).values(
-                        unit_price=line.unit_price, title=line.title
+                        unit_price=line.unit_price, tax_rate=line.tax_rate
                     )
                 )
-        totals = _totals([(line.merchant, line.amount) for line in lines])
-        return QuoteView(tuple(lines), totals, sum(totals.values()), self._context.profile.market.currency)
+        return quote
 
     def _rows(self) -> Sequence[Row]:
         with self._context.profile.store.immediate() as tx:
@@ -149,28 +163,15 @@ def check_quantity(quantity: int) -> None:
         raise UsageError(f"A quantity is 1 to {config.MAXIMUM_QUANTITY}.")
 
 
+def _check_amount(unit_price: int, quantity: int) -> None:
+    if unit_price * quantity > config.MAXIMUM_AMOUNT:
+        raise RejectedError("That is more than a market can handle.", "Buy fewer at a time.")
+
+
 def remove_lines(tx: Tx, merchant: str, skus: Sequence[str]) -> None:
     """Take lines out of the cart."""
     tx.execute(
         sa.delete(cart_lines).where(cart_lines.c.merchant == merchant, cart_lines.c.sku.in_(list(skus)))
-    )
-
-
-def _fetch(visit: Visit, skus: Sequence[str]) -> list[Product]:
-    return [fetch_product(visit, sku) for sku in skus]
-
-
-def _quote_line(line: Wanted, product: Product) -> QuoteLineView:
-    record = product.record
-    return QuoteLineView(
-        merchant=record.merchant,
-        sku=record.sku,
-        title=record.title,
-        quantity=line.quantity,
-        unit_price=record.price,
-        amount=line.quantity * record.price,
-        stock=product.stock,
-        previous_price=line.unit_price if line.unit_price != record.price else None,
     )
 
 

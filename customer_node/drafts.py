@@ -3,18 +3,21 @@
     products read anew --> coins made exact --> PlaceOrder sealed --> order, secrets and coins stored
 
 Rule 1. What `checkout` sends is exactly what is stored here, however often.
-Rule 2. A price that differs from the one the customer saw ends the purchase before anything is paid.
+Rule 2. A price or a total that differs from the one the customer saw ends the purchase before anything is
+paid. What is paid is worked out here, from signed records and the discount that was quoted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
 from common import codec, config, messages, sealing, slots
-from common.errors import OutOfStockError, PriceChangedError, RejectedError
+from common.amounts import LineAmounts, line_amounts, total_of
+from common.errors import OutOfStockError, PriceChangedError, RefusedError, RejectedError
 from common.money import format_amount
 from common.store import Tx
 from customer_node.cart import Wanted
@@ -23,11 +26,25 @@ from customer_node.funds import Funds
 from customer_node.numbers import order_secret
 from customer_node.orders import Secrets, lock_of
 from customer_node.products import Product, fetch_product
+from customer_node.quotes import Terms, fetch_quote
 from customer_node.schema import order_lines, order_secrets, records
 from customer_node.schema import orders as order_rows
 from customer_node.shop import Visit
 
 NOTHING_SEALED: Final = bytes(32)
+
+
+@dataclass(frozen=True)
+class _Basket:
+    """What one merchant's order is about."""
+
+    wanted: Sequence[Wanted]
+    products: Sequence[Product]
+    figures: Sequence[LineAmounts]
+    code: str
+
+    def lines(self) -> Iterable[tuple[Wanted, Product, LineAmounts]]:
+        return zip(self.wanted, self.products, self.figures, strict=True)
 
 
 class Drafts:
@@ -43,22 +60,20 @@ class Drafts:
         wanted: Sequence[Wanted],
         purchase: str,
         deadline_ms: int | None,
+        terms: Terms,
         skipped: int = 0,
     ) -> bytes:
         """Read the products anew, reserve the coins, store the order, and give its id.
 
         `skipped` numbers of orders are left out (`numbers`).
-        Raises `PriceChangedError`, `OutOfStockError`, `InsufficientFundsError`, `RejectedError`, and what
-        a visit raises. Nothing has been paid then.
+        Raises `PriceChangedError`, `OutOfStockError`, `DiscountRefusedError`, `InsufficientFundsError`,
+        `RejectedError`, and what a visit raises. Nothing has been paid then.
         """
         products = [fetch_product(visit, line.sku) for line in wanted]
         for line, product in zip(wanted, products, strict=True):
             _check_offer(line, product)
-        amount = sum(
-            line.quantity * product.record.price for line, product in zip(wanted, products, strict=True)
-        )
-        if not 0 < amount <= config.MAXIMUM_AMOUNT:
-            raise RejectedError("An order has to cost something, and not more than a market can handle.")
+        lines = _figures(visit, wanted, products, terms)
+        amount = sum(line.amount for line in lines)
         limit = self._context.broker(visit.session.link).order_deadline_ms
         self._funds.make_exact(visit.session, amount)
         # Whatever the card says: an order that is not answered must not hold the money for longer.
@@ -69,8 +84,9 @@ class Drafts:
             order_id = self._context.wallet.new_id(tx, "order", month, skipped)
             secret = order_secret(self._context.profile.seed, order_id)
             coins = self._funds.reserve(tx, order_id, amount)
-            place, key = self._seal(visit, order_id, secret, amount, deadline, coins, wanted, products)
-            _store(tx, visit, place, key, secret, purchase, self._context.clock(), wanted, products)
+            basket = _Basket(wanted, products, lines, terms.code)
+            place, key = self._seal(visit, order_id, secret, amount, deadline, coins, basket)
+            _store(tx, visit, place, key, secret, purchase, self._context.clock(), basket)
         return order_id
 
     def _seal(
@@ -81,8 +97,7 @@ class Drafts:
         amount: int,
         deadline: int,
         coins: list[messages.Token],
-        wanted: Sequence[Wanted],
-        products: Sequence[Product],
+        basket: _Basket,
     ) -> tuple[messages.PlaceOrder, sealing.AnswerKey]:
         secrets = Secrets.of(secret)
 
@@ -106,9 +121,11 @@ class Drafts:
                     record=product.digest,
                     quantity=line.quantity,
                     unit_price=product.record.price,
+                    discount=figures.discount,
                 )
-                for line, product in zip(wanted, products, strict=True)
+                for line, product, figures in basket.lines()
             ],
+            code=basket.code,
             fetch_lock=lock_of(secrets.fetch),
         )
         # What is bound are the outer fields, and the sealed part is none of them.
@@ -131,6 +148,39 @@ def _check_offer(line: Wanted, product: Product) -> None:
         raise OutOfStockError(f"{record.title} is out of stock.", "Take it out of the cart.", available=0)
 
 
+def _figures(
+    visit: Visit, wanted: Sequence[Wanted], products: Sequence[Product], terms: Terms
+) -> list[LineAmounts]:
+    """Work out what each line costs, and that it is what was agreed to."""
+    discounts = [0] * len(wanted)
+    if terms.code:
+        quote = fetch_quote(visit, [(line.sku, line.quantity) for line in wanted], terms.code)
+        for quoted, product in zip(quote.lines, products, strict=True):
+            if (quoted.record, quoted.unit_price) != (product.digest, product.record.price):
+                raise PriceChangedError(
+                    f"{product.record.title} is being changed.", "Look at the cart again, then buy."
+                )
+        discounts = [line.discount for line in quote.lines]
+    try:
+        lines = [
+            line_amounts(product.record.price, line.quantity, discount, product.record.tax_rate)
+            for line, product, discount in zip(wanted, products, discounts, strict=True)
+        ]
+        total = total_of(lines).total
+    except RefusedError as error:
+        raise RejectedError("An order cannot cost more than a market can handle.") from error
+    if total == 0:
+        raise RejectedError("An order has to cost something.")
+    if terms.total not in (None, total):
+        currency = products[0].record.currency
+        raise PriceChangedError(
+            f"It now costs {format_amount(total, currency)} "
+            f"instead of {format_amount(terms.total or 0, currency)}.",
+            "Look at the cart again (`veilmart cart show`), then buy at the new price.",
+        )
+    return lines
+
+
 def _store(
     tx: Tx,
     visit: Visit,
@@ -139,8 +189,7 @@ def _store(
     secret: bytes,
     purchase: str,
     now: int,
-    wanted: Sequence[Wanted],
-    products: Sequence[Product],
+    basket: _Basket,
 ) -> None:
     tx.execute(
         sa.insert(order_rows),
@@ -154,6 +203,7 @@ def _store(
             "created": now,
             "deadline": place.deadline,
             "visit": visit.session.kept.session,
+            "code": basket.code,
         },
     )
     tx.execute(
@@ -167,11 +217,13 @@ def _store(
             "merchant_certificate": visit.merchant.certificate,
         },
     )
-    for position, (line, product) in enumerate(zip(wanted, products, strict=True)):
-        _store_line(tx, place.order_id, position, line, product)
+    for position, (line, product, figures) in enumerate(basket.lines()):
+        _store_line(tx, place.order_id, position, line, product, figures)
 
 
-def _store_line(tx: Tx, order_id: bytes, position: int, line: Wanted, product: Product) -> None:
+def _store_line(
+    tx: Tx, order_id: bytes, position: int, line: Wanted, product: Product, figures: LineAmounts
+) -> None:
     if tx.one(sa.select(records.c.digest).where(records.c.digest == product.digest)) is None:
         row = {
             "digest": product.digest,
@@ -190,5 +242,7 @@ def _store_line(tx: Tx, order_id: bytes, position: int, line: Wanted, product: P
             "record": product.digest,
             "quantity": line.quantity,
             "unit_price": product.record.price,
+            "discount": figures.discount,
+            "tax_rate": figures.tax.rate,
         },
     )

@@ -14,7 +14,7 @@ then goes on with the same call or with `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,6 +36,7 @@ from customer_node.drafts import Drafts
 from customer_node.funds import Funds
 from customer_node.profile import Profile
 from customer_node.purchasing import Purchasing
+from customer_node.quotes import Asked, Quotes, Terms, check_code
 from customer_node.receipts import Receipts
 from customer_node.resume import Resume
 from customer_node.schema import account_sessions, visits
@@ -115,7 +116,8 @@ class Market:
         checkout = Checkout(context, funds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
         self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads, standing)
-        self.cart = Cart(context, self._shop, self._browse)
+        self._quotes = Quotes(context, self._shop)
+        self.cart = Cart(context, self._browse, self._quotes)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
 
     @classmethod
@@ -252,27 +254,52 @@ class Market:
 
     # --- buying ----------------------------------------------------------------------------------------
 
-    def quote(self) -> QuoteView:
-        """Read the cart's prices and stock anew; what this shows is what `buy` then takes."""
-        return self.cart.quote()
+    def quote(self, codes: Mapping[str, str] | None = None) -> QuoteView:
+        """Ask for the cart's prices and stock anew; what this shows is what `buy` then takes.
 
-    def purchase(self, idempotency_key: str | None = None, *, deadline_ms: int | None = None) -> PurchaseView:
+        `codes` gives a discount code per merchant. Raises `DiscountRefusedError`, `NotFoundError`.
+        """
+        return self.cart.quote(_checked(codes))
+
+    def quote_now(self, merchant: str, sku: str, quantity: int = 1, code: str = "") -> QuoteView:
+        """Ask what one product would cost past the cart. Raises as `quote` does."""
+        check_quantity(quantity)
+        title = self._browse.show(merchant, sku).title
+        codes = _checked({merchant: code} if code else {})
+        return self._quotes.ask({merchant: [Asked(sku, quantity, title, None)]}, codes)
+
+    def purchase(
+        self,
+        idempotency_key: str | None = None,
+        *,
+        deadline_ms: int | None = None,
+        codes: Mapping[str, str] | None = None,
+        totals: Mapping[str, int] | None = None,
+    ) -> PurchaseView:
         """Buy the cart: one independent order per merchant, all attempted, each with its own result.
 
         The same key gives the same orders. `deadline_ms` is how long a merchant may take to answer, at
-        most the market's own limit. Raises `UsageError` for an empty cart, `IdempotencyConflictError`;
-        what goes wrong with a merchant stands in its result and is not raised.
+        most the market's own limit. `codes` gives discount codes and `totals` what was agreed to, both
+        by merchant; without a total the discount is whatever the code gives. Raises `UsageError` for an
+        empty cart, `IdempotencyConflictError`; what goes wrong with a merchant stands in its result.
         """
-        return self._purchasing.purchase(self.cart.wanted(), idempotency_key, "cart", deadline_ms)
+        wanted = self.cart.wanted()
+        terms = _terms(_checked(codes), totals or {})
+        return self._purchasing.purchase(wanted, idempotency_key, "cart", deadline_ms, terms)
 
     def buy(
-        self, idempotency_key: str | None = None, *, deadline_ms: int | None = None
+        self,
+        idempotency_key: str | None = None,
+        *,
+        deadline_ms: int | None = None,
+        codes: Mapping[str, str] | None = None,
+        totals: Mapping[str, int] | None = None,
     ) -> tuple[OrderView, ...]:
         """Buy the cart as `purchase` does, and raise the first thing that went wrong with any order.
 
         All merchants are attempted before anything is raised; `orders` shows how each order stands.
         """
-        return _all_good(self.purchase(idempotency_key, deadline_ms=deadline_ms))
+        return _all_good(self.purchase(idempotency_key, deadline_ms=deadline_ms, codes=codes, totals=totals))
 
     def buy_now(
         self,
@@ -283,11 +310,18 @@ class Market:
         *,
         unit_price: int | None = None,
         deadline_ms: int | None = None,
+        code: str = "",
+        total: int | None = None,
     ) -> OrderView:
-        """Buy one product past the cart, at `unit_price`, or at its present price where that is None."""
+        """Buy one product past the cart, at `unit_price`, or at its present price where that is None.
+
+        `code` is a discount code, `total` what was agreed to with it, None for whatever it comes to.
+        """
         check_quantity(quantity)
         wanted = {merchant: [Wanted(sku, quantity, unit_price)]}
-        bought = self._purchasing.purchase(wanted, idempotency_key, "direct", deadline_ms)
+        codes = _checked({merchant: code} if code else {})
+        terms = _terms(codes, {} if total is None else {merchant: total})
+        bought = self._purchasing.purchase(wanted, idempotency_key, "direct", deadline_ms, terms)
         return _all_good(bought)[0]
 
     def orders(self) -> tuple[OrderView, ...]:
@@ -361,6 +395,14 @@ class Market:
     def _find(self, order_id: str) -> bytes:
         with self._context.profile.store.immediate() as tx:
             return orders.find(tx, order_id)
+
+
+def _checked(codes: Mapping[str, str] | None) -> dict[str, str]:
+    return {merchant: check_code(code) for merchant, code in (codes or {}).items()}
+
+
+def _terms(codes: Mapping[str, str], totals: Mapping[str, int]) -> dict[str, Terms]:
+    return {merchant: Terms(codes.get(merchant, ""), totals.get(merchant)) for merchant in {*codes, *totals}}
 
 
 def _all_good(bought: PurchaseView) -> tuple[OrderView, ...]:

@@ -23,8 +23,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common import codec, messages, sealing, states
+from common.amounts import line_amounts, total_of
 from common.errors import NotFoundError
 from common.store import Row, Tx
+from customer_node.earlier import read_receipt
+from customer_node.figures import tax_views
 from customer_node.schema import (
     deliveries,
     delivery_files,
@@ -86,6 +89,7 @@ class Line:
     record: bytes
     quantity: int
     unit_price: int
+    discount: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,14 @@ def load(tx: Tx, order_id: bytes) -> Order:
         deadline=row["deadline"],
         visit=row["visit"],
         lines=tuple(
-            Line(line["sku"], line["title"], line["packed"], line["quantity"], line["unit_price"])
+            Line(
+                sku=line["sku"],
+                title=line["title"],
+                record=line["packed"],
+                quantity=line["quantity"],
+                unit_price=line["unit_price"],
+                discount=line["discount"],
+            )
             for line in lines
         ),
         failure=row["failure"],
@@ -203,7 +214,12 @@ def _view(tx: Tx, row: Row) -> OrderView:
     )
     cells = None
     if row["receipt"] is not None:
-        cells = sum(line.cells for line in codec.RECEIPT.unpack(row["receipt"]).lines)
+        cells = sum(line.cells for line in read_receipt(row["receipt"]).lines)
+    figures = [
+        line_amounts(line["unit_price"], line["quantity"], line["discount"], line["tax_rate"])
+        for line in lines
+    ]
+    sums = total_of(figures)
     return OrderView(
         order_id=row["order_id"].hex(),
         merchant=row["merchant"],
@@ -214,10 +230,17 @@ def _view(tx: Tx, row: Row) -> OrderView:
                 title=line["title"],
                 quantity=line["quantity"],
                 unit_price=line["unit_price"],
-                amount=line["quantity"] * line["unit_price"],
+                discount=each.discount,
+                amount=each.amount,
+                tax_rate=each.tax.rate,
+                tax=each.tax.amount,
             )
-            for line in lines
+            for line, each in zip(lines, figures, strict=True)
         ),
+        code=row["code"],
+        subtotal=sums.subtotal,
+        discount=sums.discount,
+        taxes=tax_views(sums.taxes),
         total=row["amount"],
         currency=row["currency"],
         created=row["created"],

@@ -47,6 +47,7 @@ class Product:
             variant=record.variant,
             price=record.price,
             currency=record.currency,
+            tax_rate=record.tax_rate,
             stock=self.stock,
             file_name=record.file_name,
             size=record.size,

@@ -1,10 +1,11 @@
 """Purchases: what an idempotency key stands for, and one independent order per merchant.
 
-Rule 1. The same key with the same lines gives the same orders and carries them on; other lines under it
-are a conflict. A part of the lines is the same purchase: bought lines have left the cart.
+Rule 1. The same key with the same lines and discount code gives the same orders and carries them on; others
+under it are a conflict. A part of the lines is the same purchase: bought lines have left the cart.
 
 Rule 2. Without a key a purchase is new. But a cart whose order to a merchant is still open, with the very
-same lines, goes on with that order: whoever types `buy` again after a crash does not pay twice.
+same lines, goes on with that order, whatever code is typed now: whoever types `buy` again after a crash
+does not pay twice.
 
 Rule 3. All merchants are attempted. What goes wrong with one is in its result and hides nothing of the
 others.
@@ -28,6 +29,7 @@ from customer_node.context import Context
 from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
 from customer_node.orders import Order
+from customer_node.quotes import Terms
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
 from customer_node.shop import Shop, Visit
@@ -65,8 +67,9 @@ class Purchasing:
         key: str | None,
         origin: Origin,
         deadline_ms: int | None,
+        terms: Mapping[str, Terms],
     ) -> PurchaseView:
-        """Order from every merchant.
+        """Order from every merchant; `terms` are by merchant, none are none.
 
         Raises `UsageError` where there is nothing to buy, `IdempotencyConflictError`. What goes wrong
         with a merchant's order stands in its result.
@@ -75,25 +78,38 @@ class Purchasing:
             raise UsageError(f"An idempotency key has 1 to {MAXIMUM_KEY} characters.")
         with self._context.profile.store.immediate() as tx:
             chosen = key or self._context.random(16).hex()
-            merchants = self._register(tx, wanted, chosen, origin, known=key is not None)
+            merchants = self._register(tx, wanted, chosen, origin, terms, known=key is not None)
+            strangers = sorted(merchant for merchant in terms if merchant not in merchants)
+            if strangers and merchants:
+                raise UsageError(f"There is a discount code for {strangers[0]}, and nothing to buy there.")
         if not merchants:
             raise UsageError("There is nothing to buy.", "Put something into the cart first.")
         results = [
-            self._result(merchant, purchase, wanted.get(merchant, ()), deadline_ms)
+            self._result(
+                merchant, purchase, wanted.get(merchant, ()), deadline_ms, terms.get(merchant, Terms())
+            )
             for merchant, purchase in merchants.items()
         ]
         return PurchaseView(chosen, tuple(results))
 
     def _register(
-        self, tx: Tx, wanted: Mapping[str, Sequence[Wanted]], key: str, origin: Origin, *, known: bool
+        self,
+        tx: Tx,
+        wanted: Mapping[str, Sequence[Wanted]],
+        key: str,
+        origin: Origin,
+        terms: Mapping[str, Terms],
+        *,
+        known: bool,
     ) -> dict[str, str]:
         """Store what the key stands for; gives merchant to purchase key, the key's other merchants too."""
         rows = tx.all(_OF_KEY, {"of": key}) if known else []
-        present = {row["merchant"]: row["content"] for row in rows}
+        present = {row["merchant"]: (row["content"], row["code"]) for row in rows}
         merchants = dict.fromkeys(present, key)
         for position, (merchant, lines) in enumerate(wanted.items()):
             content = _content(lines)
-            if present and present.get(merchant) != content:
+            code = terms.get(merchant, Terms()).code
+            if present and present.get(merchant) != (content, code):
                 raise IdempotencyConflictError(
                     f"The key {key!r} stands for another purchase.", "Use a new key for a new purchase."
                 )
@@ -109,16 +125,17 @@ class Purchasing:
                     "content": content,
                     "origin": origin,
                     "created": self._context.clock(),
+                    "code": code,
                 }
                 tx.execute(sa.insert(purchases), row)
         return merchants
 
     def _result(
-        self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None
+        self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None, terms: Terms
     ) -> OrderResult:
         error: VeilmartError | None = None
         try:
-            self._order(merchant, purchase, lines, deadline_ms)
+            self._order(merchant, purchase, lines, deadline_ms, terms)
         except VeilmartError as failure:
             error = failure
         with self._context.profile.store.immediate() as tx:
@@ -126,7 +143,9 @@ class Purchasing:
             shown = orders.views(tx, order_id=order_id) if order_id is not None else []
         return OrderResult(merchant, shown[0] if shown else None, error)
 
-    def _order(self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None) -> None:
+    def _order(
+        self, merchant: str, purchase: str, lines: Sequence[Wanted], deadline_ms: int | None, terms: Terms
+    ) -> None:
         present = self._present(merchant, purchase)
         if present is not None:
             if present.state not in (*orders.OPEN, "refunded"):
@@ -143,7 +162,7 @@ class Purchasing:
                 return
             for tries in range(MOST_RENUMBERED):
                 skipped = min(tries, numbers.MOST_SKIPPED)
-                order_id = self._drafts.draft(visit, lines, purchase, deadline_ms, skipped)
+                order_id = self._drafts.draft(visit, lines, purchase, deadline_ms, terms, skipped)
                 try:
                     self._checkout.settle(visit.session, order_id)
                 except IdempotencyConflictError:

@@ -1,10 +1,11 @@
 """Receipts: what the merchant signed about an accepted order, checked against what was ordered.
 
-    bundle = {"veilmart_receipt": 1, "receipt": base64, "signature": base64, "certificate": PEM,
+    bundle = {"veilmart_receipt": 2, "receipt": base64, "signature": base64, "certificate": PEM,
               "ca_certificate": PEM, "market": hex, "order": {... for people to read ...}}
 
 Rule 1. A receipt counts with the signature of the merchant that was pinned when the order was placed, and
-only if it says exactly what was ordered: lines, signed records, prices, total, market, order.
+only if it says exactly what was ordered: lines, signed records, prices, discounts, total, market, order.
+Every figure in it is worked out anew; one that does not add up proves nothing, whoever signed it.
 
 Rule 2. An exported bundle is verified off line, against the CA of this profile's market and never against
 the one inside; the readable part is not trusted, it is made anew from the signed bytes.
@@ -24,8 +25,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common import codec, config, messages
+from common.amounts import LineAmounts, line_amounts, total_of
 from common.credentials import RECEIPT_LABEL
-from common.errors import ForgedError, NotFoundError, UntrustedError, UsageError, WireError
+from common.errors import ForgedError, NotFoundError, RefusedError, UntrustedError, UsageError, WireError
 from common.keys import (
     CertificateInfo,
     PublicIdentity,
@@ -36,10 +38,12 @@ from common.keys import (
 from common.store import Row, Tx
 from customer_node import orders
 from customer_node.context import Context
+from customer_node.earlier import read_receipt
+from customer_node.figures import sums_of, tax_views
 from customer_node.orders import Order
 from customer_node.schema import order_secrets
 from customer_node.schema import receipts as receipt_rows
-from customer_node.views import ReceiptLineView, ReceiptView
+from customer_node.views import ReceiptLineView, ReceiptView, TaxView
 
 MAXIMUM_BUNDLE: Final = 256 * config.KIB
 
@@ -47,7 +51,7 @@ MAXIMUM_BUNDLE: Final = 256 * config.KIB
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An exported receipt, as JSON."""
 
-    veilmart_receipt: Literal[1]
+    veilmart_receipt: Literal[2]
     receipt: Annotated[str, msgspec.Meta(max_length=64 * config.KIB)]
     signature: Annotated[str, msgspec.Meta(max_length=config.KIB)]
     certificate: Annotated[str, msgspec.Meta(max_length=8 * config.KIB)]
@@ -69,6 +73,23 @@ def check_accepted(
     return receipt
 
 
+def check_sums(receipt: messages.Receipt) -> list[LineAmounts]:
+    """Work every figure out anew, and give those of the lines. Raises `ForgedError`."""
+    try:
+        lines = [
+            line_amounts(line.unit_price, line.quantity, line.discount, line.tax.rate)
+            for line in receipt.lines
+        ]
+        sums = total_of(lines)
+    except RefusedError as error:
+        raise ForgedError(f"a figure that cannot be: {error}") from error
+    if [(line.amount, line.tax) for line in receipt.lines] != [(line.amount, line.tax) for line in lines]:
+        raise ForgedError("a line that does not add up")
+    if (receipt.subtotal, receipt.discount, receipt.taxes, receipt.total) != sums_of(sums):
+        raise ForgedError("sums that are not those of the lines")
+    return lines
+
+
 def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:
     """Raise `ForgedError` where the receipt says anything else than what was ordered."""
     shown = (receipt.market, receipt.merchant, receipt.order_id, receipt.total, receipt.currency)
@@ -77,7 +98,7 @@ def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:
     if len(receipt.lines) != len(order.lines):
         raise ForgedError("another number of lines")
     next_cell = 0
-    for have, line in zip(receipt.lines, order.lines, strict=True):
+    for have, line, figures in zip(receipt.lines, order.lines, check_sums(receipt), strict=True):
         record = codec.PRODUCT_RECORD.unpack(line.record)
         wanted = messages.ReceiptLine(
             sku=line.sku,
@@ -85,7 +106,9 @@ def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:
             record=hashlib.sha256(line.record).digest(),
             quantity=line.quantity,
             unit_price=line.unit_price,
-            amount=line.quantity * line.unit_price,
+            discount=line.discount,
+            amount=figures.amount,
+            tax=messages.Tax(rate=record.tax_rate, base=figures.tax.base, amount=figures.tax.amount),
             file_name=record.file_name,
             size=record.size,
             digest=record.digest,
@@ -114,7 +137,7 @@ class Receipts:
         view = self._verified(row["receipt"], row["signature"], row["merchant_certificate"])
         certificate = x509.load_der_x509_certificate(row["merchant_certificate"])
         bundle = Bundle(
-            veilmart_receipt=1,
+            veilmart_receipt=2,
             receipt=base64.b64encode(row["receipt"]).decode(),
             signature=base64.b64encode(row["signature"]).decode(),
             certificate=certificate.public_bytes(Encoding.PEM).decode(),
@@ -161,7 +184,8 @@ class Receipts:
     def _verified(self, packed: bytes, signature: bytes, certificate: bytes) -> ReceiptView:
         profile = self._context.profile
         try:
-            receipt = codec.RECEIPT.unpack(packed)
+            receipt = read_receipt(packed)
+            check_sums(receipt)
             # The certificate has to hold when the receipt was signed, not for ever after.
             signer = verify_certificate(certificate, profile.ca_der, receipt.at, "merchant")
             verify_identity(signer.public_key, RECEIPT_LABEL, packed, signature)
@@ -182,7 +206,7 @@ def stored(tx: Tx, order_id: bytes) -> messages.Receipt:
     packed = tx.scalar(sa.select(receipt_rows.c.receipt).where(receipt_rows.c.order_id == order_id))
     if packed is None:
         raise orders.no_order(order_id.hex())
-    return codec.RECEIPT.unpack(packed)
+    return read_receipt(packed)
 
 
 def _view(receipt: messages.Receipt, signer: CertificateInfo) -> ReceiptView:
@@ -196,13 +220,18 @@ def _view(receipt: messages.Receipt, signer: CertificateInfo) -> ReceiptView:
                 title=line.title,
                 quantity=line.quantity,
                 unit_price=line.unit_price,
+                discount=line.discount,
                 amount=line.amount,
+                tax=TaxView(line.tax.rate, line.tax.base, line.tax.amount),
                 file_name=line.file_name,
                 size=line.size,
                 sha256=line.digest.hex(),
             )
             for line in receipt.lines
         ),
+        subtotal=receipt.subtotal,
+        discount=receipt.discount,
+        taxes=tax_views(receipt.taxes),
         total=receipt.total,
         currency=receipt.currency,
         at=receipt.at,

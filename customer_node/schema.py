@@ -171,6 +171,7 @@ cart_lines: Final = sa.Table(
     sa.Column("quantity", sa.Integer, nullable=False),
     sa.Column("title", SealedText("cart_lines.title"), nullable=False),
     sa.Column("unit_price", sa.BigInteger, nullable=False),
+    sa.Column("tax_rate", sa.Integer, nullable=False, server_default="0"),
     sa.Column("added", sa.BigInteger, nullable=False),
 )
 
@@ -193,8 +194,10 @@ purchases: Final = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("origin", sa.Text, nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
-"""What an idempotency key stands for: SHA-256 of one merchant's lines. `origin` is `cart` or `direct`."""
+"""What an idempotency key stands for: SHA-256 of one merchant's lines, and a discount code. `origin` is
+`cart` or `direct`."""
 
 orders: Final = sa.Table(
     "orders",
@@ -217,6 +220,7 @@ orders: Final = sa.Table(
     sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
     sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
     sa.Column("heard", sa.BigInteger, nullable=False, default=0),
+    sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
 """What the broker said last, at `heard`: the order's state there (`standing`), when its money settles by
 itself (0: it does not), how much of it was given back. `claimed` is how much of that is in the wallet.
@@ -232,6 +236,8 @@ order_lines: Final = sa.Table(
     sa.Column("record", sa.LargeBinary, sa.ForeignKey("records.digest"), nullable=False),
     sa.Column("quantity", sa.Integer, nullable=False),
     sa.Column("unit_price", sa.BigInteger, nullable=False),
+    sa.Column("discount", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("tax_rate", sa.Integer, nullable=False, server_default="0"),
 )
 
 order_secrets: Final = sa.Table(

@@ -106,10 +106,17 @@ class Visit:
         return sealing.seal_request(prekey, binding, body, self.context.random(32), config.REQUEST_STEP)
 
     def ask(self, body: messages.SealedBody, kind: type[Answer]) -> Answer:
-        """Ask the merchant and give its answer.
+        """Ask the merchant and give its answer, of this kind.
 
         Raises `NotFoundError`, `UsageError`, `MerchantOfflineError`, `DeadlineError`, `UntrustedError`.
         """
+        answer = self.answer(body)
+        if not isinstance(answer, kind):
+            raise UntrustedError(f"{self.merchant.id} answered something else than what was asked.")
+        return answer
+
+    def answer(self, body: messages.SealedBody) -> messages.SealedAnswer:
+        """Ask the merchant and give whatever it answers; raises as `ask` does."""
         context = self.context
         if self.session.link.merchant_online(self.merchant.id) is False:
             raise merchant_away(self.merchant.id)
@@ -127,8 +134,6 @@ class Visit:
             raise NotFoundError(
                 f"{self.merchant.id} does not sell that.", "`veilmart search` lists products."
             )
-        if not isinstance(answer, kind):
-            raise UntrustedError(f"{self.merchant.id} answered something else than what was asked.")
         return answer
 
     def silence(self) -> VeilmartError:

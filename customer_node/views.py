@@ -138,6 +138,7 @@ class ProductView:
     variant: str
     price: int
     currency: str
+    tax_rate: int
     stock: Stock
     file_name: str
     size: int
@@ -158,8 +159,17 @@ class ImageView:
 
 
 @dataclass(frozen=True)
+class TaxView:
+    """The tax at one rate, in basis points: `base` and `amount` together are what is paid."""
+
+    rate: int
+    base: int
+    amount: int
+
+
+@dataclass(frozen=True)
 class CartLineView:
-    """A line of the cart, at the price that was last shown."""
+    """A line of the cart, at the price that was last shown; `tax`, at `tax_rate`, is in `amount`."""
 
     merchant: str
     sku: str
@@ -167,40 +177,57 @@ class CartLineView:
     quantity: int
     unit_price: int
     amount: int
+    tax_rate: int
+    tax: int
 
 
 @dataclass(frozen=True)
 class CartView:
-    """The cart: lines, total per merchant, total."""
+    """The cart: lines, total per merchant, total, and the taxes in it."""
 
     lines: tuple[CartLineView, ...]
     totals: dict[str, int]
+    taxes: tuple[TaxView, ...]
     total: int
     currency: str
 
 
 @dataclass(frozen=True)
 class QuoteLineView:
-    """A line at its price now. `previous_price` is the one shown before, where it differs."""
+    """A line at its price now. `previous_price` is the one shown before, where it differs.
+
+    `amount` is what is left after `discount`; `tax`, at `tax_rate` basis points, is in it.
+    """
 
     merchant: str
     sku: str
     title: str
     quantity: int
     unit_price: int
+    discount: int
     amount: int
+    tax_rate: int
+    tax: int
     stock: Stock
     previous_price: int | None
 
 
 @dataclass(frozen=True)
 class QuoteView:
-    """What buying the cart would cost now."""
+    """What buying would cost now: `subtotal` less `discount` is `total`, which the taxes are in.
+
+    `totals` and `codes` are by merchant. After `valid_until` it has to be asked for again.
+    """
 
     lines: tuple[QuoteLineView, ...]
     totals: dict[str, int]
+    codes: dict[str, str]
+    subtotal: int
+    discount: int
+    taxes: tuple[TaxView, ...]
     total: int
     currency: str
+    valid_until: int
 
     @property
     def changed(self) -> bool:
@@ -210,23 +237,33 @@ class QuoteView:
 
 @dataclass(frozen=True)
 class OrderLineView:
-    """A line of an order."""
+    """A line of an order; `tax`, at `tax_rate` basis points, is in `amount`."""
 
     sku: str
     title: str
     quantity: int
     unit_price: int
+    discount: int
     amount: int
+    tax_rate: int
+    tax: int
 
 
 @dataclass(frozen=True)
 class OrderView:
-    """An order. `audit` is the pseudonym of its public events; `failure` says why it was refunded."""
+    """An order. `audit` is the pseudonym of its public events; `failure` says why it was refunded.
+
+    `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
+    """
 
     order_id: str
     merchant: str
     state: OrderState
     lines: tuple[OrderLineView, ...]
+    code: str
+    subtotal: int
+    discount: int
+    taxes: tuple[TaxView, ...]
     total: int
     currency: str
     created: int
@@ -288,13 +325,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class ReceiptLineView:
-    """A line of a receipt."""
+    """A line of a receipt; `tax` is in `amount`."""
 
     sku: str
     title: str
     quantity: int
     unit_price: int
+    discount: int
     amount: int
+    tax: TaxView
     file_name: str
     size: int
     sha256: str
@@ -302,12 +341,15 @@ class ReceiptLineView:
 
 @dataclass(frozen=True)
 class ReceiptView:
-    """A verified receipt. `fingerprint` is that of the identity key which signed it."""
+    """A verified receipt, whose figures add up. `fingerprint` is of the identity key that signed it."""
 
     order_id: str
     market_id: str
     merchant: str
     lines: tuple[ReceiptLineView, ...]
+    subtotal: int
+    discount: int
+    taxes: tuple[TaxView, ...]
     total: int
     currency: str
     at: int

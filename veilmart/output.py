@@ -9,8 +9,8 @@ Rule 2. With `--json`, wherever it stands, stdout holds envelopes of one line ea
 
 A command prints one. Those that go on by themselves (`audit watch`, `merchant orders --follow`, `... run`)
 print one for each thing that they have to say; an error, where there is one, is the last. An error of
-`timeout` also has its `hop`, one of `out_of_stock` what is `available`; where something was done before
-something else failed, `data` stands beside `error`.
+`timeout` also has its `hop`, one of `out_of_stock` what is `available`, one of `discount_refused` the
+`reason`; where something was done before something else failed, `data` stands beside `error`.
 
 Rule 3. Amounts are minor units and times milliseconds since 1970 in JSON, and written out for people.
 
@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Final, TextIO, TypeAlias
 
 import msgspec
 
-from common.errors import DeadlineError, OutOfStockError, UsageError, VeilmartError
+from common.errors import DeadlineError, DiscountRefusedError, OutOfStockError, UsageError, VeilmartError
 
 INTERRUPTED: Final = 130
 _KEPT: Final = frozenset("\n\t")
@@ -146,6 +146,8 @@ def error_fields(error: VeilmartError) -> dict[str, Any]:
         fields["hop"] = error.hop
     if isinstance(error, OutOfStockError) and error.available is not None:
         fields["available"] = error.available
+    if isinstance(error, DiscountRefusedError):
+        fields["reason"] = error.reason
     return fields
 
 
