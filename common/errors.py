@@ -125,7 +125,7 @@ class DiscountRefusedError(RejectedError):
 
     code = "discount_refused"
 
-    def __init__(self, message: str, hint: str = "", *, reason: str) -> None:
+    def __init__(self, message: str, hint: str = "", *, reason: str = "code_unknown") -> None:
         super().__init__(message, hint)
         self.reason = reason
 

@@ -15,7 +15,7 @@ import typer
 from cli import Terminal, veilmart
 
 from common import errors
-from common.errors import DeadlineError, OutOfStockError, VeilmartError
+from common.errors import DeadlineError, DiscountRefusedError, OutOfStockError, VeilmartError
 from veilmart import output
 from veilmart.cli import app as root
 from veilmart.cli.homes import output as output_of
@@ -31,6 +31,7 @@ EXIT_CODES = {
     "rejected": 4,
     "price_changed": 4,
     "out_of_stock": 4,
+    "discount_refused": 4,
     "insufficient_funds": 4,
     "out_of_tickets": 4,
     "idempotency_conflict": 4,
@@ -101,7 +102,8 @@ def test_every_error_has_its_envelope_and_exit_code(kind: type[VeilmartError], p
     ran = veilmart("probe", "act", "--json")
     assert ran.code == EXIT_CODES[kind.code]
     assert ran.err == ""
-    hop = {"hop": "merchant"} if issubclass(kind, DeadlineError) else {}
+    more = {"hop": "merchant"} if issubclass(kind, DeadlineError) else {}
+    more |= {"reason": "code_unknown"} if issubclass(kind, DiscountRefusedError) else {}
     assert ran.envelope == {
         "ok": False,
         "error": {
@@ -109,7 +111,7 @@ def test_every_error_has_its_envelope_and_exit_code(kind: type[VeilmartError], p
             "message": "what happened",
             "hint": "what to do",
             "retryable": kind.retryable,
-            **hop,
+            **more,
         },
     }
 
