@@ -32,6 +32,7 @@ from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.payment_gateway import PaymentGateway
+from broker_node.refusals import refusal
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
@@ -167,7 +168,7 @@ class Broker:
             return self._handlers[type(message)](tx, sender, message, now, random)
         except RefusedError as error:
             self.refused[error.code] += 1
-            return _refusal(sender, message, error.code)
+            return _refusal(sender, message, error)
         except WireError as error:
             self.refused[error.reason] += 1
             return []
@@ -318,7 +319,7 @@ class Broker:
         return sends
 
 
-def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:
+def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[Any]:
     if sender is None or sender.scope == "merchant":
         return []
     match message:
@@ -328,4 +329,4 @@ def _refusal(sender: Session | None, message: Any, code: str) -> list[Any]:
             reference = message.order_id
         case _:
             reference = message.request
-    return [ToSession(sender.sid, messages.Refused(reference=reference, code=code))]  # type: ignore[arg-type] # codes of ours
+    return [refusal(sender.sid, reference, error)]

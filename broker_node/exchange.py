@@ -25,6 +25,7 @@ from broker_node import ledger, operations, schema
 from broker_node.audit import Audit
 from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
+from broker_node.refusals import refusal
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
 from broker_node.signing import Asked, Signed, Signing
@@ -110,8 +111,7 @@ class Exchange:
 
     def _refusal(self, asked: Asked, error: RefusedError) -> ToSession:
         self.refused[error.code] += 1
-        reference = operations.reference_of(asked.request)
-        return ToSession(asked.session.sid, messages.Refused(reference=reference, code=error.code))  # type: ignore[arg-type] # codes of ours
+        return refusal(asked.session.sid, operations.reference_of(asked.request), error)
 
     # --- checked, before and after ---------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Exchange:
     def _check_swap(self, asked: Asked, now: int) -> Asked:
         if not isinstance(asked.request, messages.Swap):
             raise TypeError("not a swap")
-        spent = self._mint.verify(asked.request.coins, "coin", now)
+        spent = self._mint.verify(asked.request.coins, "coin", now, exchange=True)
         made = self._mint.check_blinded(asked.blinded, "coin", now)
         if spent.total != sum(made.values()):
             raise RefusedError("wrong_amount")

@@ -1,7 +1,8 @@
 """The mint: blind-signature keys, one per purpose, value and month, and the tokens made under them.
 
 Rule 1. One key per calendar slot: the table holds at most one, and it stays.
-Rule 2. A token counts while its key's month or the month after lasts.
+Rule 2. A token counts while its key's month or the month after lasts. Then its key is retired: it pays
+nothing, and a coin can at most be swapped, for as long as the operator allows.
 Rule 3. A token is spent by its mark, once; its owner is an order, an operation or a `Hello`. The same
 owner may show it again, another one may not.
 Rule 4. Private keys are files of the broker's home, one per key.
@@ -56,11 +57,25 @@ class Checked:
         return sum(self.by_value.values())
 
 
-class Mint:
-    """Verifies, signs and spends. The private keys are loaded once."""
+class RetiredKeyError(RefusedError):
+    """A token of a key whose grace is over. `exchange_until`: when swaps of it end, 0 where none is made."""
 
-    def __init__(self, folder: Path, issuers: Sequence[IssuerKey]) -> None:
+    def __init__(self, issuer: IssuerKey, ended: int, exchange_until: int) -> None:
+        super().__init__("unknown_key", "a retired key")
+        self.issuer = issuer
+        self.ended = ended
+        self.exchange_until = exchange_until
+
+
+class Mint:
+    """Verifies, signs and spends. The private keys are loaded once.
+
+    Coins of retired keys are swapped for `retired_exchange_ms` after their grace.
+    """
+
+    def __init__(self, folder: Path, issuers: Sequence[IssuerKey], retired_exchange_ms: int = 0) -> None:
         self._folder = folder
+        self._retired_exchange_ms = retired_exchange_ms
         self.issuers: dict[bytes, IssuerKey] = {}
         self._private: dict[bytes, BlindPrivateKey] = {}
         for issuer in issuers:
@@ -77,19 +92,33 @@ class Mint:
         oldest = slots.previous_month(slots.month_of(now))
         return [issuer for issuer in self.issuers.values() if issuer.month >= oldest]
 
-    def _issuer(self, key_id: bytes, purpose: str, months: tuple[str, str]) -> IssuerKey:
+    def _issuer(self, key_id: bytes, purpose: str) -> IssuerKey:
         issuer = self.issuers.get(key_id)
-        if issuer is None or issuer.purpose != purpose or issuer.month not in months:
+        if issuer is None or issuer.purpose != purpose:
             raise RefusedError("unknown_key")
         return issuer
 
-    def verify(self, tokens: Sequence[Token], purpose: str, now: int) -> Checked:
-        """Verify every signature. Raises `RefusedError`: `unknown_key`, `bad_token` or `double_spend`."""
-        months = _months_that_count(now)
+    def _demand_counting(self, issuer: IssuerKey, now: int, *, exchange: bool) -> None:
+        previous, present = _months_that_count(now)
+        if issuer.month > present:
+            raise RefusedError("unknown_key")
+        if issuer.month < previous:
+            ended = slots.grace_end(issuer.month)
+            until = ended + self._retired_exchange_ms
+            exchanged = issuer.purpose == "coin" and now < until
+            if not (exchange and exchanged):
+                raise RetiredKeyError(issuer, ended, until if exchanged else 0)
+
+    def verify(self, tokens: Sequence[Token], purpose: str, now: int, *, exchange: bool = False) -> Checked:
+        """Verify every signature; `exchange` takes retired keys for as long as they are exchanged.
+
+        Raises `RefusedError`: `unknown_key` (a `RetiredKeyError` among them), `bad_token`, `double_spend`.
+        """
         marks: dict[bytes, bytes] = {}
         by_value: dict[int, int] = {}
         for token in tokens:
-            issuer = self._issuer(token.key_id, purpose, months)
+            issuer = self._issuer(token.key_id, purpose)
+            self._demand_counting(issuer, now, exchange=exchange)
             try:
                 mark = coins.verify_token(issuer, token)
             except (ForgedError, MalformedError) as error:
@@ -102,11 +131,11 @@ class Mint:
 
     def check_blinded(self, blinded: Sequence[BlindedToken], purpose: str, now: int) -> dict[int, int]:
         """Check that this month's keys are asked for; give value -> sum. Raises `RefusedError`."""
-        months = _months_that_count(now)
+        month = slots.month_of(now)
         by_value: dict[int, int] = {}
         for item in blinded:
-            issuer = self._issuer(item.key_id, purpose, months)
-            if issuer.month != months[1]:
+            issuer = self._issuer(item.key_id, purpose)
+            if issuer.month != month:
                 raise RefusedError("unknown_key")
             by_value[issuer.value] = by_value.get(issuer.value, 0) + issuer.value
         return by_value

@@ -25,7 +25,8 @@ from broker_node import ledger, order_rows, schema
 from broker_node.answers import Answers
 from broker_node.audit import Audit
 from broker_node.mint import Checked, Mint, owner_of, spend
-from broker_node.sends import Session, ToSession
+from broker_node.refusals import refusal
+from broker_node.sends import Session
 from broker_node.telling import Send, Telling
 from common import codec, messages
 from common.clock import Random
@@ -77,11 +78,11 @@ class Orders:
                     self._telling.remember(order.order_id, session.sid)
                     fresh[order.order_id] = (session, order, content_hash, checked)
             except RefusedError as error:
-                sends.append(_refusal(session.sid, order.order_id, error.code))
+                sends.append(refusal(session.sid, order.order_id, error))
         owners = {owner_of("order", order_id): order_id for order_id in fresh}
         for loser in spend(tx, {owner: fresh[order_id][3] for owner, order_id in owners.items()}):
             session = fresh.pop(owners[loser])[0]
-            sends.append(_refusal(session.sid, owners[loser], "double_spend"))
+            sends.append(refusal(session.sid, owners[loser], RefusedError("double_spend")))
         for session, order, content_hash, checked in fresh.values():
             sends += self._hold(tx, session, order, content_hash, checked, now, random)
         return sends
@@ -178,7 +179,3 @@ def _expired(row: Row, now: int) -> bool:
 def _same(stored: bytes, shown: bytes) -> None:
     if not hmac.compare_digest(stored, shown):
         raise RefusedError("idempotency_conflict")
-
-
-def _refusal(sid: bytes, order_id: bytes, code: str) -> ToSession:
-    return ToSession(sid, messages.Refused(reference=order_id, code=code))  # type: ignore[arg-type] # codes of ours

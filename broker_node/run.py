@@ -69,7 +69,7 @@ class BrokerNode:
         folder = home / "mint"
         folder.mkdir(mode=0o700, exist_ok=True)
         with store.immediate() as tx:
-            issuing = Mint(folder, mint.load_issuers(tx))
+            issuing = Mint(folder, mint.load_issuers(tx), limits.retired_exchange_ms)
         revocations = Revocations(home, keys.ca_der)
         gateway = configuration.make(home, limits, clock.now_ms)
         broker = Broker(keys, issuing, revocations, limits, gateway)

@@ -66,6 +66,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The operator's share of what settles, in hundredths of a percent, rounded half up."""
     tickets_per_day: int = 100
     top_denomination: int = 2**14
+    retired_exchange_ms: int = 0
+    """How long after their grace the broker still swaps coins of a retired key; they pay no order."""
     privacy_group: int = 4
     privacy_overhead: int = 4
     login_free_tries: int = 5

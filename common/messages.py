@@ -233,6 +233,19 @@ class Refused(Message, frozen=True):
     code: RefusalCode
 
 
+class KeyRetired(Message, frozen=True):
+    """broker -> customer: what `reference` shows is of a key whose grace was over at `ended`.
+
+    Nothing was changed. Until `exchange_until` a `Swap` still takes such coins; 0 where none does.
+    """
+
+    reference: Id
+    key_id: KeyId
+    month: Month
+    ended: Time
+    exchange_until: Time
+
+
 class SessionEnded(Message, frozen=True):
     """broker -> customer, merchant: this session is over; open another one."""
 
@@ -581,7 +594,15 @@ FromShop: TypeAlias = (
     | LogOut
 )
 ToShop: TypeAlias = (
-    MerchantAnswer | OrderAnswer | RefundIssued | Swapped | MerchantCell | LoggedOut | Refused | SessionEnded
+    MerchantAnswer
+    | OrderAnswer
+    | RefundIssued
+    | Swapped
+    | MerchantCell
+    | LoggedOut
+    | Refused
+    | KeyRetired
+    | SessionEnded
 )
 FromMerchant: TypeAlias = AnswerForward | AnswerOrder | OutcomeKept | Cell | FetchRefused
 ToMerchant: TypeAlias = Forward | ForwardOrder | OrderOutcome | ForwardFetch | SessionEnded

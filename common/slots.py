@@ -29,6 +29,22 @@ def previous_month(month: str) -> str:
     return f"{year - 1}-12" if number == 1 else f"{year}-{number - 1:02}"
 
 
+def next_month(month: str) -> str:
+    """Give the month after."""
+    year, number = int(month[:4]), int(month[5:])
+    return f"{year + 1}-01" if number == 12 else f"{year}-{number + 1:02}"  # noqa: PLR2004 - December
+
+
+def month_start(month: str) -> int:
+    """Give the moment, in milliseconds since 1970, at which a month begins."""
+    return round(datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC).timestamp() * 1000)
+
+
+def grace_end(month: str) -> int:
+    """Give the moment from which tokens of a month's key no longer count: when the month after is over."""
+    return month_start(next_month(next_month(month)))
+
+
 def minute_of(now: int) -> int:
     """Cut a time to the minute."""
     return slot_start(now, MINUTE_MS)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -168,12 +167,8 @@ def _card(tx: Tx, digest: bytes) -> bytes | None:
 def _months_around(now: int) -> dict[str, int]:
     """Give the month before, this one and the next, each with its start."""
     present = slots.month_of(now)
-    following = slots.month_of(_start_of(present) + 32 * config.DAY_MS)
-    return {month: _start_of(month) for month in (slots.previous_month(present), present, following)}
-
-
-def _start_of(month: str) -> int:
-    return round(datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC).timestamp() * 1000)
+    around = (slots.previous_month(present), present, slots.next_month(present))
+    return {month: slots.month_start(month) for month in around}
 
 
 def _digest(content: bytes) -> bytes:

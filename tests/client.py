@@ -171,7 +171,9 @@ class Peer:
 
     def refused(self, body: Any) -> str:
         """Send what shall be refused, and give the code."""
-        return self.ask(body, messages.Refused).code
+        self.say(body)
+        answer = self.hear(messages.Refused | messages.KeyRetired)
+        return answer.code if isinstance(answer, messages.Refused) else "key_retired"
 
 
 class Session(Peer):

@@ -77,6 +77,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.HelloRefused(code="authentication", retry_after_ms=1000),
     messages.Envelope[messages.LogOut](id=ID, at=TIME, body=messages.LogOut(request=ID)),
     messages.Refused(reference=ID, code="double_spend"),
+    messages.KeyRetired(reference=ID, key_id=bytes(8), month="2026-08", ended=1, exchange_until=0),
     messages.SessionEnded(code="revoked"),
     messages.GetBalance(request=ID),
     messages.Balance(request=ID, amount=0, currency="EUR", tickets_left=100),
