@@ -40,7 +40,7 @@ from customer_node.connection import POLL_MS
 from customer_node.context import Context
 from customer_node.funds import Funds
 from customer_node.orders import Order
-from customer_node.refusals import DoubleSpendError, refusal_error
+from customer_node.refusals import DoubleSpendError, answer_error
 from customer_node.rejections import rejection_error
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
@@ -122,8 +122,9 @@ class Checkout:
             for body in session.receive(countdown.slice_s(POLL_MS)):
                 if reference(body) != order.id:
                     continue
-                if isinstance(body, messages.Refused) and body.code != "busy":
-                    self._refused(session, order, body.code)
+                error = answer_error(body)
+                if error is not None:
+                    self._refused(session, order, error)
                 if isinstance(body, messages.OrderAnswer):
                     heard, known = body, True
                     if self._take(session, order, body):
@@ -194,10 +195,9 @@ class Checkout:
         verify_certificate(order.certificate, profile.ca_der, receipt.at, "merchant")
         return body
 
-    def _refused(self, session: ShopSession, order: Order, code: str) -> None:
+    def _refused(self, session: ShopSession, order: Order, error: VeilmartError) -> None:
         """Set the coins of a draft that the broker refuses free; raises the reason."""
         context = self._context
-        error = refusal_error(code)
         with context.profile.store.immediate() as tx:
             untouched = orders.load(tx, order.id).state == "draft"
         if untouched:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
+from common import messages
 from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
@@ -24,6 +26,24 @@ class SessionOverError(Exception):
 
 class DoubleSpendError(RejectedError):
     """A coin or ticket was spent before."""
+
+
+class RetiredKeyError(RejectedError):
+    """Coins of a month whose key counts no longer, since `ended`; until `exchange_until` they can be swapped.
+
+    Times are milliseconds since 1970; `exchange_until` is 0 where the operator swaps none.
+    """
+
+    def __init__(self, month: str, ended: int, exchange_until: int) -> None:
+        hint = (
+            f"The market's operator swaps them until {_day(exchange_until)}: `veilmart wallet tend`."
+            if exchange_until
+            else "The market's operator swaps none of them any more: they are worth nothing."
+        )
+        super().__init__(f"The coins of {month} ended on {_day(ended)}.", hint)
+        self.month = month
+        self.ended = ended
+        self.exchange_until = exchange_until
 
 
 class TicketsNeededError(RejectedError):
@@ -71,6 +91,22 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "deadline": lambda: RejectedError("The broker refuses the order's deadline.", "Place the order anew."),
     "merchant_offline": lambda: MerchantOfflineError("The merchant is away.", "Try again later."),
 }
+
+
+def _day(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def answer_error(body: messages.Message) -> VeilmartError | None:
+    """Give the error that an answer is, or None. Raises `SessionOverError` where a session ended.
+
+    A broker that is busy has not refused anything: the question is asked again.
+    """
+    if isinstance(body, messages.KeyRetired):
+        return RetiredKeyError(body.month, body.ended, body.exchange_until)
+    if isinstance(body, messages.Refused) and body.code != "busy":
+        return refusal_error(body.code)
+    return None
 
 
 def refusal_error(code: str) -> VeilmartError:

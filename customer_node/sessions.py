@@ -17,7 +17,7 @@ from common.errors import (
 )
 from customer_node.connection import POLL_MS, Link
 from customer_node.kept import KeptSession
-from customer_node.refusals import SessionOverError, refusal_error
+from customer_node.refusals import SessionOverError, answer_error
 from customer_node.timing import Clock, Countdown, Repeater
 
 FRESHNESS_MS: Final = config.Limits().freshness_ms
@@ -105,8 +105,9 @@ class Session(Generic[Down]):
                     continue
                 if isinstance(body, kind):
                     return body
-                if isinstance(body, messages.Refused) and body.code != "busy":
-                    raise refusal_error(body.code)
+                error = answer_error(body)
+                if error is not None:
+                    raise error
         raise self.silence()
 
     def broker_answers(self, timeout_ms: int) -> bool:
@@ -156,4 +157,4 @@ def reference(body: messages.Message) -> bytes | None:
         return body.operation
     if isinstance(body, _BY_ORDER):
         return body.order_id
-    return body.reference if isinstance(body, messages.Refused) else None
+    return body.reference if isinstance(body, messages.Refused | messages.KeyRetired) else None
