@@ -20,10 +20,11 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import accounts, ledger, schema
+from broker_node import accounts, ledger, payments, schema
 from broker_node.announced import Announced
 from broker_node.answers import Answers
 from broker_node.audit import Audit
+from broker_node.books import Report
 from broker_node.card import CardMaker
 from broker_node.exchange import Exchange
 from broker_node.gate import Gate, MerchantPresence, MerchantShown
@@ -32,6 +33,7 @@ from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.payment_gateway import PaymentGateway
+from broker_node.payments import Payments
 from broker_node.refusals import refusal
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
@@ -81,6 +83,7 @@ class Broker:
         self._answers = Answers(self._telling, self._audit, limits)
         self._orders = Orders(issuing, self._telling, self._answers, self._audit, keys.currency, limits)
         self._settlement = Settlement(self._telling, self._audit, limits)
+        self.payments = Payments(self._audit)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -145,16 +148,21 @@ class Broker:
         self._top_ups.begin()
         self._exchange.begin()
         self._relay.begin()
+        self.payments.begin()
         self._audit.begin()
 
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
         """Decide on a batch."""
         by_kind: dict[type, list[Arrival]] = defaultdict(list)
         single: list[Arrival] = []
-        for arrival in arrivals:
+        let_through, held_back = self.payments.sort(tx, arrivals)
+        for arrival in let_through:
             kind = type(arrival.body)
             (by_kind[kind] if kind in self._batches else single).append(arrival)
         sends: list[Any] = []
+        for arrival in held_back:
+            self.refused[payments.REFUSAL] += 1
+            sends += _refusal(arrival.sender, arrival.body, RefusedError(payments.REFUSAL))
         # Orders first, so that a question about one that came with it finds it.
         for kind, batch in by_kind.items():
             sends += self._batches[kind](tx, batch, now, random)
@@ -183,6 +191,7 @@ class Broker:
         self._top_ups.committed()
         self._exchange.committed()
         self._relay.committed()
+        self.payments.committed()
         self._audit.committed()
         self._gate.seen(arrivals, now)
 
@@ -195,7 +204,9 @@ class Broker:
     def tick(self, tx: Tx, now: int, random: Random) -> list[Any]:
         """Tell again, end what is over, publish what changed."""
         sends: list[Any] = [*self._orders.tick(tx, now, random), *self._relay.tick(now, random)]
-        sends += [*self._settlement.tick(tx, now, random), *self._top_ups.tick(tx, now)]
+        sends += self.payments.tick(tx, now, connected=self._connected)
+        if not self.payments.stopped:
+            sends += [*self._settlement.tick(tx, now, random), *self._top_ups.tick(tx, now)]
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
@@ -221,9 +232,10 @@ class Broker:
 
     # --- told by the edge ------------------------------------------------------------------------------
 
-    def start(self, tx: Tx) -> None:
-        """Read what has to be in memory from the beginning."""
+    def start(self, tx: Tx, report: Report, now: int, random: Random) -> None:
+        """Read what has to be in memory from the beginning; `report` is what the check found just now."""
         self._sessions.load_merchants(tx)
+        self.payments.start(tx, report, now, random)
 
     def connected(self, *, there: bool) -> None:
         """Tell whether the bus is there.
@@ -234,6 +246,7 @@ class Broker:
         if there and not self._connected:
             self._card_due = self._revocations_due = True
             self._audit.publish_again()
+            self.payments.show_again()
         self._connected = there
 
     def keys_changed(self) -> None:
@@ -323,9 +336,18 @@ def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[
     if sender is None or sender.scope == "merchant":
         return []
     match message:
-        case messages.Withdraw() | messages.TopUp() | messages.AskTopUp():
+        case Signed(asked=asked):
+            return _refusal(sender, asked.request, error)
+        case Opened(request=request):
+            return _refusal(sender, request, error)
+        case Ended():
+            # Whether a card was charged is asked again: nobody may be told that it was not.
+            return []
+        case messages.Withdraw() | messages.Swap() | messages.TopUp() | messages.AskTopUp():
             reference = message.operation
-        case messages.ClaimRefund() | messages.AskOrder():
+        case (
+            messages.ClaimRefund() | messages.AskOrder() | messages.PlaceOrder() | messages.ConfirmDelivery()
+        ):
             reference = message.order_id
         case _:
             reference = message.request

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from broker_node import mint
+from broker_node import books, mint, payments
 from broker_node.broker import Broker
 from broker_node.gateways import configuration
 from broker_node.keys import BrokerKeys, Revocations
@@ -73,8 +73,10 @@ class BrokerNode:
         revocations = Revocations(home, keys.ca_der)
         gateway = configuration.make(home, limits, clock.now_ms)
         broker = Broker(keys, issuing, revocations, limits, gateway)
+        with store.snapshot() as tx:
+            report = books.check_new(tx)
         with store.immediate() as tx:
-            broker.start(tx)
+            broker.start(tx, report, now, clock.random_bytes)
         node = cls(home, limits, keys, revocations, store, broker, issuing)
         while node.make_key(now):
             pass
@@ -111,6 +113,11 @@ class BrokerNode:
     def close(self) -> None:
         """Close the store."""
         self.store.close()
+
+
+def _ready_line(market: MarketFile, node: BrokerNode) -> str:
+    line = f"broker ready: {market.currency} market {market.market_id.hex()[:8]}"
+    return f"{line} - {payments.ALARM}" if node.broker.payments.stopped else line
 
 
 def _months_due(now: int) -> list[str]:
@@ -190,7 +197,7 @@ def _run(
             node.broker.connected(there=ready)
             if ready and not announced:
                 announced = True
-                announce(f"broker ready: {market.currency} market {market.market_id.hex()[:8]}")
+                announce(_ready_line(market, node))
     finally:
         # A DISCONNECT silences the last will, and the retained "online" would stand.
         lanes["main"].put(topics.broker_status(), presence("offline", clock.now_ms()), retain=True)

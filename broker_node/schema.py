@@ -167,15 +167,66 @@ operations = sa.Table(
     sa.Column("response", sa.LargeBinary, nullable=False),
 )
 
+postings = sa.Table(
+    "postings",
+    metadata,
+    sa.Column("posting", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("reference", sa.LargeBinary(16), nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("link", sa.LargeBinary(32), nullable=False),
+)
+"""`link`: a hash over the link before it and everything in the posting (`postings.link_of`)."""
+
 ledger = sa.Table(
     "ledger",
     metadata,
-    sa.Column("entry", sa.Integer, primary_key=True),
-    sa.Column("reference", sa.LargeBinary(16), nullable=False),
-    sa.Column("book", sa.String(64), nullable=False),
+    sa.Column("posting", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("book", sa.String(64), primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+merchant_lines = sa.Table(
+    "merchant_lines",
+    metadata,
+    sa.Column("posting", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("merchant", sa.String(32), nullable=False),
+    sa.Column("line", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("pending", sa.BigInteger, nullable=False),
+    sa.Column("available", sa.BigInteger, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+    sa.Index("ix_merchant_lines", "merchant", "line", unique=True),
+)
+"""A merchant's statement: a line for each posting with its money, with the sums of its books after it."""
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("posting", sa.Integer, nullable=False),
+    sa.Column("link", sa.LargeBinary(32), nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
+
+checked_books = sa.Table(
+    "checked_books",
+    metadata,
+    sa.Column("book", sa.String(64), primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The books' sums at the last checkpoint."""
+
+payments = sa.Table(
+    "payments",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("faults", sa.Integer, nullable=False),
+)
+"""Whether money moves (`payments.PAYMENTS`): the newest row says, `running` where there is none."""
 
 balances = sa.Table(
     "balances",
@@ -183,14 +234,6 @@ balances = sa.Table(
     sa.Column("account", sa.Integer, primary_key=True),
     sa.Column("amount", sa.BigInteger, nullable=False),
     sa.CheckConstraint("amount >= 0", name="no_negative_balance"),
-)
-
-merchant_balances = sa.Table(
-    "merchant_balances",
-    metadata,
-    sa.Column("merchant", sa.String(32), primary_key=True),
-    sa.Column("available", sa.BigInteger, nullable=False),
-    sa.CheckConstraint("available >= 0", name="no_negative_available"),
 )
 
 top_ups = sa.Table(

@@ -146,6 +146,13 @@ class CardDeclinedError(RejectedError):
         self.reason = reason
 
 
+class PaymentsStoppedError(RejectedError):
+    """The broker moves no money until its operator has put its books right."""
+
+    code = "payments_stopped"
+    retryable = True
+
+
 class OutOfTicketsError(RejectedError):
     """No usable ticket is left to open a shop session with."""
 
@@ -195,6 +202,12 @@ class MerchantOfflineError(UnreachableError):
     """The broker answers, the merchant is away."""
 
     code = "merchant_offline"
+
+
+class LedgerBrokenError(VeilmartError):
+    """The broker's books are wrong: its payments are stopped."""
+
+    code = "ledger_broken"
 
 
 class UntrustedError(VeilmartError):

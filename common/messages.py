@@ -215,6 +215,7 @@ RefusalCode: TypeAlias = Literal[
     "card_security_code",
     "card_insufficient_funds",
     "card_declined",
+    "payments_stopped",
 ]
 
 

@@ -34,7 +34,10 @@ from common.prepared import AT_ONCE, Statements
 Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
 
+FETCHED_AT_ONCE = 1_000
 _migrating = threading.Lock()
+_READS = "veilmart_reads"
+"""The execution option of transactions that do not write."""
 
 
 class LostStepError(Exception):
@@ -55,6 +58,8 @@ class Tx:
         self._begun: sa.Connection | None = None
         self.dialect = engine.dialect.name
         self._pending: dict[sa.Insert, list[Mapping[str, Any]]] = defaultdict(list)
+        self.noted: dict[object, Any] = {}
+        """What a part of the core has read in this transaction, or queued, and goes on from."""
 
     @property
     def _connection(self) -> sa.Connection:
@@ -95,6 +100,11 @@ class Tx:
     def all(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
         """Give all rows."""
         return cast("Sequence[Row]", self.execute(statement, parameters).mappings().all())
+
+    def tuples(self, statement: sa.Executable) -> Iterator[tuple[Any, ...]]:
+        """Give rows one by one, as tuples: for the many of which each is looked at once."""
+        for part in self.execute(statement).partitions(FETCHED_AT_ONCE):
+            yield from cast("Sequence[tuple[Any, ...]]", part)
 
     def among(self, statement: sa.Select[Any], values: Iterable[Any]) -> list[Row]:
         """Give all rows of a select whose one parameter is `IN (values)`, an expanding one."""
@@ -157,6 +167,7 @@ class Store:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediate)
+        self._reading = self._engine.execution_options(**{_READS: True})
         self._statements = Statements(self._engine.dialect)
 
     @classmethod
@@ -186,6 +197,15 @@ class Store:
         try:
             yield tx
             tx.commit()
+        finally:
+            tx.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Tx]:
+        """Open a transaction that only reads, however long: it sees one state, and holds up nobody."""
+        tx = Tx(self._reading, self._statements)
+        try:
+            yield tx
         finally:
             tx.close()
 
@@ -236,6 +256,9 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get(_READS):
+        connection.exec_driver_sql("BEGIN")
+        return
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     except sa.exc.OperationalError as error:

@@ -15,6 +15,7 @@ from common.errors import (
     MerchantOfflineError,
     NotFoundError,
     OutOfTicketsError,
+    PaymentsStoppedError,
     RejectedError,
     VeilmartError,
 )
@@ -89,6 +90,10 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "wrong_secret": lambda: RejectedError("The broker does not accept this order's secret."),
     "wrong_state": lambda: RejectedError("That cannot be done in the order's present state."),
     "deadline": lambda: RejectedError("The broker refuses the order's deadline.", "Place the order anew."),
+    "payments_stopped": lambda: PaymentsStoppedError(
+        "The broker has stopped payments: its books are being looked at. Nothing of yours was changed.",
+        "Browsing and downloads go on. Try again later; `veilmart resume` takes orders on.",
+    ),
     "merchant_offline": lambda: MerchantOfflineError("The merchant is away.", "Try again later."),
 }
 

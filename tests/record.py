@@ -29,18 +29,28 @@ from veilmart.evidence import Evidence, Seen, open_merchant_frame, open_sealed, 
 
 Side = Literal["account", "shop", "public"]
 
+ENTRY_COLUMNS = 3
+"""Of a row of `ledger` that is written, with its book; what is only read with has fewer values."""
 LARGEST_BESIDE_CELLS = 16 * config.KIB
 """Of larger frames the cell is looked at, and not what it is wrapped in."""
-ACCOUNT_TABLES = {"accounts", "login_delays", "ticket_days", "balances"}
+ACCOUNT_TABLES = {"accounts", "login_delays", "ticket_days", "balances", "operator_actions"}
 SHOP_TABLES = {"spent", "orders", "order_bodies", "order_answers", "disputes", "unpublished"}
 PUBLIC_TABLES = {
     "announced_keys",
     "issuer_keys",
     "merchants",
-    "merchant_balances",
+    "merchant_lines",
+    "payments",
+    "checkpoints",
+    "checked_books",
     "totals",
     "alembic_version",
     "sqlite_master",
+}
+TABLES: dict[str, Side] = {
+    **dict.fromkeys(ACCOUNT_TABLES, "account"),
+    **dict.fromkeys(SHOP_TABLES, "shop"),
+    **dict.fromkeys(PUBLIC_TABLES, "public"),
 }
 ACCOUNT_CREDENTIALS = (messages.SignUp, messages.LogIn)
 
@@ -296,22 +306,28 @@ class Record:
         for statement in self.statements:
             if statement.table == "operations":
                 sides.update(_sides_of_operation(statement.row))
-            elif statement.table == "ledger":
-                of_account = any(str(value).startswith(("account:", "operator")) for value in statement.row)
+            elif statement.table == "postings":
+                of_account = statement.row[0] in self._account_postings
                 for value in statement.row:
                     if isinstance(value, bytes) and (of_account or value not in sides):
                         sides[value] = "account" if of_account else "shop"
         return sides
 
+    @cached_property
+    def _account_postings(self) -> set[int]:
+        """Numbers of the postings with an account's money."""
+        rows = [each.row for each in self.statements if each.table == "ledger"]
+        entries = [row for row in rows if len(row) == ENTRY_COLUMNS]
+        return {row[0] for row in entries if str(row[1]).startswith(("account:", "operator"))}
+
     def _side_of(self, statement: Statement) -> Side:
-        if statement.table in ACCOUNT_TABLES:
-            return "account"
-        if statement.table in SHOP_TABLES:
-            return "shop"
-        if statement.table in PUBLIC_TABLES:
-            return "public"
+        side = TABLES.get(statement.table)
+        if side is not None:
+            return side
         if statement.table == "events":
             return "shop" if any(str(value).startswith("order.") for value in statement.row) else "public"
+        if statement.table == "ledger" and len(statement.row) == ENTRY_COLUMNS:
+            return "account" if statement.row[0] in self._account_postings else "shop"
         values = [value for value in statement.row if isinstance(value, bytes)]
         sides = {self._references[value] for value in values if value in self._references}
         if len(sides) == 1:

@@ -6,12 +6,11 @@ import hashlib
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from client import Customer, Session, Shopkeeper, accept, blinded, dump, fresh, order_state, reject, settle
 from conftest import Time
 from world import World
 
-from broker_node import ledger, schema
+from broker_node import ledger
 from broker_node.mint import owner_of
 from common import clock, coins, messages
 from common.config import DAY_MS
@@ -326,44 +325,6 @@ def test_a_balance_never_falls_below_zero(world: World) -> None:
     world.account("alice", "correct horse", 10)
     with pytest.raises(RefusedError, match="insufficient_funds"), world.broker.store.immediate() as tx:
         ledger.change_balance(tx, 1, -11)
-
-
-def plant(world: World, statement: Any) -> None:
-    with world.broker.store.immediate() as tx:
-        tx.execute(statement)
-
-
-def entry(book: str, amount: int) -> Any:
-    return sa.insert(schema.ledger).values(reference=fresh(), book=book, amount=amount, at=1)
-
-
-FAULTS = {
-    "a posting with one side": (entry("operator", -5), "sums to -5"),
-    "a changed balance": (sa.update(schema.balances).values(amount=7), "account 1 shows 7"),
-    "a negative book": (entry("pending:sports", -500), "pending:sports is negative"),
-    "escrow without an order": (entry("escrow", 5), "escrow is 105"),
-    "an order without escrow": (sa.update(schema.orders).values(state="captured"), "escrow is 100"),
-    "a coin that was not counted": (
-        sa.update(schema.issuer_keys).where(schema.issuer_keys.c.value == 16).values(issued=1),
-        "of value 16, 1 coins were issued",
-    ),
-    "a spent coin that came back": (sa.delete(schema.spent), "of value 64, 2 coins were issued and 0 spent"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_check_finds_a_planted_fault(
-    world: World, customer: Customer, keeper: Shopkeeper, fault: str
-) -> None:
-    session = customer.shop()
-    session.say(customer.order(100).place)
-    keeper.hear(messages.ForwardOrder)
-    check_books(world)
-    statement, expected = FAULTS[fault]
-    plant(world, statement)
-    with world.broker.store.immediate() as tx:
-        faults = ledger.check(tx).faults
-    assert any(expected in found for found in faults), faults
 
 
 def test_a_claim_lock_is_a_hash(customer: Customer) -> None:

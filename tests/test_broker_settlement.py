@@ -152,19 +152,23 @@ def test_a_commission_is_rounded_half_up_and_never_more_than_all(amount: int, ba
 
 def test_available_money_never_falls_below_zero(world: World) -> None:
     with world.broker.store.immediate() as tx:
-        ledger.change_available(tx, "sports", 10)
+        ledger.post(tx, bytes(16), {"escrow": -10, "pending:sports": 10}, 0)
+        ledger.post(tx, bytes(16), {"pending:sports": -10, "available:sports": 10}, 0)
         with pytest.raises(RefusedError, match="insufficient_funds"):
-            ledger.change_available(tx, "sports", -11)
+            ledger.require_available(tx, "sports", 11)
         with pytest.raises(RefusedError, match="insufficient_funds"):
-            ledger.change_available(tx, "films", -1)
-        ledger.change_available(tx, "sports", -10)
+            ledger.require_available(tx, "films", 1)
+        ledger.require_available(tx, "sports", 10)
+        ledger.post(tx, bytes(16), {"available:sports": -10, "escrow": 10}, 0)
         assert ledger.available(tx, "sports") == ledger.available(tx, "films") == 0
+        with pytest.raises(ledger.OverdrawnError):
+            ledger.post(tx, bytes(16), {"available:sports": -1, "escrow": 1}, 0)
 
 
 @pytest.mark.parametrize(
     ("table", "fault"),
     [
-        (schema.merchant_balances.update().values(available=99), "available:sports is 100"),
+        (schema.merchant_lines.update().values(available=99), "is not the line of sports"),
         (schema.orders.update().values(refunded=1), "escrow is 0, open orders hold 1"),
         (schema.orders.update().values(state="captured"), "pending:sports is 0"),
     ],

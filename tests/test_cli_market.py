@@ -141,8 +141,16 @@ def test_wrong_books_are_an_error_that_shows_them(home: Path, password_file: Pat
         tx.execute(sa.update(schema.balances).values(amount=7))
     store.close()
     ran = veilmart("broker", "ledger", "check", "--json", home=home)
-    assert (ran.code, ran.error["code"]) == (1, "error")
+    assert (ran.code, ran.error["code"]) == (1, "ledger_broken")
     assert len(ran.envelope["data"]["faults"]) == 1
+    assert ran.envelope["data"]["payments"] == "stopped"
+    assert "account 1 shows 7" in veilmart("broker", "ledger", "check", home=home).out
+    store = run.open_store(home / "broker")
+    with store.immediate() as tx:
+        tx.execute(sa.update(schema.balances).values(amount=0))
+    store.close()
+    assert veilmart("broker", "ledger", "check", home=home).out.splitlines()[-1] == "payments go on"
+    assert veilmart("broker", "ledger", "check", "--json", home=home).data["payments"] == "running"
 
 
 def test_a_home_of_its_own_is_named_with_home(home: Path, tmp_path: Path, password_file: Path) -> None:

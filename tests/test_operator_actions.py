@@ -34,7 +34,7 @@ def test_an_action_is_stored_with_its_reason_and_published_without(world: World,
     with world.broker.store.immediate() as tx:
         added, credited = operator_actions.listing(tx, "alice")
         rows = tx.all(sa.select(schema.operator_actions).order_by(schema.operator_actions.c.at))
-        references = {row["reference"] for row in tx.all(sa.select(schema.ledger))}
+        references = {row["reference"] for row in tx.all(sa.select(schema.postings))}
     assert (credited.action, credited.subject, credited.reason) == ("account.credit", "alice", "a test")
     assert references == {credited.id}
     facts = [added.id, "account.add", "alice", "a test", added.at]

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from broker_node import ledger, operator_actions, run
-from common import money
-from common.errors import VeilmartError
+from broker_node import ledger, operator_actions, payments, run
+from common import clock, money
+from common.errors import LedgerBrokenError
 from veilmart import ca
 from veilmart.cli import broker_accounts
-from veilmart.cli.broker_store import broker_store
+from veilmart.cli.broker_store import broker_snapshot, broker_store
 from veilmart.cli.homes import Home, home_of, output
 from veilmart.cli.lists import install_list
 from veilmart.cli.running import run_node
@@ -72,16 +72,34 @@ def list_actions(
 
 @ledger_app.command("check")
 def check_ledger(context: typer.Context, home: Home = None) -> None:
-    """Recompute every book from its entries. Exit 1 if anything is wrong."""
+    """Recompute every book from its entries. Exit 1 and stop payments if anything is wrong.
+
+    Payments that were stopped go on once this finds nothing wrong.
+    """
+    with broker_snapshot(home) as desk:
+        report, before = ledger.check(desk.tx), payments.state(desk.tx)
     with broker_store(home) as desk:
-        report = ledger.check(desk.tx)
+        after = payments.act_on(desk.tx, report, desk.audit, clock.now_ms(), clock.random_bytes)
     currency = desk.currency
-    data = {"books": dict(report.books), "faults": list(report.faults), "currency": currency}
+    data = {
+        "books": dict(report.books),
+        "faults": list(report.faults),
+        "postings": report.walked,
+        "payments": after,
+        "currency": currency,
+    }
     rows = [(book, money.format_amount(total, currency)) for book, total in report.books.items()]
     table = Table(("book", "sum"), rows)
     if report.faults:
-        faults = VeilmartError(
-            f"The books are wrong in {len(report.faults)} places.", "Stop the broker and keep a copy."
-        )
-        raise IncompleteError(faults, data, table, *report.faults)
-    output(context).show(data, table, "the books are right")
+        raise IncompleteError(_broken(report), data, table, *report.faults)
+    resumed = ["payments go on"] if before != after else []
+    output(context).show(data, table, f"the books are right: {report.walked} postings", *resumed)
+
+
+def _broken(report: ledger.Report) -> LedgerBrokenError:
+    return LedgerBrokenError(
+        f"The books are wrong in {len(report.faults)} places. Payments are stopped: nothing is withdrawn, "
+        "ordered, refunded, settled or paid out until a check finds nothing wrong.",
+        "Keep a copy of broker.db and of the log, find out what changed it, put it right (from a backup, "
+        'say), and check again: docs/operating.md, "When the books are wrong".',
+    )

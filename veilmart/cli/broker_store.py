@@ -12,7 +12,7 @@ from broker_node.audit import Audit
 from common.config import load_limits
 from common.errors import UsageError
 from common.market_file import MarketFile
-from common.store import Tx
+from common.store import Store, Tx
 from veilmart import ca
 from veilmart.cli.homes import MARKET_FILE, home_of
 
@@ -29,6 +29,19 @@ class Desk:
 @contextmanager
 def broker_store(given: Path | None) -> Iterator[Desk]:
     """Open one transaction on the store of the broker in `given`, or in the default home."""
+    with _opened(given) as (store, audit, currency), store.immediate() as tx:
+        yield Desk(tx, audit, currency)
+
+
+@contextmanager
+def broker_snapshot(given: Path | None) -> Iterator[Desk]:
+    """Open a transaction that only reads, and holds up nobody however long it takes."""
+    with _opened(given) as (store, audit, currency), store.snapshot() as tx:
+        yield Desk(tx, audit, currency)
+
+
+@contextmanager
+def _opened(given: Path | None) -> Iterator[tuple[Store, Audit, str]]:
     home = home_of(given, "broker")
     if not (home / ca.IDENTITY_KEY_FILE).exists():
         raise UsageError(
@@ -37,7 +50,6 @@ def broker_store(given: Path | None) -> Iterator[Desk]:
     market, limits = MarketFile.load(home / MARKET_FILE), load_limits(home)
     store = run.open_store(home)
     try:
-        with store.immediate() as tx:
-            yield Desk(tx, Audit(market.market_id, limits), market.currency)
+        yield store, Audit(market.market_id, limits), market.currency
     finally:
         store.close()

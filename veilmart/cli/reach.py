@@ -75,6 +75,10 @@ def show_status(
             output.note(
                 f"warning: {each.path} ends on {day_of(each.ends)}: renew it with `veilmart ca renew`."
             )
+    if "payments" in data["broker"]:
+        output.note(
+            "warning: the broker has STOPPED PAYMENTS: its books are wrong, or were not checked since."
+        )
     problem = problem or _missing(expected, data)
     if problem is not None:
         raise IncompleteError(problem, data, *views)
@@ -137,7 +141,8 @@ def _presence(payload: bytes | None) -> dict[str, Any]:
     with contextlib.suppress(MalformedError):
         if payload:
             found = read_presence(payload)
-            return {"state": found.state, "since": found.since}
+            stopped = {"payments": found.payments} if found.payments is not None else {}
+            return {"state": found.state, "since": found.since, **stopped}
     return {"state": "unknown", "since": None}
 
 
@@ -167,13 +172,17 @@ def _views(data: dict[str, Any], certificates: list[Ending]) -> list[View]:
         (f"bus, {name} listener", words[each["reachable"]], f"{each['host']}:{each['port']}")
         for name, each in (("public", data["bus"]["public"]), ("nodes", data["bus"]["nodes"]))
     ]
-    rows.append(("broker", data["broker"]["state"], _since(data["broker"])))
+    rows.append(("broker", data["broker"]["state"], _since(data["broker"]) + _payments(data["broker"])))
     rows += [(f"merchant {each['id']}", each["state"], _since(each)) for each in data["merchants"]]
     views: list[View] = [Table(("node", "state", "detail"), rows)]
     if certificates:
         ends = [(each.name, day_of(each.ends), each.days_left, str(each.path)) for each in certificates]
         views.append(Table(("certificate", "ends", "days left", "file"), ends))
     return views
+
+
+def _payments(node: dict[str, Any]) -> str:
+    return ", PAYMENTS STOPPED" if "payments" in node else ""
 
 
 def _since(node: dict[str, Any]) -> str:
