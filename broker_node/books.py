@@ -108,7 +108,8 @@ def _report(walk: _Walk, *, complete: bool) -> Report:
 
 def keep(tx: Tx, report: Report, now: int) -> None:
     """Leave a checkpoint where a check came to that found nothing."""
-    if report.faults:
+    last = _checkpoint(tx)
+    if report.faults or (last is not None and last["posting"] >= report.reached.posting):
         return
     before = {row["book"]: row["amount"] for row in tx.all(sa.select(schema.checked_books))}
     rows = [{"book": book, "amount": amount} for book, amount in report.books.items()]

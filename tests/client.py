@@ -376,10 +376,11 @@ def reject(order: messages.ForwardOrder, answer: bytes = b"sealed: no") -> messa
 
 
 def dump(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    """Give every row of the broker's store, but for what was published and how a session was used."""
+    """Give every row of the broker's store, but for what was published and checked, and sessions' use."""
     found = {}
+    left_out = {schema.unpublished, schema.checkpoints, schema.checked_books}
     with world.broker.store.immediate() as tx:
-        for table in set(schema.metadata.sorted_tables) - {schema.unpublished}:
+        for table in set(schema.metadata.sorted_tables) - left_out:
             columns = [c for c in table.columns if c.name not in {"last_seen", "bytes_used"}]
             found[table.name] = sorted(tuple(row.values()) for row in tx.all(sa.select(*columns)))
     return found
