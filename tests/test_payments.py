@@ -28,6 +28,7 @@ from broker_node import broker, payments, schema
 from broker_node.sends import Session as Sender
 from common import clock, messages, topics
 from common.config import DAY_MS, MINUTE_MS
+from common.errors import RefusedError
 from common.presence import read_presence
 
 
@@ -194,7 +195,7 @@ def test_every_message_is_refused_or_said_to_be_harmless(scope: Any) -> None:
     assert kinds.keys() == set(PEERS[scope])
     for kind, sample in kinds.items():
         if kind not in payments.HARMLESS and scope != "merchant":
-            (send,) = broker._refusal(sender, sample, payments.REFUSAL)
+            (send,) = broker._refusal(sender, sample, RefusedError(payments.REFUSAL))
             assert send.body.code == "payments_stopped"
             assert send.body.reference in {getattr(sample, field) for field in sample.__struct_fields__[:1]}
 
