@@ -38,7 +38,10 @@ class Drawer:
 
     def __init__(self, setup: Setup) -> None:
         self._sessions = [
-            OpenSession(Path(setup.market), messages.LogIn(name=name, password=setup.password))
+            OpenSession(
+                Path(setup.market),
+                messages.LogIn(name=name, password=setup.password, device=bytes(32), code=""),
+            )
             for name in setup.names
         ]
         issuers = self._sessions[0].broker.issuer_keys

@@ -4,7 +4,7 @@ Rule 1. Password hashes (Argon2id, 19 MiB, 2 passes, 1 lane: OWASP's second choi
 are made in a bounded pool, never on the node's loop.
 Rule 2. An unknown name is checked against a decoy hash, and there is one error for unknown name, wrong
 password and disabled account: a login says nothing about which names exist.
-Rule 3. Failures delay: per name after a few, doubling up to an hour; and all names together after many.
+Rule 3. A closed account keeps its name, so that nobody can take its place, and nothing to log in with.
 """
 
 from __future__ import annotations
@@ -15,20 +15,16 @@ from dataclasses import dataclass, field
 import argon2
 import sqlalchemy as sa
 
-from broker_node import ledger, schema
-from common import messages
+from broker_node import devices, ledger, schema, totp
+from common import passwords
 from common.clock import Random
-from common.config import SECOND_MS, Limits
 from common.errors import NotFoundError, RefusedError, RejectedError
+from common.states import ACCOUNT, BROKER_TOP_UP, sources
 from common.store import Row, Tx
 
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-IN_TOTAL = ""
-"""The row of `login_delays` that counts over all names: no account can have this name."""
-MINIMUM_PASSWORD = 8
 MAXIMUM_NAME = 64
-LONGEST_TOTAL_DELAY_MS = 5 * SECOND_MS
-"""Strangers can bring this delay about for everybody, so it stays short: it slows guessing, no more."""
+ENDS_OF_TOP_UPS = tuple(state for state, next_ones in BROKER_TOP_UP.items() if not next_ones)
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ _DECOY = HASHER.hash("no account has this password, because none is hashed with 
 
 def check_password(name: str, password: str, account: Row | None) -> PasswordChecked:
     """Compare with the account's hash, or with the decoy. Slow."""
-    stored = str(account["password_hash"]) if account is not None else _DECOY
+    stored = (str(account["password_hash"]) if account is not None else "") or _DECOY
     try:
         HASHER.verify(stored, password)
     except argon2.exceptions.VerifyMismatchError:
@@ -65,50 +61,6 @@ def check_password(name: str, password: str, account: Row | None) -> PasswordChe
     if account is None or account["state"] != "enabled":
         return PasswordChecked(name, None, 0, matched=False)
     return PasswordChecked(name, account["id"], account["generation"], matched=True)
-
-
-def delay(tx: Tx, name: str, now: int) -> int:
-    """How many milliseconds a login for this name has to wait, counting the total's delay too."""
-    rows = tx.all(
-        sa.select(schema.login_delays.c.not_before).where(schema.login_delays.c.name.in_((name, IN_TOTAL)))
-    )
-    return max((row["not_before"] - now for row in rows if row["not_before"] > now), default=0)
-
-
-def count_failure(tx: Tx, name: str, now: int, limits: Limits) -> None:
-    """Count a failed login and set the delays that follow from it."""
-    for key, free, longest in (
-        (name, limits.login_free_tries, limits.login_longest_delay_ms),
-        (IN_TOTAL, limits.login_free_tries_in_total, LONGEST_TOTAL_DELAY_MS),
-    ):
-        row = tx.one(sa.select(schema.login_delays).where(schema.login_delays.c.name == key))
-        failures = 1 + (row["failures"] if row is not None else 0)
-        over = failures - free
-        wait = min(SECOND_MS << min(over, 30), longest) if over >= 0 else 0
-        if row is None:
-            tx.insert(
-                sa.insert(schema.login_delays), {"name": key, "failures": failures, "not_before": now + wait}
-            )
-        else:
-            tx.execute(
-                sa.update(schema.login_delays)
-                .where(schema.login_delays.c.name == key)
-                .values(failures=failures, not_before=now + wait)
-            )
-
-
-def forget_failures(tx: Tx, name: str) -> None:
-    """After a good login the name's delays begin anew."""
-    tx.execute(sa.delete(schema.login_delays).where(schema.login_delays.c.name == name))
-
-
-def decay_total(tx: Tx) -> None:
-    """Halve the count over all names; called once an hour."""
-    tx.execute(
-        sa.update(schema.login_delays)
-        .where(schema.login_delays.c.name == IN_TOTAL)
-        .values(failures=schema.login_delays.c.failures // 2)
-    )
 
 
 def create(tx: Tx, name: str, password_hash: str, now: int) -> int:
@@ -130,12 +82,69 @@ def create(tx: Tx, name: str, password_hash: str, now: int) -> int:
     return account
 
 
-def check_policy(sign_up: messages.SignUp) -> None:
+def check_policy(name: str, password: str) -> None:
     """Refuse what no account may have. Raises `RefusedError("policy")`."""
-    name = sign_up.name
-    proper = 1 <= len(name) <= MAXIMUM_NAME and name.isprintable() and name == name.strip()
-    if len(sign_up.password) < MINIMUM_PASSWORD or not proper:
+    if not _proper(name):
         raise RefusedError("policy")
+    check_new_password(name, password)
+
+
+def check_new_password(name: str, password: str) -> None:
+    """Refuse a password that is easily guessed. Raises `RefusedError("policy")`."""
+    try:
+        passwords.check_password(password, name)
+    except RejectedError as error:
+        raise RefusedError("policy") from error
+
+
+def _proper(name: str) -> bool:
+    return 1 <= len(name) <= MAXIMUM_NAME and name.isprintable() and name == name.strip()
+
+
+def change_password(tx: Tx, account: int, new_hash: str) -> None:
+    """Give the account another password: no session of before has its rights any more."""
+    tx.execute(
+        sa.update(schema.accounts)
+        .where(schema.accounts.c.id == account)
+        .values(password_hash=new_hash, generation=schema.accounts.c.generation + 1)
+    )
+
+
+def check_settled(tx: Tx, account: int) -> None:
+    """Refuse to close an account that holds something, or may yet. Raises `RefusedError("balance_left")`."""
+    if ledger.balance(tx, account) or charges_under_way(tx, account):
+        raise RefusedError("balance_left")
+
+
+def charges_under_way(tx: Tx, account: int) -> bool:
+    """Whether the end of some charge for this account is not known."""
+    charges = schema.top_ups.c
+    open_ones = sa.select(charges.id).where(charges.account == account, charges.state.not_in(ENDS_OF_TOP_UPS))
+    return bool(tx.all(open_ones.limit(1)))
+
+
+def close(tx: Tx, account: int) -> None:
+    """Close an account for good: its name stays taken, everything to log in with is erased.
+
+    Raises `RefusedError` for a balance that is left, or a state that has no such step.
+    """
+    check_settled(tx, account)
+    _step(tx, account, "closed")
+    tx.execute(sa.update(schema.accounts).where(schema.accounts.c.id == account).values(password_hash=""))
+    devices.forget(tx, account)
+    totp.disable(tx, account)
+
+
+def _step(tx: Tx, account: int, state: str) -> None:
+    """Change the state; every session that the account has loses its rights."""
+    stepped = tx.changed(
+        sa.update(schema.accounts)
+        .where(schema.accounts.c.id == account)
+        .where(schema.accounts.c.state.in_(sources(ACCOUNT, state)))
+        .values(state=state, generation=schema.accounts.c.generation + 1)
+    )
+    if stepped != 1:
+        raise RefusedError("wrong_state")
 
 
 # --- what the operator does (with reason and event: administration.py) ---------------------------------
@@ -162,14 +171,13 @@ def listing(tx: Tx) -> Sequence[AccountView]:
 
 def add(tx: Tx, name: str, password: str, now: int) -> int:
     """Open an account for somebody. Raises `RejectedError`."""
+    passwords.check_password(password, name)
+    if not _proper(name):
+        raise RejectedError(f"A name is printable text of 1 to {MAXIMUM_NAME} characters.")
     try:
-        check_policy(messages.SignUp(name=name, password=password))
         return create(tx, name, HASHER.hash(password), now)
     except RefusedError as error:
-        reason = {"name_taken": f"There is an account named {name!r} already."}.get(
-            error.code, f"A name is printable text; a password has at least {MINIMUM_PASSWORD} characters."
-        )
-        raise RejectedError(reason) from error
+        raise RejectedError(f"There is an account named {name!r} already.") from error
 
 
 def credit(
@@ -184,13 +192,14 @@ def credit(
 
 
 def set_state(tx: Tx, name: str, state: str) -> None:
-    """Enable or disable an account; every session that it has loses its rights. Raises `NotFoundError`."""
-    account = existing(tx, name)
-    tx.execute(
-        sa.update(schema.accounts)
-        .where(schema.accounts.c.id == account["id"])
-        .values(state=state, generation=schema.accounts.c.generation + 1)
-    )
+    """Enable or disable an account, once. Raises `NotFoundError`, `RejectedError` where it is closed."""
+    row = existing(tx, name)
+    if row["state"] == state:
+        return
+    try:
+        _step(tx, row["id"], state)
+    except RefusedError as error:
+        raise RejectedError(f"The account {name!r} is {row['state']}.") from error
 
 
 def existing(tx: Tx, name: str) -> Row:

@@ -2,6 +2,7 @@
 
     Hello           hello.py      who may do what, until when
     TopUp, AskTopUp               topups.py     a card against money
+    ChangePassword, EnableTotp, DisableTotp, CloseAccount   account_changes.py
     Withdraw, Swap, ClaimRefund   exchange.py   money against coins
     PlaceOrder, AskOrder, AnswerKept   orders.py
     AnswerOrder, OutcomeKept           answers.py
@@ -20,7 +21,8 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import accounts, ledger, payments, schema
+from broker_node import account_changes, delays, ledger, payments, schema
+from broker_node.account_changes import AccountChanges, PasswordShown
 from broker_node.announced import Announced
 from broker_node.answers import Answers
 from broker_node.audit import Audit
@@ -76,6 +78,7 @@ class Broker:
         self._card = CardMaker(keys, issuing, self._new_keys, self._audit, limits)
         self._sessions = Sessions(keys, self._audit, limits)
         self._reception = Reception(keys, issuing, self._audit, revocations, self._sessions, limits)
+        self._changes = AccountChanges(self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
         self._top_ups = TopUps(gateway, self._sessions, keys.currency, limits)
         self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
@@ -111,6 +114,8 @@ class Broker:
             MerchantPresence: self._presence,
             MerchantShown: self._shown,
             messages.GetBalance: self._balance,
+            **dict.fromkeys(account_changes.REQUESTS, self._changes.ask),
+            PasswordShown: self._changes.shown,
             messages.LogOut: self._log_out,
             messages.TopUp: self._top_ups.top_up,
             messages.AskTopUp: self._top_ups.ask,
@@ -146,6 +151,7 @@ class Broker:
         self._sessions.begin()
         self._reception.begin()
         self._top_ups.begin()
+        self._changes.begin()
         self._exchange.begin()
         self._relay.begin()
         self.payments.begin()
@@ -189,6 +195,7 @@ class Broker:
         self._sessions.committed()
         self._reception.committed()
         self._top_ups.committed()
+        self._changes.committed()
         self._exchange.committed()
         self._relay.committed()
         self.payments.committed()
@@ -210,6 +217,7 @@ class Broker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
+            account_changes.sweep(tx)
             self._new_keys.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
         if now >= self._next_look:
@@ -217,7 +225,7 @@ class Broker:
             self._audit.look_again()
         if now // config.HOUR_MS != self._hour:
             self._hour = now // config.HOUR_MS
-            accounts.decay_total(tx)
+            delays.decay(tx, now)
         if self._revocations_due and self._connected:
             self._revoked_now = True
             sends += self._revoke(tx, now, random)
@@ -339,6 +347,8 @@ def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[
         case Signed(asked=asked):
             return _refusal(sender, asked.request, error)
         case Opened(request=request):
+            return _refusal(sender, request, error)
+        case PasswordShown(request=request):
             return _refusal(sender, request, error)
         case Ended():
             # Whether a card was charged is asked again: nobody may be told that it was not.

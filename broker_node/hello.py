@@ -10,8 +10,8 @@ refused.
 Rule 2. The scope decides what may follow, in the types: an account session cannot even decode an order,
 a shop session holds no account.
 
-Rule 3. Passwords are checked in a pool, one at a time for each name; what the check rests on is looked at
-again in the transaction that opens the session.
+Rule 3. Passwords are checked in pools (`logins.py`); what the check rests on is looked at again in the
+transaction that opens the session.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from broker_node import accounts, schema
 from broker_node.audit import Audit
 from broker_node.keys import BrokerKeys, Revocations
+from broker_node.logins import LaterError, Logins
 from broker_node.mint import Mint, owner_of, spend
 from broker_node.sends import Session
 from broker_node.sessions import Sessions
@@ -37,8 +38,6 @@ from common.frames import SessionKeys
 from common.keys import verify_certificate, verify_identity
 from common.node import Arrival, Job, Outgoing
 from common.store import Tx
-
-BUSY_MS = 1_000
 
 _WELCOME = sa.insert(schema.welcomes)
 
@@ -91,18 +90,15 @@ class Reception:
         self._revocations = revocations
         self._sessions = sessions
         self._limits = limits
-        self._checking: dict[str, bytes] = {}
-        """Name -> hash of the `Hello` whose password the pool checks: one at a time for each name."""
-        self._to_check: dict[str, bytes] = {}
+        self._logins = Logins(limits)
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back wanted checked."""
-        self._to_check.clear()
+        self._logins.begin()
 
     def committed(self) -> None:
-        """Note what goes to the pool now."""
-        self._checking |= self._to_check
-        self._to_check.clear()
+        """Note what goes to the pools now."""
+        self._logins.committed()
 
     def greet(self, tx: Tx, greeting: Greeting, now: int, random: Random) -> list[Outgoing | Job]:
         """Answer a `Hello`. Raises `RefusedError` where nothing at all is answered."""
@@ -110,6 +106,8 @@ class Reception:
             return [reply]
         try:
             return self._admit(tx, greeting, now, random)
+        except LaterError as later:
+            return [self._refuse(greeting, later.code, later.retry_after_ms, random)]
         except RefusedError as error:
             return [self._refuse(greeting, error.code, 0, random)]
 
@@ -140,46 +138,12 @@ class Reception:
             case messages.MerchantCredential() as credential if greeting.merchant is not None:
                 return self._admit_merchant(tx, greeting, greeting.merchant, credential, now, random)
             case (messages.LogIn() | messages.SignUp()) as credential if greeting.sid is not None:
-                return self._ask_pool(tx, greeting, credential, now, random)
+                job = self._logins.ask(tx, greeting.hash, credential, self._came_back(greeting), now)
+                return [] if job is None else [job]
         raise RefusedError("authentication")
-
-    def _ask_pool(
-        self,
-        tx: Tx,
-        greeting: Greeting,
-        credential: messages.LogIn | messages.SignUp,
-        now: int,
-        random: Random,
-    ) -> list[Outgoing | Job]:
-        name, password = credential.name, credential.password
-        in_pool = self._checking.get(name) or self._to_check.get(name)
-        if in_pool == greeting.hash:
-            # Sent again while it is checked: its answer is on the way.
-            return []
-        # One check at a time for each name: guesses that overtake their own counting would be free.
-        if in_pool is not None or len(self._checking) + len(self._to_check) >= self._limits.password_queue:
-            return [self._refuse(greeting, "busy", BUSY_MS, random)]
-        if isinstance(credential, messages.SignUp):
-            accounts.check_policy(credential)
-            if accounts.find(tx, name) is not None:
-                raise RefusedError("name_taken")
-            job = Job("passwords", lambda: accounts.hash_password(name, password), self._came_back(greeting))
-        else:
-            wait = accounts.delay(tx, name, now)
-            if wait:
-                return [self._refuse(greeting, "authentication", wait, random)]
-            account = accounts.find(tx, name)
-            job = Job(
-                "passwords",
-                lambda: accounts.check_password(name, password, account),
-                self._came_back(greeting),
-            )
-        self._to_check[name] = greeting.hash
-        return [job]
 
     def _came_back(self, greeting: Greeting) -> Callable[[accounts.PasswordChecked], list[Arrival]]:
         def arrive(checked: accounts.PasswordChecked) -> list[Arrival]:
-            self._checking.pop(checked.name, None)
             return [Arrival(None, greeting.hash[:16], PasswordResult(greeting, checked))]
 
         return arrive
@@ -190,29 +154,20 @@ class Reception:
         # The same `Hello`, or another one for this session, may have been faster.
         if (reply := self._repeated(tx, greeting)) is not None:
             return [reply]
-        if not checked.matched or greeting.sid is None:
-            accounts.count_failure(tx, checked.name, now, self._limits)
-            wait = accounts.delay(tx, checked.name, now)
-            refusal = self._refuse(greeting, "authentication", wait, random)
+        credential = greeting.hello.credential
+        if greeting.sid is None or not isinstance(credential, messages.LogIn | messages.SignUp):
+            raise TypeError("a password was checked for something else")
+        try:
+            account, generation = self._logins.settle(tx, credential, checked, now)
+        except LaterError as failed:
+            refusal = self._refuse(greeting, failed.code, failed.retry_after_ms, random)
             # Kept like a Welcome: whoever plays these bytes again must not count another failure.
             self._remember(tx, greeting, greeting.hash[:16], refusal.payload)
             return [refusal]
-        try:
-            account, generation = self._account_of(tx, checked, now)
         except RefusedError as error:
             return [self._refuse(greeting, error.code, 0, random)]
-        accounts.forget_failures(tx, checked.name)
         session = Session(greeting.sid, "account", account, generation, None)
         return [self._open(tx, greeting, session, self._limits.account_session_ms, now, random)]
-
-    @staticmethod
-    def _account_of(tx: Tx, checked: accounts.PasswordChecked, now: int) -> tuple[int, int]:
-        if checked.new_hash:
-            return accounts.create(tx, checked.name, checked.new_hash, now), 1
-        row = accounts.find(tx, checked.name)
-        if row is None or row["state"] != "enabled" or row["generation"] != checked.generation:
-            raise RefusedError("authentication")
-        return int(row["id"]), int(row["generation"])
 
     def _admit_merchant(
         self,

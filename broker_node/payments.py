@@ -23,6 +23,7 @@ import sqlalchemy as sa
 import structlog
 
 from broker_node import books, schema
+from broker_node.account_changes import PasswordShown
 from broker_node.audit import Audit
 from broker_node.books import Report
 from broker_node.gate import MerchantPresence, MerchantShown
@@ -44,6 +45,7 @@ HARMLESS: Final[frozenset[type]] = frozenset(
     {
         *(Greeting, PasswordResult, MerchantPresence, MerchantShown),
         *(messages.GetBalance, messages.AskTopUp, messages.LogOut),
+        *(messages.ChangePassword, messages.EnableTotp, messages.DisableTotp, PasswordShown),
         *(messages.AskMerchant, messages.AskOrder, messages.AnswerKept, messages.FetchCells),
         *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cell),
     }

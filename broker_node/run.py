@@ -30,10 +30,8 @@ from common.presence import presence
 from common.store import Store
 
 MIGRATIONS = "broker_node.migrations"
-PASSWORD_WORKERS = 1
-MINT_WORKERS = 2
-GATEWAY_WORKERS = 4
-POOL_SIZES = {"passwords": PASSWORD_WORKERS, "mint": MINT_WORKERS, "gateway": GATEWAY_WORKERS}
+POOL_SIZES = {"passwords": 1, "strangers": 1, "mint": 2, "gateway": 4}
+"""Workers by pool. Passwords of strangers have a worker of their own, so that theirs alone wait for it."""
 READY_TIMEOUT_S = 1.0
 MAINTAIN_EVERY_MS = 1_000
 

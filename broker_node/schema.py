@@ -29,6 +29,44 @@ login_delays = sa.Table(
     sa.Column("not_before", sa.BigInteger, nullable=False),
 )
 
+devices = sa.Table(
+    "devices",
+    metadata,
+    sa.Column("account", sa.Integer, primary_key=True),
+    sa.Column("secret_hash", sa.LargeBinary(32), primary_key=True),
+    sa.Column("used", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("not_before", sa.BigInteger, nullable=False),
+)
+
+second_factors = sa.Table(
+    "second_factors",
+    metadata,
+    sa.Column("account", sa.Integer, primary_key=True),
+    sa.Column("secret", sa.LargeBinary(20), nullable=False),
+    sa.Column("last_step", sa.BigInteger, nullable=False),
+)
+"""`last_step`: the newest time step whose code was used; none of it or before counts again."""
+
+invites = sa.Table(
+    "invites",
+    metadata,
+    sa.Column("hash", sa.LargeBinary(32), primary_key=True),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("note", sa.String(200), nullable=False),
+)
+
+account_answers = sa.Table(
+    "account_answers",
+    metadata,
+    sa.Column("sid", sa.LargeBinary(16), primary_key=True),
+    sa.Column("request", sa.LargeBinary(16), primary_key=True),
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+)
+"""What a session was answered about its account, to be repeated; goes with the session."""
+
 ticket_days = sa.Table(
     "ticket_days",
     metadata,

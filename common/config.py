@@ -10,7 +10,7 @@ that stands here. Sizes are bytes, times milliseconds, amounts minor units, unle
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -70,12 +70,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How long after their grace the broker still swaps coins of a retired key; they pay no order."""
     privacy_group: int = 4
     privacy_overhead: int = 4
+    sign_up: Literal["open", "invite", "closed"] = "open"
+    """Who may open an account: everybody, whoever has an invite code, nobody but the operator."""
+    invite_life_ms: int = 14 * DAY_MS
     login_free_tries: int = 5
     login_longest_delay_ms: int = 1 * HOUR_MS
     login_free_tries_in_total: int = 200
     """Failed logins over all names, in one hour, before every further login waits."""
     password_queue: int = 64
-    """Password hashes that may wait; a login beyond it is refused as busy."""
+    """Password checks that may wait, of known devices and of strangers each; more are refused as busy."""
+    sign_up_queue: int = 16
+    """Sign-ups that may wait among the strangers."""
+    devices_per_account: int = 16
     top_up_minimum: int = 100
     top_up_maximum: int = 100_000
     """Of one charge, in minor units of whatever the market's currency is."""
@@ -113,7 +119,8 @@ def load_limits(home: Path) -> Limits:
     # Customers ask for half of the default at once, whatever the operator writes.
     if limits.cell_window < Limits().cell_window // 2 or limits.cells_under_way < 2 * limits.cell_window:
         raise UsageError(f"{path}: cell_window or cells_under_way is too small for a download")
-    if min(limits.batch_messages, limits.batch_cells, limits.freshness_ms, limits.password_queue) < 1:
+    shares = (limits.password_queue, limits.sign_up_queue, limits.devices_per_account)
+    if min(limits.batch_messages, limits.batch_cells, limits.freshness_ms, *shares) < 1:
         raise UsageError(f"{path}: a limit of nothing lets nothing through")
     if not 0 <= limits.commission_basis_points <= WHOLE_IN_BASIS_POINTS or limits.settlement_ms < 0:
         raise UsageError(f"{path}: commission_basis_points or settlement_ms is out of its range")

@@ -54,6 +54,8 @@ Quantity: TypeAlias = Annotated[int, Meta(ge=1, le=config.MAXIMUM_QUANTITY)]
 Time: TypeAlias = Annotated[int, Meta(ge=0, le=2**52)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Password: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+OneTimeCode: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9]{6}\Z")]
+OptionalOneTimeCode: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9]{6})?\Z")]
 Title: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 ShortText: TypeAlias = Annotated[str, Meta(max_length=200)]
 LongText: TypeAlias = Annotated[str, Meta(max_length=4000)]
@@ -112,10 +114,16 @@ class IssuerKey(Part, frozen=True):
 
 
 class SignUp(Message, frozen=True):
-    """Credential: open a new account and log in."""
+    """Credential: open a new account and log in.
+
+    `device` is a secret of this device for this account: whoever shows it later goes past the delays that
+    strangers have caused. `invite` is empty where the market asks for none.
+    """
 
     name: Name
     password: Password
+    device: Bytes32
+    invite: Annotated[bytes, Meta(max_length=16)]
 
     def __repr__(self) -> str:
         """Hide the password."""
@@ -123,10 +131,12 @@ class SignUp(Message, frozen=True):
 
 
 class LogIn(Message, frozen=True):
-    """Credential: log in to an account."""
+    """Credential: log in to an account. `code` is the second factor's, or empty."""
 
     name: Name
     password: Password
+    device: Bytes32
+    code: OptionalOneTimeCode
 
     def __repr__(self) -> str:
         """Hide the password."""
@@ -189,6 +199,9 @@ RefusalCode: TypeAlias = Literal[
     "authentication",
     "name_taken",
     "policy",
+    "sign_up_closed",
+    "invite",
+    "balance_left",
     "busy",
     "revoked",
     "not_found",
@@ -337,6 +350,66 @@ class Withdrawn(Message, frozen=True):
     coins: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
     tickets: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
     balance: Price
+
+
+class ChangePassword(Message, frozen=True):
+    """customer -> broker: from now on this password; every session of the account ends, this one too.
+
+    `device` stays known, every other device is forgotten.
+    """
+
+    request: Id
+    password: Password
+    new_password: Password
+    device: Bytes32
+    code: OptionalOneTimeCode
+
+    def __repr__(self) -> str:
+        """Hide the passwords."""
+        return "ChangePassword(...)"
+
+
+class EnableTotp(Message, frozen=True):
+    """customer -> broker: demand a second factor (RFC 6238) from now on; `code` is made with `secret`."""
+
+    request: Id
+    password: Password
+    secret: Annotated[bytes, Meta(min_length=20, max_length=20)]
+    code: OneTimeCode
+
+    def __repr__(self) -> str:
+        """Hide password and secret."""
+        return "EnableTotp(...)"
+
+
+class DisableTotp(Message, frozen=True):
+    """customer -> broker: demand no second factor any more."""
+
+    request: Id
+    password: Password
+    code: OneTimeCode
+
+    def __repr__(self) -> str:
+        """Hide the password."""
+        return "DisableTotp(...)"
+
+
+class CloseAccount(Message, frozen=True):
+    """customer -> broker: close my account for good. Refused with `balance_left` while it holds anything."""
+
+    request: Id
+    password: Password
+    code: OptionalOneTimeCode
+
+    def __repr__(self) -> str:
+        """Hide the password."""
+        return "CloseAccount(...)"
+
+
+class AccountChanged(Message, frozen=True):
+    """broker -> customer: done, what `request` asked for."""
+
+    request: Id
 
 
 class LogOut(Message, frozen=True):
@@ -581,8 +654,18 @@ class FetchRefused(Message, frozen=True):
 
 # --- Which side may send what --------------------------------------------------------------------------
 
-FromAccount: TypeAlias = GetBalance | TopUp | AskTopUp | Withdraw | LogOut
-ToAccount: TypeAlias = Balance | TopUpAnswer | Withdrawn | LoggedOut | Refused | SessionEnded
+FromAccount: TypeAlias = (
+    GetBalance
+    | TopUp
+    | AskTopUp
+    | Withdraw
+    | ChangePassword
+    | EnableTotp
+    | DisableTotp
+    | CloseAccount
+    | LogOut
+)
+ToAccount: TypeAlias = Balance | TopUpAnswer | Withdrawn | AccountChanged | LoggedOut | Refused | SessionEnded
 FromShop: TypeAlias = (
     AskMerchant
     | PlaceOrder

@@ -1,4 +1,4 @@
-"""The states of an order as each party sees them: tables that one reads at a glance.
+"""The states of an order as each party sees them, and of an account: tables that one reads at a glance.
 
 A step that is not listed raises `UnlistedStepError`. Asked for by a peer, a node refuses it with a typed
 answer before it comes to this; asked for by our own code, it is a bug, and the node stops.
@@ -51,6 +51,12 @@ CUSTOMER_TOP_UP: Final[Table] = {
     "open": frozenset({"charged", "refused"}),
     "charged": frozenset(),
     "refused": frozenset(),
+}
+
+ACCOUNT: Final[Table] = {
+    "enabled": frozenset({"disabled", "closed"}),
+    "disabled": frozenset({"enabled", "closed"}),
+    "closed": frozenset(),
 }
 
 

@@ -16,12 +16,12 @@ since the broker would refuse it there, and a refusal ends it.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
 
-from common import codec, coins, messages, slots
+from common import codec, coins, config, invites, messages, passwords, slots
 from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
@@ -47,6 +47,7 @@ from customer_node.wallet import TICKET, Key, Operation
 
 PLACE: Final = "account"
 MAXIMUM_BUNDLES: Final = 50
+CODE_DIGITS: Final = 6
 _WITHDRAW: Final[codec.Codec[messages.Withdraw]] = codec.Codec(messages.Withdraw)
 
 Result = TypeVar("Result")
@@ -61,17 +62,25 @@ class Account:
 
     # --- sessions --------------------------------------------------------------------------------------
 
-    def sign_up(self, name: str, password: str) -> None:
+    def sign_up(self, name: str, password: str, invite: str = "") -> None:
         """Open an account and log in.
 
-        Raises `RejectedError` if the name is taken or the password against the rules, `UsageError`,
-        `BrokerUnreachableError`, `UntrustedError`.
+        Raises `RejectedError` if the name is taken, the password against the rules (nothing was sent
+        then) or the invite code needed or used up, `UsageError`, `BrokerUnreachableError`,
+        `UntrustedError`.
         """
-        self._open(messages.SignUp(name=name, password=password))
+        passwords.check_password(password, name)
+        code = invites.read(invite) if invite else b""
+        device = self._device(self._account_of(name))
+        self._open(messages.SignUp(name=name, password=password, device=device, invite=code))
 
-    def log_in(self, name: str, password: str) -> None:
-        """Log in. Raises `AuthenticationError`, else as `sign_up`."""
-        self._open(messages.LogIn(name=name, password=password))
+    def log_in(self, name: str, password: str, code: str = "") -> None:
+        """Log in, with a code where there is a second factor.
+
+        Raises `AuthenticationError`, else as `sign_up`.
+        """
+        device = self._device(self._account_of(name))
+        self._open(messages.LogIn(name=name, password=password, device=device, code=one_time_code(code)))
 
     def log_out(self) -> None:
         """Erase the session's keys, here in any case and at the broker if it answers.
@@ -89,7 +98,7 @@ class Account:
         except SessionOverError:
             pass
         finally:
-            self._forget()
+            self.forget()
 
     @property
     def logged_in(self) -> bool:
@@ -117,6 +126,18 @@ class Account:
         """Hash a name under the wallet's seed: the profile can tell accounts apart and names none."""
         return hmac.digest(self._context.profile.seed, b"veilmart v1 account\0" + name.encode(), "sha256")
 
+    def _device(self, account: bytes) -> bytes:
+        """Give this device's secret for an account; it tells the broker nothing about another one."""
+        return hmac.digest(self._context.profile.seed, b"veilmart v1 device\0" + account, "sha256")
+
+    def device(self) -> bytes:
+        """Give this device's secret for the account that is logged in. Raises `AuthenticationError`."""
+        with self._context.profile.store.immediate() as tx:
+            account = _account(tx)
+        if account is None:
+            raise _not_logged_in()
+        return self._device(account)
+
     def _session(self) -> AccountSession:
         context = self._context
         with context.profile.store.immediate() as tx:
@@ -132,24 +153,26 @@ class Account:
             keeping.touch(tx, account_sessions, kept.session, context.clock())
         return Session(link, kept, codec.TO_ACCOUNT, context.clock, context.random)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Erase the session's keys here."""
         with self._context.profile.store.immediate() as tx:
             keeping.forget(tx, account_sessions, PLACE)
         self._context.uplink.close()
 
-    def _within(self, action: Callable[[AccountSession], Result]) -> Result:
+    def within(self, action: Callable[[AccountSession], Result]) -> Result:
+        """Act in the account's session. Raises `AuthenticationError` where there is none (any more)."""
         session = self._session()
         try:
             return action(session)
         except SessionOverError:
-            self._forget()
+            self.forget()
             raise _not_logged_in() from None
 
     # --- money -----------------------------------------------------------------------------------------
 
     def balance(self) -> BalanceView:
         """Ask for the balance. Raises `AuthenticationError`, `UnreachableError`, `DeadlineError`."""
-        return self._within(self._balance)
+        return self.within(self._balance)
 
     def _balance(self, session: AccountSession) -> BalanceView:
         question = messages.GetBalance(request=self._context.random(16))
@@ -164,14 +187,12 @@ class Account:
         """
         if not 1 <= bundles <= MAXIMUM_BUNDLES:
             raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
-        return self._within(lambda session: self._withdraw(session, bundles))
+        return self.within(lambda session: self._withdraw(session, bundles))
 
     def _withdraw(self, session: AccountSession, bundles: int) -> WithdrawalView:
         context = self._context
         card = context.broker(session.link)
-        for operation in self._open_operations():
-            if self._may_repeat(operation):
-                self._finish(session, operation)
+        self.finish_open(session)
         before = self._balance(session)
         bundle = sum(coins.BUNDLE)
         if before.amount < bundles * bundle:
@@ -183,7 +204,7 @@ class Account:
         tickets_left, drawn, balance = before.tickets_left, 0, before.amount
         for _ in range(bundles):
             tickets = min(coins.BUNDLE_TICKETS, tickets_left)
-            balance = self._finish(session, self._begin(session, tickets)).balance
+            balance = self._finish(session, self._begin(session, coins.BUNDLE, tickets)).balance
             tickets_left -= tickets
             drawn += tickets
         return WithdrawalView(
@@ -195,13 +216,43 @@ class Account:
             usable_from=self._usable_from(),
         )
 
-    def _begin(self, session: AccountSession, tickets: int) -> Operation:
+    def finish_open(self, session: AccountSession) -> None:
+        """Complete withdrawals of this account that are under way."""
+        for operation in self._open_operations():
+            if self._may_repeat(operation):
+                self._finish(session, operation)
+
+    def draw_rest(self, session: AccountSession) -> WithdrawalView:
+        """Draw all that the account holds, to the last minor unit: it is about to be closed.
+
+        Unlike a bundle it shows the broker which values it is; there is no other way to leave nothing.
+        """
+        card = self._context.broker(session.link)
+        self.finish_open(session)
+        before = self._balance(session)
+        rest, tickets_left, drawn = before.amount, before.tickets_left, 0
+        while rest:
+            values = _exactly(rest, sorted({key.value for key in card.issuer_keys if key.purpose == "coin"}))
+            tickets = min(coins.BUNDLE_TICKETS, tickets_left)
+            rest = self._finish(session, self._begin(session, values, tickets)).balance
+            tickets_left -= tickets
+            drawn += len(values)
+        return WithdrawalView(
+            amount=before.amount,
+            coins=drawn,
+            tickets=before.tickets_left - tickets_left,
+            balance=rest,
+            currency=card.currency,
+            usable_from=self._usable_from(),
+        )
+
+    def _begin(self, session: AccountSession, values: Sequence[int], tickets: int) -> Operation:
         context = self._context
         operation, month = context.random(16), slots.month_of(session.now)
-        wanted: list[Key] = [("coin", value) for value in coins.BUNDLE] + [TICKET] * tickets
+        wanted: list[Key] = [("coin", value) for value in values] + [TICKET] * tickets
         with context.profile.store.immediate() as tx:
             blinded = context.wallet.draw(tx, operation, wanted, month)
-            count = len(coins.BUNDLE)
+            count = len(values)
             request = codec.pack(
                 messages.Withdraw(operation=operation, coins=blinded[:count], tickets=blinded[count:])
             )
@@ -249,7 +300,7 @@ class Account:
                 results.append((operation.id.hex(), another))
                 continue
             try:
-                self._within(lambda session, it=operation: self._finish(session, it))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                self.within(lambda session, it=operation: self._finish(session, it))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 results.append((operation.id.hex(), None))
             except VeilmartError as error:
                 results.append((operation.id.hex(), error))
@@ -264,6 +315,24 @@ def _account(tx: Tx) -> bytes | None:
         sa.select(account_sessions.c.account).where(account_sessions.c.place == PLACE)
     )
     return account
+
+
+def _exactly(amount: int, values: Sequence[int]) -> list[int]:
+    """Give the fewest coins that sum up to `amount`, or as many of them as one request may hold."""
+    found: list[int] = []
+    for value in reversed(values):
+        count = min(amount // value, config.MAXIMUM_COINS - len(found))
+        found += [value] * count
+        amount -= value * count
+    return found
+
+
+def one_time_code(text: str) -> str:
+    """Read a code as an app shows it, perhaps with a blank in the middle. Raises `UsageError`."""
+    code = "".join(text.split())
+    if code and not (len(code) == CODE_DIGITS and code.isascii() and code.isdigit()):
+        raise UsageError(f"A code has {CODE_DIGITS} digits.", "Take the one that your app shows now.")
+    return code
 
 
 def _not_logged_in() -> AuthenticationError:

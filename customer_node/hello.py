@@ -58,7 +58,8 @@ class HelloRefusedError(Exception):
         if self.code == "authentication" and self.retry_after_ms:
             seconds = -(-self.retry_after_ms // 1000)
             return AuthenticationError(
-                "The name or the password is wrong.", f"The broker takes the next try in {seconds} s."
+                "The name, the password or the code is wrong.",
+                f"The broker takes the next try in {seconds} s.",
             )
         if self.code in {"byte_budget", "session_over"}:
             return BrokerUnreachableError("The broker opens no session.", "Try again later.")

@@ -25,6 +25,7 @@ from common.errors import NotFoundError
 from common.market_file import MarketFile
 from customer_node import crowd, kept, orders, words
 from customer_node.account import Account
+from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
 from customer_node.cart import Cart, Wanted, check_quantity
 from customer_node.checkout import Checkout
@@ -107,6 +108,8 @@ class Market:
             raise
         self._context = context
         self._account = Account(context)
+        self.account = AccountChanges(context, self._account)
+        """The account itself: `change_password`, `new_secret`, `enable_totp`, `disable_totp`, `close`."""
         self._shop = Shop(context)
         self._browse = Browse(context, self._shop)
         standing = Standing(context)
@@ -171,13 +174,13 @@ class Market:
 
     # --- account ---------------------------------------------------------------------------------------
 
-    def sign_up(self, name: str, password: str) -> None:
+    def sign_up(self, name: str, password: str, *, invite: str = "") -> None:
         """Open an account and log in. Raises `RejectedError` if the name is taken or the rules say no."""
-        self._account.sign_up(name, password)
+        self._account.sign_up(name, password, invite)
 
-    def log_in(self, name: str, password: str) -> None:
-        """Log in. Raises `AuthenticationError`."""
-        self._account.log_in(name, password)
+    def log_in(self, name: str, password: str, *, code: str = "") -> None:
+        """Log in, with the second factor's code where there is one. Raises `AuthenticationError`."""
+        self._account.log_in(name, password, code)
 
     def log_out(self) -> None:
         """End the account session and erase its keys, here and at the broker."""

@@ -47,6 +47,10 @@ class RetiredKeyError(RejectedError):
         self.exchange_until = exchange_until
 
 
+class BalanceLeftError(RejectedError):
+    """The account still holds something."""
+
+
 class TicketsNeededError(RejectedError):
     """A search would use `needed` tickets, more than was agreed to."""
 
@@ -60,7 +64,8 @@ class TicketsNeededError(RejectedError):
 
 _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "authentication": lambda: AuthenticationError(
-        "The name or the password is wrong.", "Check both; after some failures the broker waits longer."
+        "The name, the password or the code is wrong.",
+        "Check them; after some failures the broker waits longer.",
     ),
     "revoked": lambda: AuthenticationError("This account is disabled.", "Ask the market's operator."),
     "name_taken": lambda: RejectedError(
@@ -69,6 +74,13 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "policy": lambda: RejectedError(
         "The market's rules do not allow that.", "A password may be too short, or a daily limit used up."
     ),
+    "sign_up_closed": lambda: RejectedError(
+        "This market takes no sign-ups.", "Its operator opens accounts (`veilmart broker account add`)."
+    ),
+    "invite": lambda: RejectedError(
+        "This market asks for an invite code that was not used yet.", "Its operator gives them out."
+    ),
+    "balance_left": lambda: BalanceLeftError("The account still holds something.", "Withdraw it first."),
     "busy": lambda: BrokerUnreachableError("The broker is too busy.", "Try again in a moment."),
     "not_found": lambda: NotFoundError("The broker does not know that."),
     "insufficient_funds": lambda: InsufficientFundsError(
@@ -88,7 +100,7 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "wrong_amount": lambda: RejectedError("The broker refuses this amount."),
     "wrong_currency": lambda: RejectedError("The broker refuses this currency."),
     "wrong_secret": lambda: RejectedError("The broker does not accept this order's secret."),
-    "wrong_state": lambda: RejectedError("That cannot be done in the order's present state."),
+    "wrong_state": lambda: RejectedError("That cannot be done in the present state."),
     "deadline": lambda: RejectedError("The broker refuses the order's deadline.", "Place the order anew."),
     "payments_stopped": lambda: PaymentsStoppedError(
         "The broker has stopped payments: its books are being looked at. Nothing of yours was changed.",

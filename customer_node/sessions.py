@@ -130,6 +130,11 @@ class Session(Generic[Down]):
 _BY_REQUEST: Final = (
     messages.GetBalance,
     messages.Balance,
+    messages.ChangePassword,
+    messages.EnableTotp,
+    messages.DisableTotp,
+    messages.CloseAccount,
+    messages.AccountChanged,
     messages.LogOut,
     messages.LoggedOut,
     messages.AskMerchant,

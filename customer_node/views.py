@@ -5,7 +5,7 @@ Ids are hex text, so that every view can be printed or turned into JSON as it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -48,6 +48,14 @@ class WithdrawalView:
     balance: int
     currency: str
     usable_from: int
+
+
+@dataclass(frozen=True)
+class TotpSecretView:
+    """A secret for an authenticator app, in base32, and as the address that apps read as a QR code."""
+
+    secret: str = field(repr=False)
+    address: str = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,17 @@ def fresh() -> bytes:
     return secrets.token_bytes(16)
 
 
+def log_in(name: str, password: str, *, device: bytes = b"", code: str = "") -> messages.LogIn:
+    """A login from a device, or from one that nobody knows."""
+    return messages.LogIn(name=name, password=password, device=device or secrets.token_bytes(32), code=code)
+
+
+def sign_up(name: str, password: str, *, device: bytes = b"", invite: bytes = b"") -> messages.SignUp:
+    return messages.SignUp(
+        name=name, password=password, device=device or secrets.token_bytes(32), invite=invite
+    )
+
+
 def broker_card(world: World) -> messages.BrokerCard:
     payload = world.bus.retained[topics.broker_card()]
     return cards.open_broker_card(payload, world.market.ca_der, world.market.market_id, clock.now_ms()).body
@@ -312,7 +323,11 @@ class Customer:
 
     @property
     def credential(self) -> messages.LogIn:
-        return messages.LogIn(name=self.name, password=self.password)
+        return log_in(self.name, self.password, device=self.device)
+
+    @property
+    def device(self) -> bytes:
+        return hashlib.sha256(self.name.encode()).digest()
 
     def account(self) -> Session:
         session = Session(self.world)

@@ -61,18 +61,17 @@ RECEIPT_LINE = messages.ReceiptLine(
 SLOT_KEY = messages.SlotKey(slot=TIME, public=X_WING)
 TOTAL = messages.CoinTotal(value=64, month="2027-01", issued=40, spent=20)
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
+LOG_IN = messages.LogIn(name="alice", password="correct horse", device=HASH, code="")
 
 _EXAMPLES: tuple[Message | Part, ...] = (
     TOKEN,
     BLINDED,
     ISSUER,
-    messages.SignUp(name="alice", password="correct horse"),
-    messages.LogIn(name="alice", password="correct horse"),
+    messages.SignUp(name="alice", password="correct horse", device=HASH, invite=b""),
+    LOG_IN,
     messages.TicketCredential(ticket=TOKEN),
     messages.MerchantCredential(certificate=bytes(400), counter=3, signature=bytes(64)),
-    messages.Hello(
-        secret=HASH, ephemeral=X_WING, credential=messages.LogIn(name="alice", password="correct horse")
-    ),
+    messages.Hello(secret=HASH, ephemeral=X_WING, credential=LOG_IN),
     messages.Welcome(session=ID, scope="shop", clock=TIME, expires=TIME, idle_ms=1, byte_budget=2**32),
     messages.HelloRefused(code="authentication", retry_after_ms=1000),
     messages.Envelope[messages.LogOut](id=ID, at=TIME, body=messages.LogOut(request=ID)),
@@ -95,6 +94,13 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     ),
     messages.Withdraw(operation=ID, coins=[BLINDED] * 2, tickets=[BLINDED]),
     messages.Withdrawn(operation=ID, coins=[RSA] * 2, tickets=[RSA], balance=7),
+    messages.ChangePassword(
+        request=ID, password="correct horse", new_password="battery staple", device=HASH, code=""
+    ),
+    messages.EnableTotp(request=ID, password="correct horse", secret=HASH[:20], code="287082"),
+    messages.DisableTotp(request=ID, password="correct horse", code="287082"),
+    messages.CloseAccount(request=ID, password="correct horse", code="287082"),
+    messages.AccountChanged(request=ID),
     messages.LogOut(request=ID),
     messages.LoggedOut(request=ID),
     messages.AskMerchant(request=ID, merchant="sports", sealed=SEALED),

@@ -11,7 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from client import Customer, Session, Shopkeeper, accept, blinded, broker_card, fresh, reject, settle
+from client import (
+    Customer,
+    Session,
+    Shopkeeper,
+    accept,
+    blinded,
+    broker_card,
+    fresh,
+    reject,
+    settle,
+    sign_up,
+)
 from conftest import Time
 from world import World
 
@@ -102,7 +113,7 @@ def test_no_id_amount_or_name_is_in_any_event(world: World, customer: Customer, 
     order, forward = placed(customer, session, keeper, 777)
     keeper.say(accept(forward))
     session.hear(messages.OrderAnswer)
-    Session(world).greet(messages.SignUp(name="bartholomew", password="long enough"))
+    Session(world).greet(sign_up("bartholomew", "long enough"))
     settle(world)
     text = "\n".join(p.payload.decode() for p in world.bus.passed if "/audit/" in p.topic)
     assert order.place.merchant in text

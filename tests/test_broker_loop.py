@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from client import Customer, Session, Shopkeeper, accept, fresh, order_state, settle
+from client import Customer, Session, Shopkeeper, accept, fresh, log_in, order_state, settle
 from structlog.testing import capture_logs
 from world import World
 
@@ -45,7 +45,7 @@ def test_slow_logins_delay_no_relay(
     logins = {name: Session(world) for name in names}
     try:
         for name, login in logins.items():
-            login.put_hello(messages.LogIn(name=name, password=customer.password))
+            login.put_hello(log_in(name, customer.password))
         world.pump(started.is_set)
         for _ in range(20):
             question = messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED)

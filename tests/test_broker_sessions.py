@@ -6,17 +6,18 @@ import threading
 
 import pytest
 import sqlalchemy as sa
-from client import Customer, Peer, Session, Shopkeeper, broker_card, dump, fresh, settle
+from client import Customer, Peer, Session, Shopkeeper, broker_card, dump, fresh, settle, sign_up
+from client import log_in as login
 from conftest import Time
 from world import World
 
-from broker_node import accounts, schema
+from broker_node import accounts, delays, schema
 from common import clock, frames, keys, messages, sealing, topics
 from common.config import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from common.validity import install_crl
 from veilmart import ca
 
-SIGN_UP = messages.SignUp(name="bob", password="long enough")
+SIGN_UP = sign_up("bob", "long enough")
 FIELD = 2**255 - 19
 SMALL_ORDER = (
     0,
@@ -30,7 +31,7 @@ SMALL_ORDER = (
 
 
 def log_in(world: World, name: str, password: str) -> messages.HelloAnswer:
-    return Session(world).greet(messages.LogIn(name=name, password=password))
+    return Session(world).greet(login(name, password))
 
 
 def refusal(answer: messages.HelloAnswer) -> tuple[str, int]:
@@ -69,7 +70,7 @@ def test_sign_up_opens_an_account_session(world: World, time: Time) -> None:
 )
 def test_sign_up_is_refused(world: World, name: str, password: str, code: str) -> None:
     world.account("bob", "long enough", 0)
-    assert refusal(Session(world).greet(messages.SignUp(name=name, password=password))) == (code, 0)
+    assert refusal(Session(world).greet(sign_up(name, password))) == (code, 0)
 
 
 def test_two_at_once_for_one_name(world: World) -> None:
@@ -114,30 +115,30 @@ def test_an_unknown_name_costs_a_hash_like_a_known_one(world: World, monkeypatch
 def test_failures_delay_by_name_ever_longer_and_a_success_forgets_them(world: World) -> None:
     limits, now = world.broker.limits, 1_800_000_000_000
     with world.broker.store.immediate() as tx:
-        delays = []
+        waits = []
         for _ in range(20):
-            accounts.count_failure(tx, "alice", now, limits)
-            delays.append(accounts.delay(tx, "alice", now))
-        assert delays[: limits.login_free_tries - 1] == [0] * (limits.login_free_tries - 1)
-        growing = delays[limits.login_free_tries - 1 :]
+            delays.count_stranger(tx, "alice", now, limits)
+            waits.append(delays.of_name(tx, "alice", now))
+        assert waits[: limits.login_free_tries - 1] == [0] * (limits.login_free_tries - 1)
+        growing = waits[limits.login_free_tries - 1 :]
         assert growing[:4] == [SECOND_MS, 2 * SECOND_MS, 4 * SECOND_MS, 8 * SECOND_MS]
         assert growing[-1] == HOUR_MS
-        assert accounts.delay(tx, "alice", now + HOUR_MS) == 0
-        assert accounts.delay(tx, "bob", now) == 0
-        accounts.forget_failures(tx, "alice")
-        assert accounts.delay(tx, "alice", now) == 0
+        assert delays.of_name(tx, "alice", now + HOUR_MS) == 0
+        assert delays.of_name(tx, "bob", now) == 0
+        delays.forget(tx, "alice")
+        assert delays.of_name(tx, "alice", now) == 0
 
 
 def test_failures_over_all_names_delay_everybody_and_decay(world: World) -> None:
     limits, now = world.broker.limits, 1_800_000_000_000
     with world.broker.store.immediate() as tx:
         for n in range(limits.login_free_tries_in_total):
-            assert accounts.delay(tx, "alice", now) == 0
-            accounts.count_failure(tx, f"name {n}", now, limits)
-        assert accounts.delay(tx, "alice", now) == SECOND_MS
+            assert delays.of_name(tx, "alice", now) == 0
+            delays.count_stranger(tx, f"name {n}", now, limits)
+        assert delays.of_name(tx, "alice", now) == SECOND_MS
         # An odd count is halved to a whole one: a fraction would fail at the next delay.
-        accounts.count_failure(tx, "one more", now, limits)
-        accounts.decay_total(tx)
+        delays.count_stranger(tx, "one more", now, limits)
+        delays.decay(tx, now)
         total = sa.select(schema.login_delays.c.failures).where(schema.login_delays.c.name == "")
         assert tx.scalar(total) == (limits.login_free_tries_in_total + 1) // 2
         assert type(tx.scalar(total)) is int
@@ -165,7 +166,7 @@ def test_the_password_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyP
         bound = world.broker.limits.password_queue
         sessions = [Session(world) for _ in range(bound + 1)]
         for session in sessions:
-            session.put_hello(messages.LogIn(name="alice", password="correct horse"))
+            session.put_hello(login("alice", "correct horse"))
         assert refusal(sessions[-1].answer()) == ("busy", 1000)
         assert silent(world, sessions[0])
     finally:
@@ -188,7 +189,7 @@ def test_a_session_ends_by_time_and_by_idleness(world: World, time: Time) -> Non
     world.account("alice", "correct horse", 0)
     busy, idle = Session(world), Session(world)
     for session in (busy, idle):
-        session.greet(messages.LogIn(name="alice", password="correct horse"))
+        session.greet(login("alice", "correct horse"))
     question = messages.GetBalance(request=fresh())
     for _ in range(5):
         time.advance(11 * MINUTE_MS)
@@ -249,16 +250,16 @@ def test_the_same_hello_gets_the_same_welcome_and_another_one_nothing(
 def test_hellos_that_meet_in_the_password_pool_open_one_session(world: World) -> None:
     world.account("alice", "correct horse", 0)
     session = Session(world)
-    credential = messages.LogIn(name="alice", password="correct horse")
-    session.put_hello(credential)
+    hello = login("alice", "correct horse")
+    session.put_hello(hello)
     session.put(session.hello_frame)
     (first,) = session.payloads(1)
     session.put(session.hello_frame)
     assert session.payloads(1) == [first]
     session = Session(world)
-    session.put_hello(credential)
+    session.put_hello(hello)
     frame, secret = session.hello_frame, session.hello_secret
-    session.put_hello(credential)
+    session.put_hello(hello)
     # The other Hello is told to come again, and the first one opens the session.
     _busy, welcome = session.payloads(2)
     answer, session.keys = frames.open_welcome(frame, secret, session.ephemeral, session.down, welcome)
@@ -278,8 +279,8 @@ def test_two_names_that_meet_in_the_pool_under_one_session_id_open_one_session(
     free, check = threading.Event(), accounts.check_password
     monkeypatch.setattr(accounts, "check_password", lambda *a: (free.wait(10), check(*a))[1])
     try:
-        first.put_hello(messages.LogIn(name="alice", password="correct horse"))
-        second.put_hello(messages.LogIn(name="bob", password="correct horse"))
+        first.put_hello(login("alice", "correct horse"))
+        second.put_hello(login("bob", "correct horse"))
         settle(world)
     finally:
         free.set()
@@ -292,7 +293,7 @@ def test_two_names_that_meet_in_the_pool_under_one_session_id_open_one_session(
 def test_a_refused_hello_that_is_played_again_counts_no_second_failure(world: World) -> None:
     world.account("alice", "correct horse", 0)
     session = Session(world)
-    assert refusal(session.greet(messages.LogIn(name="alice", password="wrong horse")))[0] == "authentication"
+    assert refusal(session.greet(login("alice", "wrong horse")))[0] == "authentication"
     before = dump(world)
     refused = [p.payload for p in world.bus.passed if p.topic == session.down][-1]
     for _ in range(9):
@@ -300,7 +301,7 @@ def test_a_refused_hello_that_is_played_again_counts_no_second_failure(world: Wo
         assert session.payloads(1) == [refused]
     assert dump(world) == before
     # Its session id is free for the right password.
-    assert isinstance(session.greet(messages.LogIn(name="alice", password="correct horse")), messages.Welcome)
+    assert isinstance(session.greet(login("alice", "correct horse")), messages.Welcome)
 
 
 def test_a_session_that_was_logged_out_is_not_opened_again(world: World, customer: Customer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from client import Customer, Session, dump, fresh
+from client import Customer, Session, dump, fresh, log_in, sign_up
 from conftest import Time
 from world import World
 
@@ -93,7 +93,7 @@ def account(world: World) -> Session:
 
 def open_account(world: World, name: str) -> Session:
     session = Session(world)
-    answer = session.greet(messages.SignUp(name=name, password="correct horse"))
+    answer = session.greet(sign_up(name, "correct horse"))
     assert isinstance(answer, messages.Welcome)
     return session
 
@@ -169,7 +169,7 @@ def test_a_repetition_is_not_charged_again(world: World, account: Session, gatew
     gateway.go.set()
     assert account.hear(TopUpAnswer).state == "charged"
     other = Session(world)
-    other.greet(messages.LogIn(name="alice", password="correct horse"))
+    other.greet(log_in("alice", "correct horse"))
     for session in (account, other):
         for question in (request, AskTopUp(operation=request.operation)):
             assert session.ask(question, TopUpAnswer).state == "charged"
@@ -254,7 +254,7 @@ def test_a_day_has_so_many_tries_and_no_more(
     time.advance(DAY_MS)
     assert world.pump(lambda: world.bus.retained[topics.broker_card()] != card_before)
     again = Session(world)
-    again.greet(messages.LogIn(name="alice", password="correct horse"))
+    again.greet(log_in("alice", "correct horse"))
     charged(again, top_up())
 
 
@@ -405,7 +405,7 @@ def test_what_a_former_process_left_is_settled_at_the_start(world: World, left: 
     wait_for(world, "charged" if end else "declined")
     check_books(world, 5300 if end else 300)
     again = Session(world)
-    again.greet(messages.LogIn(name="alice", password="correct horse"))
+    again.greet(log_in("alice", "correct horse"))
     assert balance(again) == (5300 if end else 300)
 
 

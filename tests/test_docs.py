@@ -300,6 +300,7 @@ def test_other_fixed_values_are_those_of_the_code(row: list[str]) -> None:
         ("An order at the customer", states.CUSTOMER_ORDER),
         ("A top-up at the broker", states.BROKER_TOP_UP),
         ("A top-up at the customer", states.CUSTOMER_TOP_UP),
+        ("An account", states.ACCOUNT),
     ],
 )
 def test_the_state_tables_are_those_of_the_code(title: str, table: states.Table) -> None:

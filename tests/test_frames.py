@@ -216,9 +216,9 @@ def test_every_hello_has_one_size(tmp_path: Any, key_type: str) -> None:
     )
     assert len(merchant.certificate) > (1000 if key_type == "rsa3072" else 300)
     credentials = [
-        messages.SignUp(name="n", password="p"),
-        messages.SignUp(name="ñ" * 64, password="€" * 256),
-        messages.LogIn(name="🙂" * 64, password="🙂" * 256),
+        messages.SignUp(name="n", password="p", device=bytes(32), invite=b""),
+        messages.SignUp(name="ñ" * 64, password="€" * 256, device=bytes(32), invite=bytes(16)),
+        messages.LogIn(name="🙂" * 64, password="🙂" * 256, device=bytes(32), code="123456"),
         EXAMPLES["TicketCredential"],
         merchant,
         messages.MerchantCredential(certificate=bytes(2048), counter=2**52, signature=bytes(384)),

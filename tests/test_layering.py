@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "common.market_file": "checks the CA certificate that a market stands on",
         "common.sealing": "HPKE and what is derived from it",
         "common.validity": "revocation lists",
+        "broker_node.totp": "one-time codes of a second factor",
         "broker_node.keys": "the broker's keys",
         "broker_node.relay": "opens reply tokens",
         "merchant_node.home": "reads its own certificate",

@@ -465,7 +465,7 @@ def a_name_in_a_merchants_log(visits: Visits, _: Path) -> Planted:
 
 
 def a_password_in_a_log(visits: Visits, _: Path) -> Planted:
-    hello = messages.LogIn(name="x", password=PEOPLE[ALICE])
+    hello = messages.LogIn(name="x", password=PEOPLE[ALICE], device=bytes(32), code="")
     return logged(visits, "veilmart.broker", "hello", packed=codec.pack(hello)), forbidden_to_all(visits)
 
 

@@ -23,12 +23,13 @@ from client import (
     fresh,
     reject,
     settle,
+    sign_up,
 )
 from conftest import Time
 from samples import CARD
 from world import Publish, World
 
-from broker_node import gate
+from broker_node import gate, totp
 from common import clock, frames, messages, topics
 from common.config import DAY_MS, HOUR_MS, MINUTE_MS
 
@@ -74,7 +75,7 @@ class Sent:
 def visit(world: World, customer: Customer, keeper: Shopkeeper) -> list[Sent]:
     """Let everything happen once, and give every frame that the broker got."""
     newcomer = Session(world)
-    assert isinstance(newcomer.greet(messages.SignUp(name="bob", password="long enough")), messages.Welcome)
+    assert isinstance(newcomer.greet(sign_up("bob", "long enough")), messages.Welcome)
     session, account = customer.shop(), customer.account()
     world.fund(customer.name, 64)
     account.ask(messages.GetBalance(request=fresh()), messages.Balance)
@@ -89,11 +90,13 @@ def visit(world: World, customer: Customer, keeper: Shopkeeper) -> list[Sent]:
     keeper.say(messages.AnswerForward(reference=forward.reference, token=forward.token, answer=SEALED))
     session.hear(messages.MerchantAnswer)
     fetch(session, keeper)
+    changing = customer.account()
+    change_accounts(newcomer, changing)
     leaving = [customer.shop(), customer.account()]
     for one in leaving:
         one.ask(messages.LogOut(request=fresh()), messages.LoggedOut)
     settle(world)
-    peers: list[Peer] = [newcomer, session, account, keeper, *leaving]
+    peers: list[Peer] = [newcomer, session, account, changing, keeper, *leaving]
     for peer in peers:
         peer.collect()
     return list(found(world, peers, leaving))
@@ -104,6 +107,21 @@ def pay_in(account: Session) -> None:
     assert account.ask(request, messages.TopUpAnswer).state == "pending"
     assert account.hear(messages.TopUpAnswer).state == "charged"
     account.ask(messages.AskTopUp(operation=request.operation), messages.TopUpAnswer)
+
+
+def change_accounts(closing: Session, changing: Session) -> None:
+    secret, now = bytes(range(20)), clock.now_ms() // totp.STEP_MS
+    shown: dict[str, Any] = {"password": "long enough"}
+    enable = messages.EnableTotp(request=fresh(), secret=secret, code=totp.code_at(secret, now), **shown)
+    closing.ask(enable, messages.AccountChanged)
+    # The next step's code counts too: this one is used.
+    disable = messages.DisableTotp(request=fresh(), code=totp.code_at(secret, now + 1), **shown)
+    closing.ask(disable, messages.AccountChanged)
+    closing.ask(messages.CloseAccount(request=fresh(), code="", **shown), messages.AccountChanged)
+    other = messages.ChangePassword(
+        request=fresh(), password="correct horse", new_password="correct horse", device=bytes(32), code=""
+    )
+    changing.ask(other, messages.AccountChanged)
 
 
 def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:

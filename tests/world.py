@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import select
 import shutil
 import tempfile
@@ -198,7 +199,7 @@ class World:
         *,
         key_type: Any = "ed25519",
         minimum_age_seconds: int = 0,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int | str] | None = None,
     ) -> None:
         self.root = root
         self.bus = MemoryBus()
@@ -206,7 +207,7 @@ class World:
         self.merchants: dict[str, MerchantNode] = {}
         report = copy_market(root / "market", key_type, minimum_age_seconds)
         if limits is not None:
-            lines = [f"{name} = {value}\n" for name, value in limits.items()]
+            lines = [f"{name} = {json.dumps(value)}\n" for name, value in limits.items()]
             (report.broker_home / "limits.toml").write_text("".join(lines))
         configuration.save(report.broker_home, "sandbox")
         self.key_type = key_type

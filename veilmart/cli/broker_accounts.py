@@ -81,3 +81,30 @@ def enable_account(context: typer.Context, name: Name, reason: Reason, home: Hom
     with broker_store(home) as desk:
         administration.enable(desk.tx, desk.audit, name, reason, clock.now_ms(), clock.random_bytes)
     output(context).show({"name": name, "state": "enabled"}, f"{name} is enabled")
+
+
+@app.command("close")
+def close_account(
+    context: typer.Context,
+    name: Name,
+    reason: Reason,
+    *,
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Take back what is left on it; you have paid it out elsewhere.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Close an account for good. Its name stays taken."""
+    with broker_store(home) as desk:
+        now, random = clock.now_ms(), clock.random_bytes
+        rest = administration.close(desk.tx, desk.audit, name, reason, now, random, settle=settle)
+    data = {"name": name, "state": "closed", "settled": rest, "currency": desk.currency}
+    output(context).show(data, f"{name} is closed; settled {money.format_amount(rest, desk.currency)}")
+
+
+@app.command("reset-totp")
+def reset_totp(context: typer.Context, name: Name, reason: Reason, home: Home = None) -> None:
+    """Take the second factor from an account whose owner has lost it. Make sure that it is the owner."""
+    with broker_store(home) as desk:
+        administration.reset_totp(desk.tx, desk.audit, name, reason, clock.now_ms(), clock.random_bytes)
+    output(context).show({"name": name, "totp": False}, f"{name} logs in without a code again")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker_node import run
 from broker_node.audit import Audit
-from common.config import load_limits
+from common.config import Limits, load_limits
 from common.errors import UsageError
 from common.market_file import MarketFile
 from common.store import Store, Tx
@@ -23,25 +23,26 @@ class Desk:
 
     tx: Tx
     audit: Audit
+    limits: Limits
     currency: str
 
 
 @contextmanager
 def broker_store(given: Path | None) -> Iterator[Desk]:
     """Open one transaction on the store of the broker in `given`, or in the default home."""
-    with _opened(given) as (store, audit, currency), store.immediate() as tx:
-        yield Desk(tx, audit, currency)
+    with _opened(given) as (store, about), store.immediate() as tx:
+        yield Desk(tx, *about)
 
 
 @contextmanager
 def broker_snapshot(given: Path | None) -> Iterator[Desk]:
     """Open a transaction that only reads, and holds up nobody however long it takes."""
-    with _opened(given) as (store, audit, currency), store.snapshot() as tx:
-        yield Desk(tx, audit, currency)
+    with _opened(given) as (store, about), store.snapshot() as tx:
+        yield Desk(tx, *about)
 
 
 @contextmanager
-def _opened(given: Path | None) -> Iterator[tuple[Store, Audit, str]]:
+def _opened(given: Path | None) -> Iterator[tuple[Store, tuple[Audit, Limits, str]]]:
     home = home_of(given, "broker")
     if not (home / ca.IDENTITY_KEY_FILE).exists():
         raise UsageError(
@@ -50,6 +51,6 @@ def _opened(given: Path | None) -> Iterator[tuple[Store, Audit, str]]:
     market, limits = MarketFile.load(home / MARKET_FILE), load_limits(home)
     store = run.open_store(home)
     try:
-        yield store, Audit(market.market_id, limits), market.currency
+        yield store, (Audit(market.market_id, limits), limits, market.currency)
     finally:
         store.close()

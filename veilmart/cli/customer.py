@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from veilmart.cli import customer_account, customer_browse, customer_buy, customer_orders, customer_wallet
+from veilmart.cli import (
+    customer_account,
+    customer_browse,
+    customer_buy,
+    customer_changes,
+    customer_orders,
+    customer_wallet,
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A customer, in a profile of its own.")
-for part in (customer_account, customer_browse, customer_buy, customer_orders, customer_wallet):
+for part in (
+    customer_account,
+    customer_changes,
+    customer_browse,
+    customer_buy,
+    customer_orders,
+    customer_wallet,
+):
     app.add_typer(part.app)

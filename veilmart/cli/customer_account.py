@@ -12,7 +12,7 @@ from common.money import format_amount
 from customer_node import Market
 from customer_node.profile import MARKET_FILE, Profile
 from customer_node.seed_file import Protection
-from veilmart.cli.homes import PasswordFile, output
+from veilmart.cli.homes import Code, PasswordFile, output
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import ProfileHome, on_profile, profile_home
 from veilmart.cli.times import minute_of
@@ -57,16 +57,24 @@ def join(
 
 
 @on_profile(app, "signup")
-def sign_up(shown: Output, market: Market, name: Name, password_file: PasswordFile = None) -> None:
+def sign_up(
+    shown: Output,
+    market: Market,
+    name: Name,
+    password_file: PasswordFile = None,
+    invite: Annotated[str, typer.Option(help="The invite code, where the market asks for one.")] = "",
+) -> None:
     """Open an account and log in. The password is asked for."""
-    market.sign_up(name, read_password(password_file, new=True))
+    market.sign_up(name, read_password(password_file, new=True), invite=invite)
     shown.show({"logged_in": True}, "the account is open, and you are logged in")
 
 
 @on_profile(app, "login")
-def log_in(shown: Output, market: Market, name: Name, password_file: PasswordFile = None) -> None:
+def log_in(
+    shown: Output, market: Market, name: Name, password_file: PasswordFile = None, code: Code = ""
+) -> None:
     """Log in to your account. The password is asked for."""
-    market.log_in(name, read_password(password_file, new=False))
+    market.log_in(name, read_password(password_file, new=False), code=code)
     shown.show({"logged_in": True}, "you are logged in")
 
 

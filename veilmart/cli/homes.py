@@ -32,6 +32,9 @@ PasswordFile: TypeAlias = Annotated[
 Reason: TypeAlias = Annotated[
     str, typer.Option("--reason", help="Why; kept with the action, and committed to in its public event.")
 ]
+Code: TypeAlias = Annotated[
+    str, typer.Option(help="The code that your app shows now, where the account has a second factor.")
+]
 Timeout: TypeAlias = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer.")]
 Proxy: TypeAlias = Annotated[
     str | None, typer.Option(help="socks5://HOST:PORT; each session uses credentials of its own.")
