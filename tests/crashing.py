@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import sqlalchemy as sa
@@ -266,7 +267,7 @@ def shop(market: Market, name: str, folder: Path) -> None:
 
 
 def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
-    _draw(market, name)
+    draw(market, name)
     known = {order.idempotency_key for order in market.orders()}
     for key, sku, quantity in (("one", BOUGHT, 1), ("two", REFUSED, RARE_LEFT + 1)):
         if key not in known:
@@ -275,7 +276,7 @@ def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
     return [result for result in market.resume(folder) if not isinstance(result.error, OutOfStockError)]
 
 
-def _draw(market: Market, name: str) -> None:
+def draw(market: Market, name: str) -> None:
     """Withdraw where no ticket is left, or go on with what was begun: a ticket shown in vain is given up."""
     wallet = market.wallet()
     if wallet.tickets and not wallet.open_operations:
@@ -300,16 +301,22 @@ class Homes:
     profiles: Sequence[Path]
 
 
-def check_books(homes: Homes, content: Mapping[str, bytes] = CONTENT) -> Counter[str]:
+def check_books(
+    homes: Homes,
+    content: Mapping[str, bytes] = CONTENT,
+    others_hold: Mapping[int, int] = MappingProxyType({}),
+    others_ordered: Collection[bytes] = (),
+) -> Counter[str]:
     """Compare every party's records with every other's; gives how many orders ended how.
 
     Each order of each customer is delivered, with `content` by SKU, or refunded; each coin that the broker
-    owes lies in a wallet, and none else does; what merchants earned is what was delivered.
+    owes lies in a wallet, and none else does; what merchants earned is what was delivered. Customers without
+    a profile hold coins, value -> number, and have placed orders, by id.
     """
     broker = _Broker(homes.broker)
-    held: Counter[int] = Counter()
+    held: Counter[int] = Counter(others_hold)
     ends: Counter[str] = Counter()
-    seen: set[bytes] = set()
+    seen: set[bytes] = set(others_ordered)
     for profile in homes.profiles:
         with Market(profile) as market:
             wallet = market.wallet()

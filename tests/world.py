@@ -222,6 +222,9 @@ class World:
     def lanes(self, connections: dict[Any, bus.Connection]) -> dict[Any, MemoryConnection]:
         return {lane: MemoryConnection(self, connection.settings) for lane, connection in connections.items()}
 
+    def make_pools(self, sizes: dict[str, int]) -> Pools:
+        return Pools(sizes)
+
     def run(
         self,
         name: str,
@@ -233,7 +236,7 @@ class World:
         each_round: Callable[[], None],
         close: Callable[[], None],
     ) -> Running:
-        pools = Pools(pool_sizes)
+        pools = self.make_pools(pool_sizes)
         loop = Loop(core, store, lanes, pools, limits, wait=lambda *_: None)  # type: ignore[arg-type]
         self.running[name] = Running(name, loop, lanes, pools, each_round, close)
         for lane in lanes.values():

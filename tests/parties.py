@@ -1,0 +1,210 @@
+"""Two who keep to no rule: a customer that wants more than its money, a merchant that answers too late.
+
+Both speak the protocol message by message (`client.py`) in a `simulation.Simulation`, and keep account of
+what they got: the thief holds each coin that ever verified and that nothing took which the broker admits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from client import Blinded, Customer, Order, Peer, Session, Shopkeeper, accept, blinded, fresh, reject
+from simulation import TIME, Simulation
+
+from broker_node import schema
+from common import coins, messages
+from common.config import HOUR_MS, MINUTE_MS
+from common.errors import ForgedError, WireError
+
+IDLE_MS = 10 * MINUTE_MS
+FILMS = "films"
+
+
+def heard_by(peer: Peer) -> list[Any]:
+    """Give what a scripted party has heard, and drop what does not open, as everybody does."""
+    for delivery in peer.connection.take(1000):
+        peer.connection.inbox.append(delivery)
+        try:
+            peer._read()
+        except WireError:
+            continue
+    heard, peer.inbox = peer.inbox, []
+    return heard
+
+
+class Films(Shopkeeper):
+    """A merchant without a shop: it accepts and rejects what, and when, the test says."""
+
+    def __init__(self, world: Simulation) -> None:
+        self.orders: dict[bytes, messages.ForwardOrder] = {}
+        self.told: defaultdict[bytes, set[str]] = defaultdict(set)
+        with world.calm():
+            super().__init__(world, FILMS)
+
+    def listen(self) -> None:
+        """Note new orders and outcomes; what is told is confirmed."""
+        for body in heard_by(self):
+            if isinstance(body, messages.ForwardOrder):
+                self.orders[body.order_id] = body
+            elif isinstance(body, messages.OrderOutcome):
+                self.told[body.order_id].add(body.outcome)
+                self.say(messages.OutcomeKept(order_id=body.order_id))
+
+    def decide(self, *, yes: bool, late: bool) -> None:
+        """Answer every order: those that nobody has told it about, or, late, those that were void."""
+        self.listen()
+        for order_id, order in self.orders.items():
+            if bool(self.told[order_id]) == late:
+                self.say(accept(order) if yes else reject(order))
+
+
+class Thief:
+    """A customer with a purse who tries everything twice."""
+
+    def __init__(self, world: Simulation, customer: Customer) -> None:
+        self.world = world
+        self.customer = customer
+        self.purse = {token.serial: token for token in customer.coins}
+        self.paid: dict[bytes, Order] = {}
+        self.spent: set[bytes] = set()
+        """Serials that went into something: what came of that is asked at the end."""
+        self.asked: defaultdict[bytes, list[tuple[Any, Blinded]]] = defaultdict(list)
+        """Id of an operation -> everything that was ever asked under it."""
+        self.swapped: set[bytes] = set()
+        self.states: dict[bytes, str] = {}
+        self._sessions: dict[str, tuple[Session, int]] = {}
+
+    # --- sessions --------------------------------------------------------------------------------------
+
+    def account(self, number: int = 0) -> Session:
+        return self._session(f"account {number}")
+
+    def shop(self) -> Session:
+        return self._session("shop")
+
+    def _session(self, name: str) -> Session:
+        known = self._sessions.get(name)
+        if known is None or TIME.ms - known[1] > IDLE_MS:
+            self.listen()
+            with self.world.calm():
+                session = self.customer.shop() if name == "shop" else self.customer.account()
+        else:
+            session = known[0]
+        self._sessions[name] = (session, TIME.ms)
+        return session
+
+    def listen(self) -> None:
+        for session, _ in list(self._sessions.values()):
+            for body in heard_by(session):
+                self._hear(body)
+
+    def _hear(self, body: Any) -> None:
+        match body:
+            case messages.Withdrawn(operation=operation, coins=signatures):
+                self._take(operation, signatures)
+            case messages.Swapped(operation=operation, signatures=signatures):
+                self.swapped.add(operation)
+                self._take(operation, signatures)
+            case messages.RefundIssued(order_id=order_id, signatures=signatures):
+                self._take(order_id, signatures)
+            case messages.OrderAnswer(order_id=order_id, state=state):
+                self.states[order_id] = state
+
+    def _take(self, operation: bytes, signatures: Sequence[bytes]) -> None:
+        for _, wanted in self.asked[operation]:
+            try:
+                for token in wanted.unblind(signatures):
+                    self.purse.setdefault(token.serial, token)
+            except (ForgedError, AssertionError):
+                continue  # these are the signatures of another of its requests
+
+    # --- money -----------------------------------------------------------------------------------------
+
+    def value(self, token: messages.Token) -> int:
+        return self.customer.values_of[token.key_id]
+
+    def choose(self, amount: int, *, used: bool = False) -> list[messages.Token]:
+        """Take coins of about this sum: fresh ones, or such as went into something before."""
+        there = [token for serial, token in sorted(self.purse.items()) if (serial in self.spent) == used]
+        values = coins.exact(Counter(map(self.value, there)), amount) or [self.value(t) for t in there[:1]]
+        chosen: list[messages.Token] = []
+        for value in values:
+            token = next(token for token in there if self.value(token) == value)
+            there.remove(token)
+            chosen.append(token)
+        return chosen
+
+    def pay(self, merchant: str, paid: list[messages.Token]) -> Order | None:
+        """Order for what these coins are worth."""
+        if not paid:
+            return None
+        amount = sum(map(self.value, paid))
+        order = self.customer.order(amount, merchant, coins=paid, deadline=TIME.ms + HOUR_MS)
+        self.paid[order.id] = order
+        self.spent |= {token.serial for token in paid}
+        self.shop().say(order.place)
+        return order
+
+    def swap(self, paid: list[messages.Token], surplus: int = 0) -> None:
+        """Swap for one value less than the largest, and the rest; `surplus` more than they are worth."""
+        if not paid:
+            return
+        self.spent |= {token.serial for token in paid}
+        values = coins.spread(sum(map(self.value, paid)) + surplus, {}, 256)
+        wanted = blinded(self.world, values)
+        request = messages.Swap(operation=fresh(), coins=paid, blinded=wanted.tokens)
+        self._ask(self.shop(), request.operation, request, wanted)
+
+    def withdraw(self, amount: int, account: int = 0) -> messages.Withdraw:
+        wanted = blinded(self.world, coins.spread(amount, {}, 256))
+        request = messages.Withdraw(operation=fresh(), coins=wanted.tokens, tickets=[])
+        self._ask(self.account(account), request.operation, request, wanted)
+        return request
+
+    def claim(self, order: Order) -> None:
+        """Ask for the money back, in coins that were never asked for before."""
+        wanted = blinded(self.world, coins.spread(order.place.amount, {}, 256))
+        self._ask(self.shop(), order.id, order.claim(wanted), wanted)
+
+    def _ask(self, session: Session, operation: bytes, request: Any, wanted: Blinded) -> None:
+        self.asked[operation].append((request, wanted))
+        session.say(request)
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def repeat_all(self) -> None:
+        """Say again everything that could bring something, and ask how every order stands."""
+        for requests in list(self.asked.values()):
+            for request, _ in requests:
+                account = isinstance(request, messages.Withdraw)
+                (self.account() if account else self.shop()).say(request)
+                self.world.settle()
+        for order in list(self.paid.values()):
+            self.shop().say(order.place, order.asked)
+        self.world.settle()
+        self.listen()
+
+    def claim_all(self) -> None:
+        """Claim what is refundable."""
+        for order_id, order in self.paid.items():
+            if self.states.get(order_id) == "refundable" and not self.asked[order_id]:
+                self.claim(order)
+                self.world.settle()
+        self.listen()
+
+    def holds(self) -> Counter[int]:
+        """Count by value the coins that it can still spend, by what the broker has admitted to it."""
+        gone = {token.serial for order_id in self.states for token in self.paid[order_id].place.coins}
+        for operation in self.swapped:
+            for request, _ in self.asked[operation]:
+                gone |= {token.serial for token in request.coins}
+        return Counter(self.value(token) for serial, token in self.purse.items() if serial not in gone)
+
+
+def balances(world: Simulation) -> int:
+    """Sum what accounts hold."""
+    with world.broker.store.immediate() as tx:
+        return int(tx.scalar(sa.select(sa.func.coalesce(sa.func.sum(schema.balances.c.amount), 0))))

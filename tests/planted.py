@@ -1,0 +1,173 @@
+"""Bugs as they happen, to be planted into the product: that a test finds them shows that it sees.
+
+Each is one forgotten line, by name, with a pattern of what the finder says. Whoever moves the code that a bug
+is planted in moves the bug with it: a plant that finds no place fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import pytest
+import sqlalchemy as sa
+
+from broker_node import answers, exchange, ledger, mint, orders, schema, telling
+from broker_node.sends import ToSession
+from common import messages
+from common.errors import RefusedError
+from customer_node.account import Account
+from customer_node.wallet import Wallet
+
+Plant: TypeAlias = Callable[[pytest.MonkeyPatch], None]
+
+
+def skip_a_row(patch: pytest.MonkeyPatch) -> None:
+    """A posting of many entries loses its last one."""
+
+    def post(tx: Any, reference: bytes, entries: Mapping[str, int], now: int) -> None:
+        rows = [(book, amount) for book, amount in entries.items() if amount]
+        for book, amount in rows[: max(2, len(rows) - 1)]:
+            tx.insert(ledger._ENTRY, {"reference": reference, "book": book, "amount": amount, "at": now})
+
+    patch.setattr(ledger, "post", post)
+
+
+def skip_swaps(patch: pytest.MonkeyPatch) -> None:
+    """Coins against coins are not posted: the sum is the same, after all."""
+    post = ledger.post
+
+    def posting(tx: Any, reference: bytes, entries: Mapping[str, int], now: int) -> None:
+        if not all(book.startswith("coins:") for book in entries):
+            post(tx, reference, entries, now)
+
+    patch.setattr(ledger, "post", posting)
+
+
+def sign_twice(patch: pytest.MonkeyPatch) -> None:
+    """A second claim for one order is taken for the first one again, and its own coins are signed."""
+    claim = exchange.Exchange.claim
+
+    def signing(self: Any, tx: Any, session: Any, request: Any, now: int, random: Any) -> Any:
+        try:
+            return claim(self, tx, session, request, now, random)
+        except RefusedError as error:
+            if error.code != "idempotency_conflict":
+                raise
+            signatures = self._mint.sign(request.blinded)
+            return [
+                ToSession(
+                    session.sid, messages.RefundIssued(order_id=request.order_id, signatures=signatures)
+                )
+            ]
+
+    patch.setattr(exchange.Exchange, "claim", signing)
+
+
+def forget_answers(patch: pytest.MonkeyPatch) -> None:
+    """What was signed is not kept: a withdrawal that comes again is another withdrawal."""
+    store = exchange._store
+
+    def storing(tx: Any, key: bytes, request: Any, response: Any) -> Any:
+        return response if isinstance(request, messages.Withdraw) else store(tx, key, request, response)
+
+    patch.setattr(exchange, "_store", storing)
+
+
+def release_a_late_accept(patch: pytest.MonkeyPatch) -> None:
+    """An answer is taken whenever it comes before the clock has ended the order."""
+    take = answers.Answers._take
+
+    def taking(self: Any, tx: Any, row: Any, *others: Any) -> Any:
+        return take(self, tx, {**row, "deadline": 2**52}, *others)
+
+    patch.setattr(answers.Answers, "_take", taking)
+
+
+def pay_for_a_void_order(patch: pytest.MonkeyPatch) -> None:
+    """A merchant whose order is over hears that it is paid."""
+    patch.setitem(telling.OUTCOMES, "refundable", "captured")
+
+
+def see_no_double_spend(patch: pytest.MonkeyPatch) -> None:
+    """What was there already is not looked at."""
+    spend = mint.spend
+    for module in (exchange, orders):
+        patch.setattr(module, "spend", lambda tx, claims: spend(tx, claims) and set())
+
+
+def free_the_winners_coins(patch: pytest.MonkeyPatch) -> None:
+    """Who loses a double spend has its coins given back by their marks, which are the winner's too."""
+    spend = mint.spend
+
+    def spending(tx: Any, claims: Mapping[bytes, mint.Checked]) -> set[bytes]:
+        losers = spend(tx, claims)
+        marks = [mark for loser in losers for mark, _ in claims[loser].marks]
+        tx.execute(sa.delete(schema.spent).where(schema.spent.c.mark.in_(marks)))
+        return losers
+
+    for module in (exchange, orders):
+        patch.setattr(module, "spend", spending)
+
+
+def debit_nobody(patch: pytest.MonkeyPatch) -> None:
+    """The entry of a withdrawal is written, the row that the next one looks at is not changed."""
+    change = ledger.change_balance
+
+    def changing(tx: Any, account: int, amount: int) -> None:
+        if amount > 0:
+            change(tx, account, amount)
+
+    patch.setattr(ledger, "change_balance", changing)
+
+
+def count_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Coins that are handed out are not counted."""
+    patch.setattr(mint.Mint, "count_issued", staticmethod(lambda _tx, _blinded: None))
+
+
+def compare_no_sums(patch: pytest.MonkeyPatch) -> None:
+    """A swap may ask for what it likes."""
+
+    def checking(self: Any, request: messages.Swap, now: int) -> Any:
+        spent = self._mint.verify(request.coins, "coin", now)
+        return spent, self._mint.check_blinded(request.blinded, "coin", now)
+
+    patch.setattr(exchange.Exchange, "_check_swap", checking)
+
+
+def refund_what_was_captured(patch: pytest.MonkeyPatch) -> None:
+    """A claim is good in every state."""
+    patch.setattr(exchange, "sources", lambda _table, _new: {"held", "captured", "settled", "refundable"})
+
+
+def keep_spent_coins(patch: pytest.MonkeyPatch) -> None:
+    """The wallet sets free what the broker has taken."""
+    patch.setattr(Wallet, "spend", Wallet.release)
+
+
+def forget_withdrawals(patch: pytest.MonkeyPatch) -> None:
+    """A withdrawal that a crash cut short is not taken up again."""
+    patch.setattr(Account, "_open_operations", lambda _self: [])
+
+
+PLANTED: Mapping[str, tuple[Plant, str]] = {
+    plant.__name__: (plant, found)
+    for plant, found in (
+        (skip_a_row, "posting .* sums to"),
+        (skip_swaps, "coins were issued"),
+        (sign_twice, "coins owed and coins held differ"),
+        (forget_answers, "coins owed and coins held differ"),
+        (release_a_late_accept, "captured after its deadline"),
+        (pay_for_a_void_order, "told both|told that it is paid|at the merchant"),
+        (see_no_double_spend, "coins were issued"),
+        (free_the_winners_coins, "coins were issued"),
+        (debit_nobody, "account.* shows|account.* is negative"),
+        (count_nothing, "coins were issued"),
+        (compare_no_sums, "failed in its own code"),
+        (refund_what_was_captured, "escrow is|told that it is paid|at the merchant"),
+        (keep_spent_coins, "coins owed and coins held differ|OrderView"),
+        (forget_withdrawals, "customers/alice"),
+    )
+}
+"""Name -> the plant and what its finder says."""

@@ -1,0 +1,388 @@
+"""Nothing is made or lost: random histories of a market, each of which must end balanced.
+
+An honest customer with a real wallet shops at a real merchant; a thief tries everything twice and claims what
+is not its own; a second merchant answers when it is too late. Between any two steps somebody may die, and the
+bus loses, repeats and reorders. At the end all of it is taken to its end, and every party's records are
+compared with every other's.
+
+That the comparison sees is shown by bugs: each is planted into the product, and the same machine finds it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from random import Random
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from crashing import (
+    BOUGHT,
+    BROKER_MESSAGES,
+    FUNDS,
+    MERCHANT,
+    MERCHANT_MESSAGES,
+    MOMENTS,
+    PASSWORD,
+    REFUSED,
+    Crash,
+    Moment,
+    Point,
+    check_books,
+    crash,
+    draw,
+    last,
+    stepping,
+)
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from parties import FILMS, Films, Thief
+from planted import PLANTED
+from simulation import HONEST, PURSE, THIEF, THIEFS_BALANCE, TIME, Simulation, Weather, install
+
+from broker_node import ledger, schema
+from common.config import HOUR_MS, MINUTE_MS
+from common.errors import UntrustedError, VeilmartError
+from customer_node import Market
+from merchant_node import schema as merchant_schema
+
+AMOUNTS = st.sampled_from([1, 3, 29, 64, 77, 100, 333])
+STEPS = st.one_of(st.just(0), st.integers(1, 40))
+"""At which step of its process the customer dies; 0 is never."""
+PAID = ("captured", "disputed", "settled")
+GIVEN_BACK = ("refundable", "refunded")
+
+
+class FoundError(BaseException):
+    """Something is wrong, and no further history is needed to show it: passes through Hypothesis at once."""
+
+
+def seen(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a machine that hunts stop at the first thing that is wrong."""
+
+    @functools.wraps(function)
+    def seeing(machine: MoneyMachine, **drawn: Any) -> None:
+        try:
+            function(machine, **drawn)
+        except Exception as error:
+            machine.broken = True
+            if machine.hunts:
+                raise FoundError(str(error)) from error
+            raise
+
+    return seeing
+
+
+class MoneyMachine(RuleBasedStateMachine):
+    """See the module; each rule is one thing that somebody does."""
+
+    hunts = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.world, customer = self.stack.enter_context(Simulation.begun())
+        self.films = Films(self.world)
+        self.thief = Thief(self.world, customer)
+        self.broken = False
+        self.granted = FUNDS
+        self.bought = 0
+        self.late: set[bytes] = set()
+        """Orders seen open after their deadline: nothing may capture them any more."""
+
+    # --- the honest customer ---------------------------------------------------------------------------
+
+    def honest(self, action: Callable[[Market], Any], dies_at: int = 0) -> None:
+        """Let the customer's process do something, and die at a step of it."""
+        market = Market(self.world.profile, connect=self.world.connect, clock=TIME.now, timeout_s=4.0)
+        with market, stepping(market, last(dies_at, crash)):
+            try:
+                action(market)
+            except Crash:
+                pass
+            except UntrustedError:
+                raise  # nobody has lied to it
+            except VeilmartError:
+                pass  # refused, or not in time: it goes on later
+
+    @rule(sku=st.sampled_from([BOUGHT, BOUGHT, REFUSED]), quantity=st.integers(1, 2), dies_at=STEPS)
+    @seen
+    def buy(self, sku: str, quantity: int, dies_at: int) -> None:
+        self.bought += 1
+        key, deadline = f"purchase {self.bought}", HOUR_MS
+        self.honest(
+            lambda market: market.buy_now(MERCHANT, sku, quantity, key, deadline_ms=deadline), dies_at
+        )
+
+    @rule(credit=AMOUNTS, dies_at=st.integers(0, 12))
+    @seen
+    def withdraw(self, credit: int, dies_at: int) -> None:
+        def action(market: Market) -> None:
+            if not market.wallet().logged_in:
+                market.log_in(HONEST, PASSWORD)
+            market.withdraw()
+
+        self.granted += credit
+        self.world.fund(HONEST, credit)
+        self.honest(action, dies_at)
+
+    @rule(dies_at=STEPS)
+    @seen
+    def resume(self, dies_at: int) -> None:
+        self.honest(lambda market: market.resume(self.world.root / "bought"), dies_at)
+
+    # --- the thief, and the merchant that it buys from -------------------------------------------------
+
+    def happen(self) -> None:
+        self.world.settle()
+        self.films.listen()
+        self.thief.listen()
+
+    @rule(
+        orders=st.lists(
+            st.tuples(AMOUNTS, st.sampled_from([FILMS, FILMS, FILMS, MERCHANT]), st.booleans()),
+            min_size=1,
+            max_size=3,
+        ),
+        late=st.booleans(),
+        claims=st.booleans(),
+    )
+    @seen
+    def thief_orders(self, orders: list[tuple[int, str, bool]], late: bool, claims: bool) -> None:  # noqa: FBT001 - drawn by name
+        for amount, merchant, yes in orders:
+            self.thief.pay(merchant, self.thief.choose(amount))
+            self.happen()
+            if not late:
+                self.films.decide(yes=yes, late=False)
+        if late:
+            self.an_accept_comes_at_the_deadline()
+        self.happen()
+        if claims:
+            self.thief_claims()
+
+    def an_accept_comes_at_the_deadline(self) -> None:
+        """And is looked at in the very moment in which the order ends."""
+        TIME.ms += HOUR_MS
+        self.books_are_right()
+        self.films.decide(yes=True, late=False)
+
+    @rule(yes=st.booleans(), late=st.booleans())
+    @seen
+    def films_answers(self, yes: bool, late: bool) -> None:  # noqa: FBT001 - drawn by name
+        self.films.decide(yes=yes, late=late)
+        self.happen()
+
+    @rule(amount=AMOUNTS, used=st.booleans(), surplus=st.sampled_from([0, 0, 1, 64]))
+    @seen
+    def thief_spends_twice(self, amount: int, used: bool, surplus: int) -> None:  # noqa: FBT001 - drawn by name
+        paid = self.thief.choose(amount, used=used)
+        self.thief.pay(FILMS, paid)
+        self.thief.pay(FILMS, paid)
+        self.happen()
+        self.thief.swap(self.thief.choose(amount, used=used), surplus)
+        self.thief.swap(paid)
+        self.happen()
+
+    @rule(amount=st.sampled_from([64, 200, 300]))
+    @seen
+    def thief_withdraws_in_two_sessions(self, amount: int) -> None:
+        for account in (0, 1):
+            request = self.thief.withdraw(amount, account)
+            self.thief.account(account).say(request)
+        self.happen()
+        self.thief.account().say(request)
+        self.happen()
+
+    @rule()
+    @seen
+    def thief_claims_everything(self) -> None:
+        self.thief_claims()
+
+    def thief_claims(self) -> None:
+        for order in list(self.thief.paid.values()):
+            self.thief.claim(order)
+            self.thief.claim(order)
+            self.happen()
+            self.thief.shop().say(order.confirmed)
+        self.happen()
+
+    # --- time, and accidents ---------------------------------------------------------------------------
+
+    @rule(minutes=st.sampled_from([1, 20, 70]))
+    @seen
+    def time_passes(self, minutes: int) -> None:
+        TIME.ms += minutes * MINUTE_MS
+        self.happen()
+
+    @rule(picks=st.lists(st.integers(0, 200), min_size=1, max_size=5))
+    @seen
+    def old_messages_come_again(self, picks: list[int]) -> None:
+        passed = [publish for publish in self.world.bus.passed if not publish.retain]
+        for pick in picks:
+            self.world.bus.deliver(passed[-1 - pick % len(passed)])
+        self.happen()
+
+    @rule(
+        point=st.one_of(
+            st.tuples(st.just("broker"), st.sampled_from(BROKER_MESSAGES), st.sampled_from(MOMENTS)),
+            st.tuples(st.just(MERCHANT), st.sampled_from(MERCHANT_MESSAGES), st.sampled_from(MOMENTS)),
+        ),
+        lost=st.sampled_from([0, 0, 10]),
+        repeated=st.sampled_from([0, 20, 50]),
+        held_back=st.sampled_from([0, 20, 50]),
+        seed=st.integers(0, 1000),
+    )
+    @seen
+    def bad_times_begin(
+        self, point: tuple[str, str, Moment], lost: int, repeated: int, held_back: int, seed: int
+    ) -> None:
+        """A node will die at the next message of a kind, and the bus has other weather."""
+        name, message, moment = point
+        self.world.deadly[name].add(Point(message, moment))
+        self.world.clear_up()
+        chance = Random(seed)  # noqa: S311 - to be repeated, not to be secret
+        self.world.weather = Weather(lost, repeated, held_back, chance)
+
+    # --- what must be true all the time ----------------------------------------------------------------
+
+    @invariant()
+    @seen
+    def books_are_right(self) -> None:
+        for name, running in self.world.running.items():
+            assert running.loop.quarantined == 0, f"{name} failed in its own code"
+        with self.world.broker.store.immediate() as tx:
+            report = ledger.check(tx)
+            orders = {row["order_id"]: row for row in tx.all(sa.select(schema.orders))}
+        assert report.faults == ()
+        assert sum(report.books.values()) == 0
+        for order_id, row in orders.items():
+            if row["state"] == "held" and row["deadline"] <= TIME.ms:
+                self.late.add(order_id)
+            assert row["state"] not in PAID or order_id not in self.late, "captured after its deadline"
+            told = self.films.told[order_id]
+            assert len(told) < 2, "a merchant was told both"
+            assert "captured" not in told or row["state"] in PAID, "told that it is paid, and is not"
+        self.no_order_is_both(orders)
+
+    def no_order_is_both(self, orders: dict[bytes, Any]) -> None:
+        with self.world.merchants[MERCHANT].store.immediate() as tx:
+            served = tx.all(sa.select(merchant_schema.orders))
+        for row in served:
+            if row["state"] in ("captured", "delivered"):
+                state = orders[row["order_id"]]["state"]
+                assert state in PAID, f"{row['state']} at the merchant, {state} at the broker"
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    @seen
+    def teardown(self) -> None:
+        with self.stack:
+            if self.broken:
+                return
+            self.take_all_to_its_end()
+            self.compare()
+
+    def take_all_to_its_end(self) -> None:
+        world = self.world
+        world.weather.lost = world.weather.repeated = world.weather.held_back = 0
+        for points in world.deadly.values():
+            points.clear()
+        self.happen()
+        TIME.ms += 2 * HOUR_MS
+        world.pump(lambda: False, 2.0)
+        self.films.decide(yes=True, late=False)
+        self.films.decide(yes=True, late=True)
+        self.happen()
+        self.thief.repeat_all()
+        self.thief.claim_all()
+        for _ in range(8):
+            self.honest(self.carry_on)
+            if self.honest_is_done():
+                return
+            world.pump(lambda: False, 30.0)
+
+    def carry_on(self, market: Market) -> None:
+        draw(market, HONEST)
+        market.resume(self.world.root / "bought")
+
+    def honest_is_done(self) -> bool:
+        with Market(self.world.profile) as market:
+            wallet = market.wallet()
+            ends = {order.state for order in market.orders()}
+        return (wallet.open_operations, wallet.reserved) == (0, 0) and ends <= {"complete", "refunded"}
+
+    def compare(self) -> None:
+        world, thief = self.world, self.thief
+        self.books_are_right()
+        with world.broker.store.immediate() as tx:
+            orders = {row["order_id"]: row for row in tx.all(sa.select(schema.orders))}
+            accounts = {
+                row["name"]: row["amount"]
+                for row in tx.all(
+                    sa.select(schema.accounts.c.name, schema.balances.c.amount).join(
+                        schema.balances, schema.balances.c.account == schema.accounts.c.id
+                    )
+                )
+            }
+        held = thief.holds()
+        theirs = set(thief.paid) & set(orders)
+        check_books(world.homes(), others_hold=held, others_ordered=theirs)
+        paid = sum(orders[order_id]["amount"] for order_id in theirs if orders[order_id]["state"] in PAID)
+        worth = accounts[THIEF] + sum(value * count for value, count in held.items()) + paid
+        assert worth == sum(PURSE) + THIEFS_BALANCE, "the thief has another sum than it was given"
+        with Market(world.profile) as market:
+            coins = sum(coin.value * (coin.usable + coin.young) for coin in market.wallet().coins)
+            paid = sum(order.total for order in market.orders() if order.state == "complete")
+        assert accounts[HONEST] + coins + paid == self.granted, (
+            "the customer has another sum than it was given"
+        )
+
+
+@pytest.fixture(autouse=True)
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+def histories(examples: int, steps: int = 10, *, derandomize: bool = True) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=derandomize,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_nothing_is_made_or_lost() -> None:
+    run_state_machine_as_test(MoneyMachine, settings=histories(9, 12))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
+def test_nothing_is_made_or_lost_in_many_long_histories() -> None:
+    run_state_machine_as_test(MoneyMachine, settings=histories(400, 40))
+
+
+ROUNDS, AT_ONCE = 8, 9
+"""A bug is found in so many rounds of so many histories, or the test fails; with ten or more Hypothesis would
+begin with the simplest histories, in which nothing happens."""
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, says = PLANTED[bug]
+    monkeypatch.setattr(MoneyMachine, "hunts", True)
+    plant(monkeypatch)
+    with pytest.raises(FoundError, match=says):
+        hunt()
+
+
+def hunt() -> None:
+    for number in range(ROUNDS):
+        machine = seed(number)(MoneyMachine)
+        run_state_machine_as_test(machine, settings=histories(AT_ONCE, derandomize=False))
