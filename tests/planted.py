@@ -7,13 +7,15 @@ is planted in moves the bug with it: a plant that finds no place fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
 import sqlalchemy as sa
 
-from broker_node import answers, exchange, ledger, mint, orders, schema, telling
+from broker_node import answers, exchange, ledger, mint, operations, orders, schema, telling
 from broker_node.sends import ToSession
+from broker_node.signing import Asked
 from common import messages
 from common.errors import RefusedError
 from customer_node.account import Account
@@ -66,12 +68,12 @@ def sign_twice(patch: pytest.MonkeyPatch) -> None:
 
 def forget_answers(patch: pytest.MonkeyPatch) -> None:
     """What was signed is not kept: a withdrawal that comes again is another withdrawal."""
-    store = exchange._store
+    store = operations.store
 
-    def storing(tx: Any, key: bytes, request: Any, response: Any) -> Any:
-        return response if isinstance(request, messages.Withdraw) else store(tx, key, request, response)
+    def storing(tx: Any, key: bytes, shown: bytes, response: Any) -> Any:
+        return None if isinstance(response, messages.Withdrawn) else store(tx, key, shown, response)
 
-    patch.setattr(exchange, "_store", storing)
+    patch.setattr(operations, "store", storing)
 
 
 def release_a_late_accept(patch: pytest.MonkeyPatch) -> None:
@@ -92,6 +94,7 @@ def pay_for_a_void_order(patch: pytest.MonkeyPatch) -> None:
 def see_no_double_spend(patch: pytest.MonkeyPatch) -> None:
     """What was there already is not looked at."""
     spend = mint.spend
+    patch.setattr(exchange, "spent_by_others", lambda _tx, _claims: set())
     for module in (exchange, orders):
         patch.setattr(module, "spend", lambda tx, claims: spend(tx, claims) and set())
 
@@ -129,9 +132,9 @@ def count_nothing(patch: pytest.MonkeyPatch) -> None:
 def compare_no_sums(patch: pytest.MonkeyPatch) -> None:
     """A swap may ask for what it likes."""
 
-    def checking(self: Any, request: messages.Swap, now: int) -> Any:
-        spent = self._mint.verify(request.coins, "coin", now)
-        return spent, self._mint.check_blinded(request.blinded, "coin", now)
+    def checking(self: Any, asked: Asked, now: int) -> Asked:
+        spent = self._mint.verify(asked.request.coins, "coin", now)  # type: ignore[union-attr]
+        return replace(asked, spent=spent, made=self._mint.check_blinded(asked.blinded, "coin", now))
 
     patch.setattr(exchange.Exchange, "_check_swap", checking)
 

@@ -61,7 +61,7 @@ def _replica(home: Path, moves: Sequence[Move], barrier: Any, result: Connection
     for move in moves:
         barrier.wait(PATIENCE_S)
         sends = replica.decide(Arrival(move.sender, secrets.token_bytes(16), move.body))
-        signed = [send.done(send.work()) for send in sends if isinstance(send, Job)]
+        signed = [arrival for job in sends if isinstance(job, Job) for arrival in job.done(job.work())]
         barrier.wait(PATIENCE_S)
         for arrival in signed:
             sends = replica.decide(arrival)

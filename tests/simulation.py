@@ -74,7 +74,7 @@ class InlinePools:
 
     def take(self) -> list[Arrival]:
         taken, self.finished = self.finished, deque()
-        return [job.done(result) for job, result in taken]
+        return [arrival for job, result in taken for arrival in job.done(result)]
 
     def wake(self) -> None:
         pass

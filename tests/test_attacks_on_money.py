@@ -534,8 +534,10 @@ def test_amount_not_equal_to_the_lines(world: World, bazaar: Bazaar, monkeypatch
     seal = drafts.Drafts._seal
 
     def pay_for_one_and_ask_for_three(self: Any, *arguments: Any) -> Any:
-        *outer, wanted, products = arguments
-        return seal(self, *outer, [replace(line, quantity=3) for line in wanted], products)
+        *outer, basket = arguments
+        return seal(
+            self, *outer, replace(basket, wanted=[replace(line, quantity=3) for line in basket.wanted])
+        )
 
     monkeypatch.setattr(drafts.Drafts, "_seal", pay_for_one_and_ask_for_three)
     with bazaar.customer() as market:
