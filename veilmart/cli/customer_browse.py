@@ -10,7 +10,7 @@ import typer
 
 from common.keys import replace_file
 from common.messages import Sort
-from common.money import format_amount
+from common.money import format_amount, format_rate
 from customer_node import Market, TicketsNeededError
 from customer_node.browse import MAXIMUM_TICKETS
 from customer_node.views import SearchView
@@ -86,6 +86,7 @@ def show(shown: Output, market: Market, merchant: Merchant, sku: Sku) -> None:
         ("title", found.title),
         ("variant", found.variant),
         ("price", format_amount(found.price, found.currency)),
+        ("tax in it", format_rate(found.tax_rate) if found.tax_rate else ""),
         ("stock", found.stock),
         ("category", found.category),
         ("tags", ", ".join(found.tags)),

@@ -2,20 +2,21 @@
 
 Rule. A person is shown the total and asked. A script says `--yes`: then what the cart shows is what is
 paid, and a price that has changed since is an error, shown with the new prices; the next `buy` takes them.
+With a discount code a person is asked about the discounted total, and a script takes what the code gives.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from common.errors import PriceChangedError, UsageError, VeilmartError
-from common.money import format_amount
+from common.money import format_amount, format_rate
 from customer_node import Market
-from customer_node.views import CartView, OrderView, PurchaseView, QuoteView
+from customer_node.views import CartView, OrderView, PurchaseView, QuoteView, TaxView
 from veilmart.cli.customer_browse import Merchant, Sku
 from veilmart.cli.homes import Yes
 from veilmart.cli.profiles import on_profile
@@ -26,6 +27,14 @@ cart_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="The ca
 app.add_typer(cart_app, name="cart")
 
 Quantity = Annotated[int, typer.Option(min=1, help="How many licences.")]
+Codes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        metavar="[MERCHANT=]CODE",
+        help="A discount code; with several merchants in the cart, say whose it is. Repeatable.",
+    ),
+]
 
 
 @on_profile(cart_app, "add")
@@ -60,10 +69,11 @@ def cart_show(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the merchants for prices and stock.")
     ] = False,
+    code: Codes = None,
 ) -> None:
-    """Show the cart at the prices that were last shown."""
-    if refresh:
-        quote = market.quote()
+    """Show the cart at the prices that were last shown; with --refresh or a discount code, at those now."""
+    if refresh or code:
+        quote = market.quote(_codes(code, _merchants(market)))
         shown.show(quote, *_quote_views(quote))
     else:
         _show_cart(shown, market.cart.view())
@@ -90,14 +100,35 @@ def buy(
         str | None,
         typer.Option(help="The same key gives the same order; without one every purchase is new."),
     ] = None,
+    code: Codes = None,
 ) -> None:
     """Buy what is in the cart: one order per merchant. Shows the total and asks."""
     if merchant is not None:
         if sku is None:
             raise UsageError("Which product?", "`veilmart buy MERCHANT SKU`, or `veilmart buy` for the cart.")
-        _buy_one(shown, market, (merchant, sku, quantity), idempotency_key, yes=yes, dry_run=dry_run)
+        own = _codes(code, [merchant]).get(merchant, "")
+        _buy_one(shown, market, (merchant, sku, quantity), idempotency_key, own, yes=yes, dry_run=dry_run)
     else:
-        _buy_cart(shown, market, idempotency_key, yes=yes, dry_run=dry_run)
+        codes = _codes(code, _merchants(market))
+        _buy_cart(shown, market, idempotency_key, codes, yes=yes, dry_run=dry_run)
+
+
+def _merchants(market: Market) -> list[str]:
+    return list(dict.fromkeys(line.merchant for line in market.cart.view().lines))
+
+
+def _codes(given: Sequence[str] | None, merchants: Sequence[str]) -> dict[str, str]:
+    """Say which merchant each discount code is for. Raises `UsageError`."""
+    codes: dict[str, str] = {}
+    for each in given or ():
+        merchant, told, code = each.rpartition("=")
+        if not told and len(merchants) != 1:
+            raise UsageError("Whose discount code is it?", "Write it as --code MERCHANT=CODE.")
+        merchant = merchant or merchants[0]
+        if merchant in codes:
+            raise UsageError(f"{merchant} gets two discount codes.", "An order takes one.")
+        codes[merchant] = code
+    return codes
 
 
 def _buy_one(
@@ -105,49 +136,55 @@ def _buy_one(
     market: Market,
     line: tuple[str, str, int],
     key: str | None,
+    code: str,
     *,
     yes: bool,
     dry_run: bool,
 ) -> None:
     merchant, sku, quantity = line
     agreed: int | None = None
+    total: int | None = None
     if dry_run or not yes:
-        product = market.show(merchant, sku)
-        agreed = product.price
-        total = format_amount(quantity * product.price, product.currency)
-        question = f"{quantity} x {product.title} of {merchant} for {total}"
+        quote = market.quote_now(merchant, sku, quantity, code)
+        (product,) = quote.lines
+        agreed, total = product.unit_price, quote.total
+        question = f"{quantity} x {product.title} of {merchant} for {_total_of(quote)}"
         if dry_run:
-            data = {"dry_run": True, "product": product, "total": quantity * product.price}
+            data = {"dry_run": True, "product": market.show(merchant, sku), "quote": quote, "total": total}
             shown.show(data, f"would buy {question}; stock: {product.stock}")
             return
         shown.confirm(f"Buy {question}?", yes=yes)
     # A key of our own finds the order again where it stays open.
     key = key or secrets.token_hex(16)
     try:
-        order = market.buy_now(merchant, sku, quantity, key, unit_price=agreed)
+        order = market.buy_now(merchant, sku, quantity, key, unit_price=agreed, code=code, total=total)
     except VeilmartError as error:
         placed = [each for each in market.orders() if each.idempotency_key == key]
         raise IncompleteError(error, _purchase_data(key, placed, []), *_order_views(placed)) from error
     shown.show(_purchase_data(key, [order], []), *_order_views([order]))
 
 
-def _buy_cart(shown: Output, market: Market, key: str | None, *, yes: bool, dry_run: bool) -> None:
+def _buy_cart(
+    shown: Output, market: Market, key: str | None, codes: Mapping[str, str], *, yes: bool, dry_run: bool
+) -> None:
     filled = bool(market.cart.view().lines)
+    totals: dict[str, int] = {}
     if dry_run:
-        quote = market.quote()
+        quote = market.quote(codes)
         shown.show({"dry_run": True, "quote": quote}, *_quote_views(quote))
         return
     # An empty cart with a key asks for what that key bought before.
     if filled and not yes:
-        quote = market.quote()
+        quote = market.quote(codes)
+        totals = quote.totals
         for view in _quote_views(quote):
             shown.note(view if isinstance(view, str) else _plain(view))
         shown.confirm(f"Buy for {format_amount(quote.total, quote.currency)}?", yes=yes)
-    bought = market.purchase(key)
-    _show_purchase(shown, market, bought)
+    bought = market.purchase(key, codes=codes, totals=totals)
+    _show_purchase(shown, market, bought, codes)
 
 
-def _show_purchase(shown: Output, market: Market, bought: PurchaseView) -> None:
+def _show_purchase(shown: Output, market: Market, bought: PurchaseView, codes: Mapping[str, str]) -> None:
     failures = [
         {
             "merchant": each.merchant,
@@ -166,17 +203,18 @@ def _show_purchase(shown: Output, market: Market, bought: PurchaseView) -> None:
         if each.error is not None:
             shown.note(f"{each.merchant}: {each.error.message}")
     if any(isinstance(error, PriceChangedError) for error in bought.errors):
-        quote = _quoted(market)
+        quote = _quoted(market, codes)
         if quote is not None:
             data["quote"] = quote
             views += _quote_views(quote)
     raise IncompleteError(bought.errors[0], data, *views)
 
 
-def _quoted(market: Market) -> QuoteView | None:
-    # Only to show more about an error that there is already.
+def _quoted(market: Market, codes: Mapping[str, str]) -> QuoteView | None:
+    # Only to show more about an error that there is already; what was bought has left the cart.
+    left = _merchants(market)
     try:
-        return market.quote()
+        return market.quote({merchant: code for merchant, code in codes.items() if merchant in left})
     except VeilmartError:
         return None
 
@@ -210,7 +248,8 @@ def _show_cart(shown: Output, cart: CartView) -> None:
         shown.show(cart, "the cart is empty")
         return
     table = Table(("merchant", "sku", "title", "quantity", "price", "amount"), rows)
-    shown.show(cart, table, f"together {format_amount(cart.total, cart.currency)}")
+    together = f"together {format_amount(cart.total, cart.currency)}"
+    shown.show(cart, table, together, *tax_lines(cart.taxes, cart.currency))
 
 
 def _quote_views(quote: QuoteView) -> list[View]:
@@ -223,12 +262,32 @@ def _quote_views(quote: QuoteView) -> list[View]:
             format_amount(line.unit_price, quote.currency),
             "" if line.previous_price is None else format_amount(line.previous_price, quote.currency),
             line.stock,
+            format_amount(-line.discount, quote.currency) if line.discount else "",
             format_amount(line.amount, quote.currency),
         )
         for line in quote.lines
     ]
-    names = ("merchant", "sku", "title", "quantity", "price", "before", "stock", "amount")
-    return [Table(names, rows), f"together {format_amount(quote.total, quote.currency)}"]
+    names = ("merchant", "sku", "title", "quantity", "price", "before", "stock", "discount", "amount")
+    together = f"together {_total_of(quote)}"
+    return [Table(names, rows), together, *tax_lines(quote.taxes, quote.currency)]
+
+
+def _total_of(quote: QuoteView) -> str:
+    total = format_amount(quote.total, quote.currency)
+    if not quote.discount:
+        return total
+    subtotal, discount = (format_amount(each, quote.currency) for each in (quote.subtotal, quote.discount))
+    return f"{total} ({subtotal} less {discount} by {', '.join(sorted(quote.codes.values()))})"
+
+
+def tax_lines(taxes: Iterable[TaxView], currency: str) -> list[str]:
+    """Say for each rate what tax is in a total."""
+    return [
+        f"in it {format_rate(tax.rate)} tax on {format_amount(tax.base, currency)}: "
+        f"{format_amount(tax.amount, currency)}"
+        for tax in taxes
+        if tax.rate
+    ]
 
 
 def _plain(table: Table) -> str:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from common.errors import UsageError
-from common.money import format_amount
+from common.money import format_amount, format_rate
 from customer_node import Market
 from customer_node.views import OrderView, Progress, ReceiptView
 from veilmart.cli.homes import output
@@ -78,7 +78,7 @@ def show_order(shown: Output, market: Market, order: OrderId) -> None:
         ("order", found.order_id),
         ("merchant", found.merchant),
         ("state", found.state),
-        ("total", format_amount(found.total, found.currency)),
+        *_sums(found),
         ("placed", minute_of(found.created)),
         ("deadline", minute_of(found.deadline)),
         ("idempotency key", found.idempotency_key),
@@ -93,6 +93,7 @@ def show_order(shown: Output, market: Market, order: OrderId) -> None:
             line.title,
             line.quantity,
             format_amount(line.unit_price, found.currency),
+            format_amount(-line.discount, found.currency) if line.discount else "",
             format_amount(line.amount, found.currency),
         )
         for line in found.lines
@@ -100,7 +101,7 @@ def show_order(shown: Output, market: Market, order: OrderId) -> None:
     shown.show(
         found,
         Table(("field", "value"), [fact for fact in facts if fact[1] != ""]),
-        Table(("sku", "title", "quantity", "price", "amount"), lines),
+        Table(("sku", "title", "quantity", "price", "discount", "amount"), lines),
     )
 
 
@@ -206,7 +207,7 @@ def _receipt_views(receipt: ReceiptView) -> list[View]:
     facts = [
         ("order", receipt.order_id),
         ("merchant", receipt.merchant),
-        ("total", format_amount(receipt.total, receipt.currency)),
+        *_sums(receipt),
         ("at", minute_of(receipt.at)),
         ("signed with", receipt.fingerprint),
     ]
@@ -216,11 +217,31 @@ def _receipt_views(receipt: ReceiptView) -> list[View]:
             line.title,
             line.quantity,
             format_amount(line.unit_price, receipt.currency),
+            format_amount(-line.discount, receipt.currency) if line.discount else "",
             format_amount(line.amount, receipt.currency),
+            f"{format_rate(line.tax.rate)}: {format_amount(line.tax.amount, receipt.currency)}",
             line.file_name,
             line.sha256,
         )
         for line in receipt.lines
     ]
-    names = ("sku", "title", "quantity", "price", "amount", "file", "SHA-256")
+    names = ("sku", "title", "quantity", "price", "discount", "amount", "tax in it", "file", "SHA-256")
     return [Table(("field", "value"), facts), Table(names, rows)]
+
+
+def _sums(found: OrderView | ReceiptView) -> list[tuple[str, object]]:
+    """Show what an order comes to: subtotal and discount where there is one, total, the taxes in it."""
+    currency = found.currency
+    before = [
+        ("subtotal", format_amount(found.subtotal, currency)),
+        ("discount", format_amount(-found.discount, currency)),
+    ]
+    taxes = [
+        (
+            f"tax in it, {format_rate(tax.rate)}",
+            f"{format_amount(tax.amount, currency)} on {format_amount(tax.base, currency)}",
+        )
+        for tax in found.taxes
+        if tax.rate
+    ]
+    return [*(before if found.discount else []), ("total", format_amount(found.total, currency)), *taxes]

@@ -17,12 +17,12 @@ from common import clock
 from common.errors import UsageError
 from common.keys import KeyType
 from common.market_file import MarketFile
-from common.money import format_amount
+from common.money import format_amount, parse_rate
 from merchant_node.home import CERTIFICATE, MARKET, PROFILE, MerchantHome, Profile
 from merchant_node.reports import OrderReport, Reports, Sale
 from merchant_node.run import run_merchant
 from veilmart import ca
-from veilmart.cli import product
+from veilmart.cli import discount, product
 from veilmart.cli.homes import (
     Home,
     MerchantId,
@@ -34,10 +34,11 @@ from veilmart.cli.homes import (
 )
 from veilmart.cli.running import run_node
 from veilmart.cli.times import minute_of
-from veilmart.output import Table
+from veilmart.output import Table, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A merchant, in a home of its own.")
 app.add_typer(product.app, name="product")
+app.add_typer(discount.app, name="discount")
 
 FOLLOW_SECONDS: Final = 0.5
 LARGEST_CERTIFICATE: Final = 16 * 1024
@@ -52,16 +53,24 @@ def init(
     name: Annotated[str, typer.Option(help="The name that customers read.")],
     description: Annotated[str, typer.Option(help="What customers read below it.")] = "",
     market: Market = None,
+    tax: Annotated[
+        str | None, typer.Option(help="In its prices, in percent, where a product says nothing else.")
+    ] = None,
     key_type: Annotated[KeyType, typer.Option(help="Of the merchant's identity.")] = "ed25519",
     home: Home = None,
 ) -> None:
-    """Make a key and a certificate signing request. Repeating it changes name and description alone."""
+    """Make a key and a certificate signing request.
+
+    Repeating it changes name and description, and the tax where it is given.
+    """
     place = home_of(home, "merchants", merchant)
     source = MarketFile.load(find_market_file(market))
     present = MarketFile.load(place / MARKET) if (place / MARKET).exists() else source
     if present.market_id != source.market_id:
         raise UsageError(f"{place} belongs to another market.", "Make another home for this one.")
-    profile = Profile(name=name, description=description)
+    before = Profile.load(place / PROFILE) if (place / PROFILE).exists() else None
+    rate = parse_rate(tax) if tax is not None else before.tax_rate if before is not None else 0
+    profile = Profile(name=name, description=description, tax_rate=rate)
     request = place / ca.REQUEST_FILE
     if not request.exists():
         ca.make_request(place, merchant, key_type=key_type)
@@ -161,24 +170,51 @@ def sales(
     with _reports(home, merchant) as (reports, currency):
         found = reports.takings(since=since)
     total = sum(each.revenue for each in found)
-    rows = [(each.day, each.sku, each.quantity, format_amount(each.revenue, currency)) for each in found]
-    data = {"takings": found, "total": total, "currency": currency}
-    table = Table(("day", "product", "sold", "revenue"), rows)
+    rows = [
+        (
+            each.day,
+            each.sku,
+            each.quantity,
+            format_amount(each.revenue, currency),
+            format_amount(each.tax, currency),
+        )
+        for each in found
+    ]
+    data = {
+        "takings": found,
+        "total": total,
+        "tax": sum(each.tax for each in found),
+        "currency": currency,
+    }
+    table = Table(("day", "product", "sold", "revenue", "tax in it"), rows)
     output(context).show(data, table, f"together {format_amount(total, currency)}")
 
 
 @app.command()
 def privacy(context: typer.Context, merchant: MerchantId = None, home: Home = None) -> None:
-    """Show among how many each product hides, and what to change."""
+    """Show among how many each product hides, also with each discount code, and what to change."""
     place = MerchantHome(merchant_home(home, merchant))
     currency = place.market().currency
     with place.inventory(clock.now_ms()) as inventory:
         found = inventory.privacy()
     rows = [
-        (each.sku, format_amount(each.price, currency), each.cells, each.others, each.advice or "enough")
+        (
+            each.sku,
+            each.code,
+            format_amount(each.price, currency),
+            each.cells,
+            each.others,
+            each.advice or "enough",
+        )
         for each in found
     ]
-    output(context).show(found, Table(("product", "price", "cells", "others", "advice"), rows))
+    names = ("product", "code", "price", "cells", "others", "advice")
+    views: list[View] = [Table(names, rows)]
+    if any(each.code for each in found):
+        views.append(
+            "a total that only a code gives narrows down who may have used it, the more so the fewer know it"
+        )
+    output(context).show(found, *views)
 
 
 def _lines(order: OrderReport) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from common import clock, messages
 from common.errors import UsageError
-from common.money import format_amount, parse_amount
+from common.money import format_amount, format_rate, parse_amount, parse_rate
 from merchant_node.home import MerchantHome
 from merchant_node.inventory import Inventory
 from veilmart.cli.homes import Home, MerchantId, merchant_home, output
@@ -23,6 +23,7 @@ UNLIMITED: Final = "unlimited"
 
 Sku = Annotated[str, typer.Argument(help="The product's SKU.")]
 Image = Annotated[Path | None, typer.Option(help="PNG, JPEG or WebP, at most 47 KiB.")]
+Tax = Annotated[str | None, typer.Option(help="In its price, in percent; without it, the shop's.")]
 Stock = Annotated[str | None, typer.Option(help="How many can be sold, or `unlimited`.", metavar="N")]
 
 
@@ -41,7 +42,7 @@ def add(
     file: Annotated[Path, typer.Argument(help="The file that is sold.")],
     sku: Annotated[str, typer.Option(help="Letters, digits, '.', '_' and '-'.")],
     title: Annotated[str, typer.Option(help="What customers read in lists.")],
-    price: Annotated[str, typer.Option(help="In the market's currency, such as 9.99.")],
+    price: Annotated[str, typer.Option(help="With tax, in the market's currency, such as 9.99.")],
     category: Annotated[str, typer.Option()] = "",
     tag: Annotated[list[str] | None, typer.Option(help="Repeatable.")] = None,
     description: Annotated[str, typer.Option()] = "",
@@ -50,6 +51,7 @@ def add(
     stock: Stock = None,
     group: Annotated[str, typer.Option(help="What ties variants of one product together.")] = "",
     variant: Annotated[str, typer.Option(help="This one's name among the variants.")] = "",
+    tax: Tax = None,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
@@ -68,6 +70,7 @@ def add(
             stock=_number(stock),
             group=group,
             variant=variant,
+            tax_rate=_rate(tax),
         )
     _show(context, record, f"{sku} is on sale for {format_amount(record.price, currency)}")
 
@@ -87,6 +90,7 @@ def edit(
     stock: Stock = None,
     group: Annotated[str | None, typer.Option()] = None,
     variant: Annotated[str | None, typer.Option()] = None,
+    tax: Tax = None,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
@@ -105,6 +109,7 @@ def edit(
             stock=msgspec.UNSET if stock is None else _number(stock),
             group=group,
             variant=variant,
+            tax_rate=_rate(tax),
         )
     _show(context, record, f"{sku} is at version {record.version}")
 
@@ -128,12 +133,13 @@ def list_products(context: typer.Context, merchant: MerchantId = None, home: Hom
             each.record.title,
             each.record.category,
             format_amount(each.record.price, currency),
+            format_rate(each.record.tax_rate),
             UNLIMITED if each.stock is None else each.stock,
         )
         for each in found
     ]
     data = [_fields(each.record) | {"stock": each.stock} for each in found]
-    output(context).show(data, Table(("sku", "title", "category", "price", "stock"), rows))
+    output(context).show(data, Table(("sku", "title", "category", "price", "tax in it", "stock"), rows))
 
 
 def _number(stock: str | None) -> int | None:
@@ -142,6 +148,10 @@ def _number(stock: str | None) -> int | None:
     if not (stock.isascii() and stock.isdigit()):
         raise UsageError(f"{stock!r} is no number of copies.", f"Write a number, or `{UNLIMITED}`.")
     return int(stock)
+
+
+def _rate(tax: str | None) -> int | None:
+    return None if tax is None else parse_rate(tax)
 
 
 def _show(context: typer.Context, record: messages.ProductRecord, text: str) -> None:
