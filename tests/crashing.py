@@ -38,6 +38,7 @@ from common.logs import log_to_stderr
 from common.node import Loop
 from common.store import Store
 from customer_node import Market, checkout, fetching, files, hello, sessions
+from customer_node.standing import unconfirmed
 from customer_node.views import ResumedView
 from merchant_node import schema as merchant_schema
 from merchant_node import session as merchant_session
@@ -260,10 +261,17 @@ def shop(market: Market, name: str, folder: Path) -> None:
             failure: VeilmartError | None = error
         else:
             failure = next((result.error for result in results if result.error), None)
-            if not failure and all(order.state in ("complete", "refunded") for order in market.orders()):
+            if not failure and all_done(market):
                 return
         time.sleep(0.05 * attempt)
     raise AssertionError("something is still open") from failure
+
+
+def all_done(market: Market) -> bool:
+    """Tell whether every order has come to its end, and the broker knows of it."""
+    with market._context.profile.store.immediate() as tx:
+        waiting = unconfirmed(tx)
+    return not waiting and {order.state for order in market.orders()} <= {"complete", "refunded"}
 
 
 def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:

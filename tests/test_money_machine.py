@@ -30,6 +30,7 @@ from crashing import (
     Crash,
     Moment,
     Point,
+    all_done,
     check_books,
     crash,
     draw,
@@ -311,8 +312,7 @@ class MoneyMachine(RuleBasedStateMachine):
     def honest_is_done(self) -> bool:
         with Market(self.world.profile) as market:
             wallet = market.wallet()
-            ends = {order.state for order in market.orders()}
-        return (wallet.open_operations, wallet.reserved) == (0, 0) and ends <= {"complete", "refunded"}
+            return all_done(market) and (wallet.open_operations, wallet.reserved) == (0, 0)
 
     def compare(self) -> None:
         world, thief = self.world, self.thief
