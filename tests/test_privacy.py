@@ -88,11 +88,19 @@ def forbidden_to_merchant(visits: Visits, merchant: str) -> Values:
         | visits.secrets_for_the_broker()
         | visits.orders(other)
         | visits.products(other)
+        | (visits.discount() if merchant == "maps" else {})
     )
 
 
 def forbidden_to_broker(visits: Visits) -> Values:
-    return visits.products() | visits.searches() | visits.order_secrets() | visits.receipts() | visits.seeds()
+    return (
+        visits.products()
+        | visits.searches()
+        | visits.discount()
+        | visits.order_secrets()
+        | visits.receipts()
+        | visits.seeds()
+    )
 
 
 def forbidden_to_bus(visits: Visits) -> Values:

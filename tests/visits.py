@@ -1,6 +1,7 @@
 """Two customers, two merchants, whole visits: what `test_privacy.py` looks at afterwards.
 
-Alice signs up, withdraws, logs out; looks around, fills a cart at two merchants, buys, downloads; logs in
+Alice signs up, withdraws, logs out; looks around, fills a cart at two merchants, buys, at one of them with a
+discount code, downloads; logs in
 again with a wrong and a right password; orders something whose price changes under way, so that the order
 is rejected and refunded; orders from a merchant that goes away, and takes the order up again
 when it is back. Bob withdraws little and buys until a
@@ -31,6 +32,7 @@ from common.errors import AuthenticationError, DeadlineError, MerchantOfflineErr
 from customer_node.checkout import Checkout
 from customer_node.orders import Secrets
 from customer_node.schema import order_secrets, receipts
+from merchant_node.promotions import Promotions
 from veilmart.demo.goods import mountains
 
 Values = dict[str, bytes | str]
@@ -93,6 +95,8 @@ ALICE, BOB = PEOPLE
 FUNDS = {ALICE: 1_234_567_890, BOB: 987_654_321}
 WRONG_PASSWORD = "incorrect donkey battery"
 SEARCH = "sunrise ridge"
+DISCOUNT = "ALPENGLOW-7"
+"""A code of the sports merchant, which Alice uses."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,9 @@ class Visits:
             values |= {f"record {n} of {merchant}": record, f"digest of record {n} of {merchant}": digest}
         return values
 
+    def discount(self) -> Values:
+        return {"discount code": DISCOUNT}
+
     def searches(self) -> Values:
         return {"search text": SEARCH}
 
@@ -320,8 +327,10 @@ def alice_comes(world: World, recorder: Recorder) -> None:
         assert market.image("sports", found.sku).data == GOODS[1].image
         for product in (GOODS[0], GOODS[1], GOODS[3]):
             market.cart.add(product.merchant, product.sku)
-        market.quote()
-        placed = market.buy()
+        Promotions(world.merchants["sports"].store).add(DISCOUNT, rate=1000)
+        quote = market.quote({"sports": DISCOUNT})
+        placed = market.buy(codes=quote.codes, totals=quote.totals)
+        assert {order.code for order in placed} == {"", DISCOUNT}
         recorder.look(world)
         assert sorted(order.merchant for order in placed) == ["maps", "sports"]
         for order in placed:
