@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from cli import Terminal, veilmart
 from customer_shop import Bazaar, build, home, lose
+from readme import ROOT
 
 from common import codec, messages
 from common.amounts import line_amounts, total_of
@@ -585,3 +588,27 @@ def test_the_bundle_of_an_earlier_form_is_no_receipt(tmp_path: Path):
             },
             Bundle,
         )
+
+
+def test_the_readmes_section_on_prices_works(
+    bazaar: Bazaar, promotions: Promotions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (block,) = re.findall(
+        r"<!-- test: prices -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    bazaar.add("sports", "GPX-RIDGE", 450, b"ridge", "ridge.gpx")
+    with bazaar.customer() as market:
+        pass
+    monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
+    monkeypatch.chdir(tmp_path)
+    here = {"VEILMART_PROFILE": str(home(market)), "VEILMART_MERCHANT": "sports"}
+    shown = {}
+    for line in block.splitlines():
+        words = shlex.split(line)
+        assert words[0] == "veilmart"
+        ran = veilmart(*words[1:], home=bazaar.world.root, **here)
+        assert ran.code == 0, (line, ran.err)
+        shown[" ".join(words[1:4])] = ran.out
+    assert "4.05 EUR (4.50 EUR less 0.45 EUR by SUMMER)" in shown["customer cart show"]
+    assert "the receipt holds" in shown["customer receipt verify"]
+    assert "1 of 100" in shown["merchant discount list"]
