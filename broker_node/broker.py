@@ -36,12 +36,14 @@ from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.payment_gateway import PaymentGateway
 from broker_node.payments import Payments
+from broker_node.recovery import Recovery
 from broker_node.refusals import refusal
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
 from broker_node.settlement import Settlement
 from broker_node.signing import Signed
+from broker_node.spent_set import SpentSet
 from broker_node.telling import Telling
 from broker_node.topups import Ended, Opened, TopUps
 from common import config, messages, topics
@@ -87,6 +89,8 @@ class Broker:
         self._orders = Orders(issuing, self._telling, self._answers, self._audit, keys.currency, limits)
         self._settlement = Settlement(self._telling, self._audit, limits)
         self.payments = Payments(self._audit)
+        self._recovery = Recovery(self._sessions)
+        self._spent = SpentSet(keys, issuing)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -123,6 +127,10 @@ class Broker:
             Ended: self._top_ups.ended,
             messages.Withdraw: self._exchange.withdraw,
             messages.ClaimRefund: self._exchange.claim,
+            messages.BeginRestore: self._recovery.begin,
+            messages.FetchIssued: self._recovery.fetch_issued,
+            messages.RepeatSwap: self._recovery.repeat_swap,
+            messages.FindOrder: self._recovery.find_order,
             messages.AskOrder: self._orders.ask,
             messages.AskMerchant: self._relay.ask,
             messages.FetchCells: self._relay.fetch,
@@ -156,6 +164,7 @@ class Broker:
         self._relay.begin()
         self.payments.begin()
         self._audit.begin()
+        self._spent.begin()
 
     def receive_all(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
         """Decide on a batch."""
@@ -200,6 +209,7 @@ class Broker:
         self._relay.committed()
         self.payments.committed()
         self._audit.committed()
+        self._spent.committed()
         self._gate.seen(arrivals, now)
 
     def frame(self, sends: Sequence[Any], now: int, random: Random) -> list[Outgoing | Job | CellSource]:
@@ -219,6 +229,7 @@ class Broker:
             self._sessions.sweep(tx, now)
             account_changes.sweep(tx)
             self._new_keys.sweep(tx, now)
+            self._spent.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY_MS
@@ -230,6 +241,10 @@ class Broker:
             self._revoked_now = True
             sends += self._revoke(tx, now, random)
         new_totals = self._audit.totals(tx, now, random)
+        if new_totals:
+            self._spent.extend(tx, random)
+        if self._connected:
+            sends += self._spent.outbox(tx, now)
         if (self._card_due or new_totals) and self._connected:
             self._announced_now = True
             sends.append(self._card.make(tx, now, random))
@@ -254,6 +269,7 @@ class Broker:
         if there and not self._connected:
             self._card_due = self._revocations_due = True
             self._audit.publish_again()
+            self._spent.publish_again()
             self.payments.show_again()
         self._connected = there
 
@@ -355,8 +371,14 @@ def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[
             return []
         case messages.Withdraw() | messages.Swap() | messages.TopUp() | messages.AskTopUp():
             reference = message.operation
+        case messages.BeginRestore() | messages.RepeatSwap():
+            reference = message.operation
         case (
-            messages.ClaimRefund() | messages.AskOrder() | messages.PlaceOrder() | messages.ConfirmDelivery()
+            messages.ClaimRefund()
+            | messages.AskOrder()
+            | messages.PlaceOrder()
+            | messages.ConfirmDelivery()
+            | messages.FindOrder()
         ):
             reference = message.order_id
         case _:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, operations, schema
+from broker_node import ledger, operations, recovery, schema
 from broker_node.audit import Audit
 from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
@@ -213,6 +213,7 @@ class Exchange:
         ledger.change_balance(tx, account, -total)
         ledger.post(tx, asked.key, {ledger.account_book(account): -total, **_books(coins, 1)}, now)
         self._count_tickets(tx, account, len(request.tickets), now)
+        recovery.note_issued(tx, account, asked.key, now)
         self._mint.count_issued(tx, asked.blinded)
         split = len(request.coins)
         return messages.Withdrawn(
@@ -249,6 +250,7 @@ class Exchange:
             raise RefusedError("wrong_state")
         ledger.post(tx, asked.key, {ledger.ESCROW: -order["amount"], **_books(made, 1)}, now)
         self._mint.count_issued(tx, request.blinded)
+        recovery.note_claim(tx, request.order_id, asked.key)
         self._audit.order_step(tx, "refunded", order, now, random)
         return messages.RefundIssued(order_id=request.order_id, signatures=list(signatures))
 

@@ -129,8 +129,10 @@ spent = sa.Table(
     sa.Column("mark", sa.LargeBinary(32), primary_key=True),
     sa.Column("key_id", sa.LargeBinary(8), nullable=False),
     sa.Column("owner", sa.LargeBinary(16), nullable=False),
+    sa.Column("published", sa.SmallInteger),
     sqlite_with_rowid=False,
 )
+"""`published`: NULL until the mark stands in the public spent set."""
 
 orders = sa.Table(
     "orders",
@@ -340,3 +342,44 @@ totals = sa.Table(
     sa.Column("coins", sa.LargeBinary),
 )
 """`coins`: the published totals, a packed list of `CoinTotal`."""
+
+# --- Restored wallets ----------------------------------------------------------------------------------
+
+issued = sa.Table(
+    "issued",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("account", sa.Integer, nullable=False, index=True),
+    sa.Column("operation", sa.LargeBinary(16), nullable=False),
+    sa.Column("month", sa.String(7), nullable=False),
+)
+"""Which account each withdrawal's signatures went to, for a wallet that is restored."""
+
+restores = sa.Table(
+    "restores",
+    metadata,
+    sa.Column("account", sa.Integer, primary_key=True),
+    sa.Column("operation", sa.LargeBinary(16), primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+)
+"""How often a wallet of each account was restored."""
+
+claims = sa.Table(
+    "claims",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("operation", sa.LargeBinary(16), nullable=False),
+    sa.Column("order_id", sa.LargeBinary(16), nullable=False, index=True),
+)
+"""Which order each refund claim was for, for a wallet that is restored."""
+
+spent_chunks = sa.Table(
+    "spent_chunks",
+    metadata,
+    sa.Column("key_id", sa.LargeBinary(8), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("used", sa.Integer, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("due", sa.SmallInteger, index=True),
+)
+"""The public spent set as it stands on the bus; `due` where it is to be published, else NULL."""

@@ -9,7 +9,7 @@ by the certificate's chain to the market's CA, its role and its subject, and it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from common import codec, config, messages
 from common.errors import ForgedError, MalformedError, StaleError
@@ -17,9 +17,16 @@ from common.keys import CertificateInfo, IdentityKey, Role, verify_certificate, 
 
 CLOCK_TOLERANCE_MS = 5 * config.MINUTE_MS
 
-_LABELS: dict[Role, bytes] = {"broker": b"veilmart v1 broker card", "merchant": b"veilmart v1 merchant card"}
+Kind: TypeAlias = Literal["broker", "merchant", "spent"]
 
-Body = TypeVar("Body", messages.BrokerCard, messages.MerchantCard)
+_LABELS: dict[Kind, bytes] = {
+    "broker": b"veilmart v1 broker card",
+    "merchant": b"veilmart v1 merchant card",
+    "spent": b"veilmart v1 spent chunk",
+}
+_SIGNERS: dict[Kind, Role] = {"broker": "broker", "merchant": "merchant", "spent": "broker"}
+
+Body = TypeVar("Body", messages.BrokerCard, messages.MerchantCard, messages.SpentChunk)
 
 
 @dataclass(frozen=True)
@@ -45,24 +52,24 @@ def _take(data: bytes) -> tuple[bytes, bytes]:
 def make_card(
     identity: IdentityKey,
     certificate_der: bytes,
-    role: Role,
-    body: messages.BrokerCard | messages.MerchantCard,
+    kind: Kind,
+    body: messages.BrokerCard | messages.MerchantCard | messages.SpentChunk,
 ) -> bytes:
     """Sign a card. The certificate must be the identity's own."""
     packed = codec.pack(body)
-    signature = identity.sign(_LABELS[role], _prefixed(certificate_der) + packed)
+    signature = identity.sign(_LABELS[kind], _prefixed(certificate_der) + packed)
     return _prefixed(certificate_der) + _prefixed(signature) + packed
 
 
 def _open(
-    card: bytes, ca_der: bytes, now: int, role: Role, decoder: codec.Codec[Body], market: bytes
+    card: bytes, ca_der: bytes, now: int, kind: Kind, decoder: codec.Codec[Body], market: bytes
 ) -> Card[Body]:
     if len(card) > config.MAXIMUM_CARD:
         raise MalformedError("card too long")
     certificate_der, rest = _take(card)
     signature, packed = _take(rest)
-    certificate = verify_certificate(certificate_der, ca_der, now, role)
-    verify_identity(certificate.public_key, _LABELS[role], _prefixed(certificate_der) + packed, signature)
+    certificate = verify_certificate(certificate_der, ca_der, now, _SIGNERS[kind])
+    verify_identity(certificate.public_key, _LABELS[kind], _prefixed(certificate_der) + packed, signature)
     body = decoder.unpack(packed)
     if body.market != market:
         raise ForgedError("a card of another market")
@@ -74,6 +81,16 @@ def _open(
 def open_broker_card(card: bytes, ca_der: bytes, market: bytes, now: int) -> Card[messages.BrokerCard]:
     """Verify the broker's card. Raises `ForgedError`, `MalformedError` or `StaleError`."""
     return _open(card, ca_der, now, "broker", codec.BROKER_CARD, market)
+
+
+def open_spent_chunk(
+    payload: bytes, ca_der: bytes, market: bytes, key_id: bytes, number: int, now: int
+) -> Card[messages.SpentChunk]:
+    """Verify the chunk of the spent set that stood on this key's topic. Raises as `open_broker_card` does."""
+    opened = _open(payload, ca_der, now, "spent", codec.SPENT_CHUNK, market)
+    if (opened.body.key_id, opened.body.number) != (key_id, number):
+        raise ForgedError("another chunk of the spent set")
+    return opened
 
 
 def open_merchant_card(

@@ -412,6 +412,42 @@ class AccountChanged(Message, frozen=True):
     request: Id
 
 
+class BeginRestore(Message, frozen=True):
+    """customer -> broker: a wallet of this account is being restored. Repeated, it counts once."""
+
+    operation: Id
+
+
+class RestoreBegun(Message, frozen=True):
+    """broker -> customer: how often that has happened, this time included."""
+
+    operation: Id
+    count: Annotated[int, Meta(ge=1, le=2**31)]
+
+
+class FetchIssued(Message, frozen=True):
+    """customer -> broker: ask which signatures this account got, after the batch numbered `after`."""
+
+    request: Id
+    after: Annotated[int, Meta(ge=0, le=2**52)]
+
+
+class IssuedBatch(Part, frozen=True):
+    """What one withdrawal was answered: blind signatures, which only the wallet's seed unblinds."""
+
+    number: Annotated[int, Meta(ge=1, le=2**52)]
+    coins: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+    tickets: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
+
+
+class Issued(Message, frozen=True):
+    """broker -> customer: a page of them, oldest first."""
+
+    request: Id
+    batches: Annotated[list[IssuedBatch], Meta(max_length=config.ISSUED_PER_PAGE)]
+    more: bool
+
+
 class LogOut(Message, frozen=True):
     """customer -> broker: erase this session's keys."""
 
@@ -608,6 +644,39 @@ class Swapped(Message, frozen=True):
     signatures: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
 
 
+class RepeatSwap(Message, frozen=True):
+    """customer -> broker: ask what a swap was answered, by its id alone. Answer: `Swapped`."""
+
+    operation: Id
+
+
+class FindOrder(Message, frozen=True):
+    """customer -> broker: ask where an order stands, and what its claims after the first `after` brought."""
+
+    order_id: Id
+    claim_secret: Bytes32
+    after: Annotated[int, Meta(ge=0, le=2**31)]
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"FindOrder(order_id={self.order_id.hex()})"
+
+
+class OrderFound(Message, frozen=True):
+    """broker -> customer: `due` is refundable and not claimed yet; `claims` are blind signatures."""
+
+    order_id: Id
+    state: BrokerOrderState
+    amount: Amount
+    deadline: Time
+    due: Price
+    claims: Annotated[
+        list[Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]],
+        Meta(max_length=config.CLAIMS_PER_PAGE),
+    ]
+    more: bool
+
+
 # --- Shop scope: delivery ------------------------------------------------------------------------------
 
 
@@ -659,13 +728,25 @@ FromAccount: TypeAlias = (
     | TopUp
     | AskTopUp
     | Withdraw
+    | BeginRestore
+    | FetchIssued
     | ChangePassword
     | EnableTotp
     | DisableTotp
     | CloseAccount
     | LogOut
 )
-ToAccount: TypeAlias = Balance | TopUpAnswer | Withdrawn | AccountChanged | LoggedOut | Refused | SessionEnded
+ToAccount: TypeAlias = (
+    Balance
+    | TopUpAnswer
+    | Withdrawn
+    | RestoreBegun
+    | Issued
+    | AccountChanged
+    | LoggedOut
+    | Refused
+    | SessionEnded
+)
 FromShop: TypeAlias = (
     AskMerchant
     | PlaceOrder
@@ -674,6 +755,8 @@ FromShop: TypeAlias = (
     | ConfirmDelivery
     | ClaimRefund
     | Swap
+    | RepeatSwap
+    | FindOrder
     | FetchCells
     | LogOut
 )
@@ -682,6 +765,7 @@ ToShop: TypeAlias = (
     | OrderAnswer
     | RefundIssued
     | Swapped
+    | OrderFound
     | MerchantCell
     | LoggedOut
     | Refused
@@ -1010,6 +1094,23 @@ class BrokerCard(Part, frozen=True):
     order_deadline_ms: Annotated[int, Meta(ge=1, le=2**40)]
     totals_at: Time
     totals: Annotated[list[CoinTotal], Meta(max_length=128)]
+
+
+class SpentChunk(Part, frozen=True):
+    """broker -> everyone: spent marks of one key, each cut to its first half, filled up with chance."""
+
+    market: Id
+    issued: Time
+    not_after: Time
+    key_id: KeyId
+    number: Annotated[int, Meta(ge=0, le=2**31)]
+    marks: Annotated[
+        bytes,
+        Meta(
+            min_length=config.SPENT_PER_CHUNK * config.SPENT_MARK,
+            max_length=config.SPENT_PER_CHUNK * config.SPENT_MARK,
+        ),
+    ]
 
 
 class MerchantCard(Part, frozen=True):

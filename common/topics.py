@@ -32,12 +32,15 @@ ALL_MERCHANTS_OUT: Final = f"{PREFIX}/merchant/+/out"
 ALL_MERCHANTS_CELLS: Final = f"{PREFIX}/merchant/+/cells"
 ALL_MERCHANT_CARDS: Final = f"{PREFIX}/merchant/+/card"
 ALL_MERCHANT_STATUSES: Final = f"{PREFIX}/merchant/+/status"
+ALL_SPENT: Final = f"{PREFIX}/spent/+/+"
 ALL_AUDIT: Final = f"{PREFIX}/audit/#"
 
 RESERVED_IDS: Final = frozenset({"broker", "bus", "ca", "auditor"})
 _MERCHANT_ID: Final = re.compile(r"[a-z0-9-]{1,32}")
 _EVENT_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
+_KEY_ID: Final = re.compile(r"[0-9a-f]{16}")
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,14 @@ class AuditEvent:
     """`audit/event/<type>`: everyone reads."""
 
     event_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpentChunk:
+    """`spent/<key id>/<number>`: retained, everyone reads. `key_id` is 8 bytes."""
+
+    key_id: bytes
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +134,7 @@ Topic = (
     | SessionDown
     | AuditEvent
     | AuditCheckpoint
+    | SpentChunk
 )
 
 _FIXED: Final[dict[str, Topic]] = {
@@ -204,6 +216,14 @@ def audit_event(event_type: str) -> str:
     return f"{PREFIX}/audit/event/{event_type}"
 
 
+def spent_chunk(key_id: bytes, number: int) -> str:
+    """Topic of one chunk of the spent set of an issuer's key; `key_id` is 8 bytes. Raises MalformedError."""
+    topic = f"{PREFIX}/spent/{key_id.hex()}/{number}"
+    if _KEY_ID.fullmatch(key_id.hex()) is None or _NUMBER.fullmatch(str(number)) is None:
+        raise MalformedError("a key id is 8 bytes, a chunk has up to nine digits")
+    return topic
+
+
 def audit_checkpoint() -> str:
     """Topic of the retained audit checkpoint."""
     return f"{PREFIX}/audit/checkpoint"
@@ -227,6 +247,8 @@ def parse(topic: str) -> Topic:
         return _SESSION_LEGS[leg](bytes.fromhex(name))
     if kind == "merchant" and leg in _MERCHANT_LEGS:
         return _MERCHANT_LEGS[leg](check_merchant_id(name))
+    if kind == "spent" and _KEY_ID.fullmatch(name) and _NUMBER.fullmatch(leg):
+        return SpentChunk(bytes.fromhex(name), int(leg))
     if kind == "audit" and name == "event" and _EVENT_TYPE.fullmatch(leg):
         return AuditEvent(leg)
     raise MalformedError("unknown topic")

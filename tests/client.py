@@ -295,6 +295,9 @@ class Order:
     def confirmed(self) -> messages.ConfirmDelivery:
         return messages.ConfirmDelivery(order_id=self.id, status_secret=self.status_secret)
 
+    def find(self, after: int = 0) -> messages.FindOrder:
+        return messages.FindOrder(order_id=self.id, claim_secret=self.claim_secret, after=after)
+
     def claim(self, tokens: Blinded, **changes: Any) -> messages.ClaimRefund:
         fields = {"order_id": self.id, "claim_secret": self.claim_secret, "blinded": tokens.tokens}
         return messages.ClaimRefund(**(fields | changes))

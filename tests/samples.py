@@ -63,6 +63,8 @@ TOTAL = messages.CoinTotal(value=64, month="2027-01", issued=40, spent=20)
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
 LOG_IN = messages.LogIn(name="alice", password="correct horse", device=HASH, code="")
 
+BATCH = messages.IssuedBatch(number=4, coins=[RSA] * 2, tickets=[RSA])
+
 _EXAMPLES: tuple[Message | Part, ...] = (
     TOKEN,
     BLINDED,
@@ -101,6 +103,11 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.DisableTotp(request=ID, password="correct horse", code="287082"),
     messages.CloseAccount(request=ID, password="correct horse", code="287082"),
     messages.AccountChanged(request=ID),
+    messages.BeginRestore(operation=ID),
+    messages.RestoreBegun(operation=ID, count=2),
+    messages.FetchIssued(request=ID, after=3),
+    BATCH,
+    messages.Issued(request=ID, batches=[BATCH], more=True),
     messages.LogOut(request=ID),
     messages.LoggedOut(request=ID),
     messages.AskMerchant(request=ID, merchant="sports", sealed=SEALED),
@@ -146,6 +153,11 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.RefundIssued(order_id=ID, signatures=[RSA]),
     messages.Swap(operation=ID, coins=[TOKEN], blinded=[BLINDED]),
     messages.Swapped(operation=ID, signatures=[RSA]),
+    messages.RepeatSwap(operation=ID),
+    messages.FindOrder(order_id=ID, claim_secret=HASH, after=4),
+    messages.OrderFound(
+        order_id=ID, state="refundable", amount=900, deadline=TIME, due=900, claims=[[RSA]], more=False
+    ),
     messages.FetchCells(request=ID, merchant="sports", cells=8, sealed=SEALED),
     messages.ForwardFetch(reference=ID, token=REPLY, cells=8, sealed=SEALED),
     messages.Cell(reference=ID, token=REPLY, cell=bytes(100)),
@@ -227,6 +239,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         totals_at=TIME - 1,
         totals=[TOTAL],
     ),
+    messages.SpentChunk(market=ID, issued=TIME, not_after=TIME + 1, key_id=KEY, number=0, marks=bytes(8192)),
     messages.MerchantCard(
         market=ID,
         merchant="sports",

@@ -237,7 +237,7 @@ def test_account_and_shop_share_only_what_names_neither() -> None:
     assert {kind.__name__ for kind in down} == {"LoggedOut", "Refused", "SessionEnded"}
     fields = {name for kind in UNIONS["from account"][1] for name in kind.__struct_fields__}  # type: ignore[attr-defined]
     assert fields == {
-        *("request", "operation", "coins", "tickets", "amount", "currency", "card"),
+        *("request", "operation", "coins", "tickets", "amount", "currency", "card", "after"),
         *("password", "new_password", "device", "secret", "code"),
     }
 

@@ -210,7 +210,8 @@ def test_every_code_on_the_wire_is_explained(title: str, literal: Any) -> None:
 
 
 def example_of(topic: str) -> str:
-    return topic.replace("<sid>", "ab" * 16).replace("<mid>", "sports").replace("<type>", "order.held")
+    named = topic.replace("<key id>", "ab" * 8).replace("<number>", "7")
+    return named.replace("<sid>", "ab" * 16).replace("<mid>", "sports").replace("<type>", "order.held")
 
 
 def test_every_topic_is_in_the_topic_table() -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 NO_MATCHING_SUBSCRIBERS = 0x10
 ACCEPTED = {SUCCESS, NO_MATCHING_SUBSCRIBERS}
 EVENT = topics.audit_event("order.captured")
+SPENT = topics.spent_chunk(bytes(8), 0)
 
 
 @pytest.fixture(scope="module", params=keys.KEY_TYPES)
@@ -196,6 +197,7 @@ NODE_TOPICS = [
     topics.merchant_cells("alpha"),
     EVENT,
     topics.audit_checkpoint(),
+    SPENT,
 ]
 SECRET_TOPICS = [topics.merchant_in("alpha"), topics.merchant_out("alpha"), topics.merchant_cells("alpha")]
 
@@ -240,7 +242,7 @@ def test_hash_shows_only_what_is_public(market: Market, username: str | None) ->
             stranger.subscribe(topic_filter)
         own = topics.session_down(bytes.fromhex(stranger.client_id))
         stranger.subscribe(own)
-        public = [topics.broker_card(), topics.broker_status(), EVENT, topics.audit_checkpoint()]
+        public = [topics.broker_card(), topics.broker_status(), EVENT, topics.audit_checkpoint(), SPENT]
         for topic in [*public, topics.merchant_in("alpha"), topics.session_down(session)]:
             assert broker.publish(topic, b"content") in ACCEPTED
         shown = [topics.merchant_card("alpha"), topics.merchant_status("alpha")]
@@ -321,6 +323,7 @@ def test_a_merchant_neither_reads_nor_writes_anothers(market: Market) -> None:
             topics.session_down(session),
             EVENT,
             topics.audit_checkpoint(),
+            SPENT,
         ):
             assert alpha.publish(topic, b"forged") == NOT_AUTHORIZED, topic
         for topic_filter in ("#", topics.merchant_in("beta"), "veilmart/v1/merchant/+/in"):

@@ -79,12 +79,16 @@ def visit(world: World, customer: Customer, keeper: Shopkeeper) -> list[Sent]:
     session, account = customer.shop(), customer.account()
     world.fund(customer.name, 64)
     account.ask(messages.GetBalance(request=fresh()), messages.Balance)
+    account.ask(messages.BeginRestore(operation=fresh()), messages.RestoreBegun)
+    account.ask(messages.FetchIssued(request=fresh(), after=0), messages.Issued)
     pay_in(account)
     customer.withdraw(account, [64], 1)
     buy(customer, session, keeper)
     claim(customer, session, keeper)
     paid, change = customer.pay(16), blinded(world, [8, 8])
-    session.ask(messages.Swap(operation=fresh(), coins=paid, blinded=change.tokens), messages.Swapped)
+    swap = messages.Swap(operation=fresh(), coins=paid, blinded=change.tokens)
+    swapped = session.ask(swap, messages.Swapped)
+    assert session.ask(messages.RepeatSwap(operation=swap.operation), messages.Swapped) == swapped
     session.say(messages.AskMerchant(request=fresh(), merchant="sports", sealed=SEALED))
     forward = keeper.hear(messages.Forward)
     keeper.say(messages.AnswerForward(reference=forward.reference, token=forward.token, answer=SEALED))
@@ -141,7 +145,9 @@ def claim(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     session.say(order.place)
     keeper.say(reject(keeper.hear(messages.ForwardOrder)))
     assert session.hear(messages.OrderAnswer).state == "refundable"
-    session.ask(order.claim(blinded(customer.world, [32])), messages.RefundIssued)
+    issued = session.ask(order.claim(blinded(customer.world, [32])), messages.RefundIssued)
+    found = session.ask(order.find(), messages.OrderFound)
+    assert (found.state, found.claims) == ("refunded", [issued.signatures])
 
 
 def fetch(session: Session, keeper: Shopkeeper) -> None:
