@@ -14,7 +14,6 @@ from common.config import DAY_MS
 from common.states import BROKER_TOP_UP, UnlistedStepError, sources
 from common.store import Row, Tx
 
-OPEN_STATES: Final = ("requested", "opened", "unknown")
 INSERT: Final = sa.insert(schema.top_ups)
 _FIND = sa.select(schema.top_ups).where(schema.top_ups.c.id == sa.bindparam("wanted"))
 
@@ -27,17 +26,6 @@ def top_up_id(account: int, operation: bytes) -> bytes:
 def find(tx: Tx, identifier: bytes) -> Row | None:
     """Give a top-up's row."""
     return tx.one(_FIND, {"wanted": identifier})
-
-
-def has_open(tx: Tx, account: int) -> bool:
-    """Whether a charge for this account may still be credited: such an account cannot be closed."""
-    return bool(
-        tx.scalar(
-            sa.select(sa.func.count())
-            .select_from(schema.top_ups)
-            .where(schema.top_ups.c.account == account, schema.top_ups.c.state.in_(OPEN_STATES))
-        )
-    )
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class Account:
     def device(self) -> bytes:
         """Give this device's secret for the account that is logged in. Raises `AuthenticationError`."""
         with self._context.profile.store.immediate() as tx:
-            account = _account(tx)
+            account = account_of_session(tx)
         if account is None:
             raise _not_logged_in()
         return self._device(account)
@@ -199,7 +199,7 @@ class Account:
             raise InsufficientFundsError(
                 f"The account holds {format_amount(before.amount, card.currency)}, "
                 f"{bundles} bundles are {format_amount(bundles * bundle, card.currency)}.",
-                "The market's operator credits accounts (`veilmart broker account credit`).",
+                "`veilmart topup` pays in with a card, where the market takes cards.",
             )
         tickets_left, drawn, balance = before.tickets_left, 0, before.amount
         for _ in range(bundles):
@@ -256,7 +256,9 @@ class Account:
             request = codec.pack(
                 messages.Withdraw(operation=operation, coins=blinded[:count], tickets=blinded[count:])
             )
-            context.wallet.begin_operation(tx, operation, "withdraw", request, context.clock(), _account(tx))
+            context.wallet.begin_operation(
+                tx, operation, "withdraw", request, context.clock(), account_of_session(tx)
+            )
         return Operation(operation, "withdraw", request)
 
     def _finish(self, session: AccountSession, operation: Operation) -> messages.Withdrawn:
@@ -286,7 +288,7 @@ class Account:
 
     def _may_repeat(self, operation: Operation) -> bool:
         with self._context.profile.store.immediate() as tx:
-            present = _account(tx)
+            present = account_of_session(tx)
         return present is None or operation.account in (None, present)
 
     def resume(self) -> list[tuple[str, VeilmartError | None]]:
@@ -309,7 +311,7 @@ class Account:
         return results
 
 
-def _account(tx: Tx) -> bytes | None:
+def account_of_session(tx: Tx) -> bytes | None:
     """Give the account whose session there is."""
     account: bytes | None = tx.scalar(
         sa.select(account_sessions.c.account).where(account_sessions.c.place == PLACE)

@@ -45,6 +45,7 @@ from customer_node.seed_file import Protection, Unlock
 from customer_node.shop import Shop
 from customer_node.standing import Standing
 from customer_node.timing import Clock, steady_clock
+from customer_node.topups import TopUps
 from customer_node.views import (
     BalanceView,
     CoinStockView,
@@ -60,6 +61,7 @@ from customer_node.views import (
     ReceiptView,
     ResumedView,
     SearchView,
+    TopUpView,
     WalletView,
     WithdrawalView,
 )
@@ -118,7 +120,10 @@ class Market:
         funds = Funds(context)
         checkout = Checkout(context, funds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
-        self._resume = Resume(context, self._account, self._shop, funds, checkout, self._downloads, standing)
+        self._top_ups = TopUps(context, self._account)
+        self._resume = Resume(
+            context, self._account, self._shop, funds, checkout, self._downloads, standing, self._top_ups
+        )
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
@@ -189,6 +194,21 @@ class Market:
     def balance(self) -> BalanceView:
         """Ask for the account's balance. Raises `AuthenticationError` where nobody is logged in."""
         return self._account.balance()
+
+    def top_up(
+        self, amount: int, card: messages.PaymentCard, idempotency_key: str | None = None
+    ) -> TopUpView:
+        """Charge a card (`common.payment_cards.card` reads one) and credit the account with the amount.
+
+        The card is checked here before anything is sent, and stored nowhere. The same key never charges
+        twice. Raises `InvalidCardError`, `CardDeclinedError`, `RejectedError`, `GatewayUnreachableError`,
+        `IdempotencyConflictError`, and `DeadlineError` while the gateway is silent: `resume` finds out.
+        """
+        return self._top_ups.top_up(amount, card, idempotency_key)
+
+    def top_ups(self) -> tuple[TopUpView, ...]:
+        """List the top-ups of this profile, oldest first; asks nobody."""
+        return self._top_ups.views()
 
     def withdraw(self, bundles: int = 1) -> WithdrawalView:
         """Draw bundles of coins and tickets from the account into the wallet.

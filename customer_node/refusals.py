@@ -10,6 +10,8 @@ from common import messages
 from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
+    CardDeclinedError,
+    GatewayUnreachableError,
     IdempotencyConflictError,
     InsufficientFundsError,
     MerchantOfflineError,
@@ -51,6 +53,10 @@ class BalanceLeftError(RejectedError):
     """The account still holds something."""
 
 
+class TooManyTopUpsError(RejectedError):
+    """The account has tried as often as one may in a day."""
+
+
 class TicketsNeededError(RejectedError):
     """A search would use `needed` tickets, more than was agreed to."""
 
@@ -84,7 +90,7 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "busy": lambda: BrokerUnreachableError("The broker is too busy.", "Try again in a moment."),
     "not_found": lambda: NotFoundError("The broker does not know that."),
     "insufficient_funds": lambda: InsufficientFundsError(
-        "The account holds less than that.", "The market's operator credits accounts."
+        "The account holds less than that.", "`veilmart topup` pays in with a card."
     ),
     "out_of_tickets": lambda: OutOfTicketsError(
         "The account has drawn all of today's tickets.", "Withdraw again tomorrow."
@@ -105,6 +111,35 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "payments_stopped": lambda: PaymentsStoppedError(
         "The broker has stopped payments: its books are being looked at. Nothing of yours was changed.",
         "Browsing and downloads go on. Try again later; `veilmart resume` takes orders on.",
+    ),
+    "no_gateway": lambda: RejectedError(
+        "This market takes no cards.", "The market's operator credits accounts."
+    ),
+    "gateway_unavailable": lambda: GatewayUnreachableError(
+        "The payment gateway does not answer. The card was not charged.", "Try again later."
+    ),
+    "not_charged": lambda: CardDeclinedError(
+        "The card was not charged, and will not be.", "Try again.", reason="not_charged"
+    ),
+    "too_many_top_ups": lambda: TooManyTopUpsError(
+        "This account has tried to top up too often.", "Try again tomorrow."
+    ),
+    "card_invalid": lambda: CardDeclinedError(
+        "The card's details are not accepted.",
+        "Check number, expiry and security code.",
+        reason="card_invalid",
+    ),
+    "card_expired": lambda: CardDeclinedError(
+        "The card has expired.", "Check the expiry, or use another card.", reason="card_expired"
+    ),
+    "card_security_code": lambda: CardDeclinedError(
+        "The security code is wrong.", "Type it again.", reason="card_security_code"
+    ),
+    "card_insufficient_funds": lambda: CardDeclinedError(
+        "The card has too little.", "Use another card, or a smaller amount.", reason="card_insufficient_funds"
+    ),
+    "card_declined": lambda: CardDeclinedError(
+        "The card was declined.", "Use another card, or ask the bank that gave it."
     ),
     "merchant_offline": lambda: MerchantOfflineError("The merchant is away.", "Try again later."),
 }

@@ -1,5 +1,6 @@
 """Resume: whatever a crash, a silence or an absent merchant left open is taken to its end.
 
+    open top-ups       asked about, where the account session is still open
     open withdrawals   asked again byte for byte, where the account session is still open
     open swaps         each in a session of its own
     ending coins       swapped for coins of this month, in a session of their own
@@ -25,6 +26,7 @@ from customer_node.funds import Funds
 from customer_node.orders import Order
 from customer_node.shop import Shop
 from customer_node.standing import Standing, unconfirmed
+from customer_node.topups import TopUps
 from customer_node.views import ResumedView
 from customer_node.wallet import Operation
 
@@ -41,9 +43,11 @@ class Resume:
         checkout: Checkout,
         downloads: Downloads,
         standing: Standing,
+        top_ups: TopUps,
     ) -> None:
         self._context = context
         self._standing = standing
+        self._top_ups = top_ups
         self._account = account
         self._shop = shop
         self._funds = funds
@@ -52,7 +56,8 @@ class Resume:
 
     def run(self, folder: Path | None) -> list[ResumedView]:
         """Carry everything on; `folder` is where deliveries go that have not begun."""
-        done = [
+        done = [ResumedView("top-up", name, state, error) for name, state, error in self._top_ups.resume()]
+        done += [
             ResumedView("withdrawal", name, "open" if error else "done", error)
             for name, error in self._account.resume()
         ]

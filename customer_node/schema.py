@@ -161,6 +161,21 @@ visits: Final = sa.Table(
 )
 """Shop sessions: one per merchant visited, one per order taken up again."""
 
+top_ups: Final = sa.Table(
+    "top_ups",
+    metadata,
+    sa.Column("operation", sa.LargeBinary, primary_key=True),
+    sa.Column("account", sa.LargeBinary),
+    sa.Column("state", sa.Text, nullable=False, index=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("brand", SealedText("top_ups.brand"), nullable=False),
+    sa.Column("last_four", SealedText("top_ups.last_four"), nullable=False),
+    sa.Column("charge", SealedText("top_ups.charge"), nullable=False),
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+"""Charges of cards that this profile asked for; of a card its brand and last four digits, no more."""
+
 # --- Cart and orders -----------------------------------------------------------------------------------
 
 cart_lines: Final = sa.Table(

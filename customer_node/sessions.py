@@ -6,6 +6,7 @@ Rule 2. What the broker sends and what does not open, is stale or was seen befor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from common import codec, config, frames, grouping, messages, topics
@@ -88,8 +89,14 @@ class Session(Generic[Down]):
             bodies.append(envelope.body)
         return bodies
 
-    def ask(self, question: messages.Message, kind: type[Answer], timeout_ms: int) -> Answer:
-        """Send a question, again and again until its answer comes, and give that.
+    def ask(
+        self,
+        question: messages.Message,
+        kind: type[Answer],
+        timeout_ms: int,
+        until: Callable[[Answer], bool] = lambda _: True,
+    ) -> Answer:
+        """Send a question, again and again until its answer comes, and give that; one that `until` accepts.
 
         Raises what `refusal_error` says for a refusal, `DeadlineError` or `BrokerUnreachableError` for
         silence, `SessionOverError`.
@@ -103,7 +110,7 @@ class Session(Generic[Down]):
             for body in self.receive(countdown.slice_s(POLL_MS)):
                 if reference(body) != wanted:
                     continue
-                if isinstance(body, kind):
+                if isinstance(body, kind) and until(body):
                     return body
                 error = answer_error(body)
                 if error is not None:
@@ -142,7 +149,15 @@ _BY_REQUEST: Final = (
     messages.FetchCells,
     messages.MerchantCell,
 )
-_BY_OPERATION: Final = (messages.Withdraw, messages.Withdrawn, messages.Swap, messages.Swapped)
+_BY_OPERATION: Final = (
+    messages.TopUp,
+    messages.AskTopUp,
+    messages.TopUpAnswer,
+    messages.Withdraw,
+    messages.Withdrawn,
+    messages.Swap,
+    messages.Swapped,
+)
 _BY_ORDER: Final = (
     messages.PlaceOrder,
     messages.AskOrder,

@@ -39,6 +39,25 @@ class BalanceView:
 
 
 @dataclass(frozen=True)
+class TopUpView:
+    """A card's charge. `charge` is the gateway's id, `balance` the account's after it where it is known.
+
+    `resumed` tells that nothing was charged now: an earlier call was interrupted, and this is its end.
+    """
+
+    operation: str
+    state: Literal["open", "charged", "refused"]
+    amount: int
+    currency: str
+    brand: str
+    last_four: str
+    charge: str
+    created: int
+    balance: int | None = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
 class WithdrawalView:
     """What came into the wallet, the account's balance after it, and when the coins become usable."""
 
@@ -371,7 +390,7 @@ class ResumedView:
     A `renewal`, the swap of coins that would be void within a week, has no id.
     """
 
-    kind: Literal["withdrawal", "swap", "renewal", "order"]
+    kind: Literal["top-up", "withdrawal", "swap", "renewal", "order"]
     id: str
     outcome: str
     error: VeilmartError | None

@@ -15,7 +15,7 @@ from client import Customer, Session, dump, fresh, log_in, sign_up
 from conftest import Time
 from world import World
 
-from broker_node import charges, ledger, schema, topups
+from broker_node import accounts, charges, ledger, schema, topups
 from broker_node.gateways import sandbox
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.payment_gateway import GatewayError, Outcome, Unknown
@@ -370,12 +370,12 @@ def test_an_account_that_was_disabled_meanwhile_is_credited(
     gateway.go.clear()
     account.ask(top_up(5000), TopUpAnswer)
     with world.broker.store.immediate() as tx:
-        assert charges.has_open(tx, 1)
+        assert accounts.charges_under_way(tx, 1)
         tx.execute(sa.update(schema.accounts).values(state="disabled", generation=9))
     gateway.go.set()
     wait_for(world, "charged")
     with world.broker.store.immediate() as tx:
-        assert not charges.has_open(tx, 1)
+        assert not accounts.charges_under_way(tx, 1)
         assert ledger.balance(tx, 1) == 5000
     check_books(world, 5000)
 
