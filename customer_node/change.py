@@ -49,6 +49,41 @@ def refund_coins(amount: int, held: Mapping[int, int], top: int) -> list[int]:
     return _spread(amount, held, top)
 
 
+def reach(held: Mapping[int, int]) -> int:
+    """Give the largest amount up to which every amount can be paid exactly.
+
+    From the smallest coin upwards: a coin that is at most one more than what is reached so far extends
+    it by its own value, since all amounts below it are there already; a larger one leaves a gap.
+    """
+    reached = 0
+    for value in sorted(held):
+        if held[value] and value > reached + 1:
+            break
+        reached += value * held[value]
+    return reached
+
+
+def spread_swap(held: Mapping[int, int], top: int) -> tuple[int, list[int]] | None:
+    """Choose one coin to swap, and what for, so that the wallet pays every amount up to half of its worth.
+
+    The smallest coin that brings this about, or else the one that brings most; None where nothing is
+    missing, or no swap helps.
+    """
+    goal = sum(value * count for value, count in held.items()) // 2
+    best, best_reach = None, reach(held)
+    if best_reach >= goal:
+        return None
+    for coin in sorted(value for value, count in held.items() if count and value > 1):
+        rest = {value: count - (value == coin) for value, count in held.items()}
+        wanted = _spread(coin, rest, top)
+        reached = reach(Counter(rest) + Counter(wanted))
+        if reached > best_reach:
+            best, best_reach = (coin, wanted), reached
+        if reached >= goal:
+            break
+    return best
+
+
 def _spread(amount: int, held: Mapping[int, int], top: int) -> list[int]:
     chosen = coins.spread(amount, held, top)
     return chosen if len(chosen) <= config.MAXIMUM_COINS // 2 else _fewest(amount, top)
