@@ -38,7 +38,7 @@ from customer_node import kept as keeping
 from customer_node.context import Context
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
-from customer_node.refusals import SessionOverError
+from customer_node.refusals import SessionOverError, refusal_error
 from customer_node.schema import account_sessions
 from customer_node.sessions import Session
 from customer_node.timing import Countdown
@@ -242,6 +242,26 @@ class Account:
             coins=drawn,
             tickets=before.tickets_left - tickets_left,
             balance=rest,
+            currency=card.currency,
+            usable_from=self._usable_from(),
+        )
+
+    def draw_tickets(self) -> WithdrawalView:
+        """Draw a bundle's tickets and no coins. Raises `OutOfTicketsError`, and as `withdraw`."""
+        return self._within(self._draw_tickets)
+
+    def _draw_tickets(self, session: AccountSession) -> WithdrawalView:
+        card = self._context.broker(session.link)
+        left = self._balance(session).tickets_left
+        if not left:
+            raise refusal_error("out_of_tickets")
+        tickets = min(coins.BUNDLE_TICKETS, left)
+        balance = self._finish(session, self._begin(session, (), tickets)).balance
+        return WithdrawalView(
+            amount=0,
+            coins=0,
+            tickets=tickets,
+            balance=balance,
             currency=card.currency,
             usable_from=self._usable_from(),
         )

@@ -5,6 +5,9 @@
 Rule 1. A swap is an operation: its exact message is stored first, and repeated until it is answered.
 
 Rule 2. Coins in their last week pay first where they can pay alone; `renew` swaps what is left of them.
+
+Rule 3. Coins whose month is over pay nothing. `exchange` shows them to the broker once, in a swap: what it
+refuses then is lost, and never shown again.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from common.errors import (
     VeilmartError,
 )
 from common.store import Tx
-from customer_node import issuers, numbers
-from customer_node.change import change_for, refund_coins
+from customer_node import ageing, issuers, numbers
+from customer_node.change import change_for, refund_coins, spread_swap
 from customer_node.context import Context
-from customer_node.refusals import DoubleSpendError
+from customer_node.refusals import DoubleSpendError, RetiredKeyError
 from customer_node.shop import ShopSession
 from customer_node.wallet import Key, Operation
 
@@ -110,14 +113,74 @@ class Funds:
             except DoubleSpendError:
                 most = 1
 
+    def spread(self, session: ShopSession) -> None:
+        """Swap coins until every amount up to half of the wallet's worth can be paid exactly.
+
+        Raises as `finish` does.
+        """
+        context = self._context
+        context.broker(session.link)
+        month = slots.month_of(session.now)
+        for _ in range(MOST_SWAPS):
+            with context.profile.store.immediate() as tx:
+                held = context.wallet.held(tx, context.clock())
+                found = spread_swap(held, issuers.top(tx, month))
+                if found is None:
+                    return
+                swap = self._begin(tx, [found[0]], found[1], month)
+            self.finish(session, swap)
+
+    def exchange(self, session: ShopSession) -> None:
+        """Swap coins whose month is over, as far as the broker still does; the others are lost.
+
+        Raises `RetiredKeyError` where some were lost, and what `finish` raises.
+        """
+        context = self._context
+        context.broker(session.link)
+        most, lost = config.MAXIMUM_COINS, None
+        while (swap := self._next_exchange(session, most)) is not None:
+            try:
+                self.finish(session, swap)
+            except DoubleSpendError:
+                # One of them was spent before the profile came back from a copy: one by one, it is out.
+                most = 1
+            except RetiredKeyError as error:
+                if error.exchange_until or slots.grace_end(error.month) > context.clock():
+                    # The broker contradicts itself, or the calendar: nothing is given up for that.
+                    raise
+                with context.profile.store.immediate() as tx:
+                    ageing.retire(tx, error.month)
+                lost = error
+        if lost is not None:
+            raise lost
+
+    def _next_exchange(self, session: ShopSession, most: int) -> Operation | None:
+        context, now = self._context, self._context.clock()
+        month = slots.month_of(session.now)
+        with context.profile.store.immediate() as tx:
+            rows = ageing.to_exchange(tx, now, most)
+            if not rows:
+                return None
+            operation = context.wallet.new_id(tx, "swap", month)
+            worth = sum(row["value"] for row in rows)
+            wanted = refund_coins(worth, context.wallet.held(tx, now), issuers.top(tx, month))
+            tokens = context.wallet.take(tx, rows, operation)
+            return self._store_swap(tx, operation, tokens, wanted, month)
+
     def _begin(self, tx: Tx, given: list[int], wanted: list[int], month: str) -> Operation:
         context, now = self._context, self._context.clock()
         operation = context.wallet.new_id(tx, "swap", month)
         tokens = context.wallet.reserve(tx, operation, given, now)
+        return self._store_swap(tx, operation, tokens, wanted, month)
+
+    def _store_swap(
+        self, tx: Tx, operation: bytes, tokens: list[messages.Token], wanted: list[int], month: str
+    ) -> Operation:
+        context = self._context
         kinds: list[Key] = [("coin", value) for value in wanted]
         blinded = context.wallet.draw(tx, operation, kinds, month)
         request = codec.pack(messages.Swap(operation=operation, coins=tokens, blinded=blinded))
-        context.wallet.begin_operation(tx, operation, "swap", request, now)
+        context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
         return Operation(operation, "swap", request)
 
     def finish(self, session: ShopSession, swap: Operation) -> None:

@@ -60,6 +60,12 @@ def top(tx: Tx, month: str) -> int:
     return largest
 
 
+def largest(tx: Tx) -> int:
+    """Give the largest coin of all months that the wallet knows, 1 where it knows none."""
+    value: int | None = tx.scalar(sa.select(sa.func.max(issuer_keys.c.value)))
+    return value or 1
+
+
 def issuer_of(row: Row) -> IssuerKey:
     """Give the key out of a row that has its columns."""
     return IssuerKey(**{name: row[name] for name in _COLUMNS})

@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError
 from common.market_file import MarketFile
-from customer_node import crowd, kept, orders, words
+from customer_node import kept, orders, words
 from customer_node.account import Account
 from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
@@ -35,6 +35,7 @@ from customer_node.directory import Directory
 from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
 from customer_node.funds import Funds
+from customer_node.holdings import wallet_view
 from customer_node.profile import Profile
 from customer_node.purchasing import Purchasing
 from customer_node.quotes import Asked, Quotes, Terms, check_code
@@ -46,9 +47,9 @@ from customer_node.shop import Shop
 from customer_node.standing import Standing
 from customer_node.timing import Clock, steady_clock
 from customer_node.topups import TopUps
+from customer_node.upkeep import Upkeep
 from customer_node.views import (
     BalanceView,
-    CoinStockView,
     DeliveredFile,
     ImageView,
     MarketView,
@@ -61,11 +62,12 @@ from customer_node.views import (
     ReceiptView,
     ResumedView,
     SearchView,
+    TendView,
     TopUpView,
     WalletView,
     WithdrawalView,
 )
-from customer_node.wallet import TICKET, Stock, Wallet
+from customer_node.wallet import Wallet
 
 
 class Market:
@@ -124,6 +126,7 @@ class Market:
         self._resume = Resume(
             context, self._account, self._shop, funds, checkout, self._downloads, standing, self._top_ups
         )
+        self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
@@ -219,30 +222,20 @@ class Market:
 
     def wallet(self) -> WalletView:
         """Count what the wallet holds; asks nobody."""
-        context, now = self._context, self._context.clock()
+        context, logged_in = self._context, self._account.logged_in
+        currency = context.profile.market.currency
         with context.profile.store.immediate() as tx:
-            stock, young_until = context.wallet.stock(tx, now)
-            reserved = context.wallet.reserved(tx)
-            under_way = context.wallet.under_way(tx)
-            crowd_at, crowds = crowd.counted_at(tx), crowd.bounds(tx, now)
-        tickets = stock.pop(TICKET, Stock())
-        coins = tuple(
-            CoinStockView(value, held.usable, held.young, held.expired, crowds.get(value))
-            for (_, value), held in sorted(stock.items(), key=lambda item: item[0][1])
-        )
-        return WalletView(
-            currency=context.profile.market.currency,
-            usable=sum(coin.value * coin.usable for coin in coins),
-            young=sum(coin.value * coin.young for coin in coins),
-            reserved=reserved,
-            coins=coins,
-            tickets=tickets.usable,
-            young_tickets=tickets.young,
-            young_until=young_until,
-            crowd_at=crowd_at,
-            open_operations=under_way,
-            logged_in=self._account.logged_in,
-        )
+            due = self._upkeep.due(tx)
+            return wallet_view(tx, context.wallet, context.clock(), currency, due, logged_in=logged_in)
+
+    def tend(self, bundles: int = 1, log_in: Callable[[], None] | None = None) -> TendView:
+        """Let the wallet look after itself: do what is due, and say what comes next.
+
+        Times are drawn at random when something is first needed and stored; only then is it waited for.
+        `bundles` is how many bundles' worth stays in hand. `log_in` is called where an account session is
+        needed for a draw and none is open. Raises nothing of what stands in the results.
+        """
+        return self._upkeep.run(bundles, log_in)
 
     # --- looking around --------------------------------------------------------------------------------
 

@@ -97,6 +97,14 @@ tokens: Final = sa.Table(
 )
 """Coins and tickets. `operation` asked for the token, `holder` (order, swap, session) will spend it."""
 
+tending: Final = sa.Table(
+    "tending",
+    metadata,
+    sa.Column("what", sa.Text, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+"""When the wallet does what by itself: times drawn beforehand; and, as `swapped`, when it last did."""
+
 operations: Final = sa.Table(
     "operations",
     metadata,

@@ -24,13 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from common import coins, config
 from common.clock import Random
 from customer_node.change import spread_swap
-
-Work: TypeAlias = Literal["exchange", "renew", "spread", "draw"]
+from customer_node.views import Work
 
 ORDER: Final[tuple[Work, ...]] = ("exchange", "renew", "spread", "draw")
 SHOP_WORK: Final[tuple[Work, ...]] = ("exchange", "renew", "spread")

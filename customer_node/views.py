@@ -92,11 +92,56 @@ class CoinStockView:
     crowd: int | None
 
 
+Work: TypeAlias = Literal["exchange", "renew", "spread", "draw"]
+
+
+@dataclass(frozen=True)
+class DueView:
+    """What the wallet should do by itself: not before `at`, or, where that is 0, at a time still to be drawn.
+
+    `exchange`: ask whether coins of a month that is over are still swapped; `renew`: swap coins in their
+    last week; `spread`: fill a gap in the denominations; `draw`: take coins or tickets from the account.
+    """
+
+    work: Work
+    at: int
+
+
+@dataclass(frozen=True)
+class TendedView:
+    """What was done. `open` goes no further for now, because of `error`; `lost` are coins of no worth."""
+
+    work: Work
+    outcome: Literal["done", "open", "lost"]
+    error: VeilmartError | None
+
+
+@dataclass(frozen=True)
+class TendView:
+    """What tending did, and what is due next. A draw needs an account session (`logged_in`)."""
+
+    done: tuple[TendedView, ...]
+    due: tuple[DueView, ...]
+    logged_in: bool
+
+
+@dataclass(frozen=True)
+class EndedView:
+    """Coins of a month that ended at `at`. `lost` where the broker swaps them no more; else it may."""
+
+    month: str
+    at: int
+    worth: int
+    lost: bool
+
+
 @dataclass(frozen=True)
 class WalletView:
     """The wallet. `young_until` is when the last young token becomes usable, 0 where none is young.
 
     `crowd_at` is when the coins of all customers were last counted in public, 0 where they never were.
+    Every amount up to `exact_up_to` can be paid without a swap. Coins worth `ending` count no longer from
+    `ending_at` on (0 where none is in its last week).
     """
 
     currency: str
@@ -110,6 +155,11 @@ class WalletView:
     crowd_at: int
     open_operations: int
     logged_in: bool
+    exact_up_to: int
+    ending: int
+    ending_at: int
+    ended: tuple[EndedView, ...]
+    due: tuple[DueView, ...]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The wallet: coins and tickets as rows, and the operations that bring or take them.
 
     requested --signed--> free --chosen--> reserved --taken by the broker--> spent
-        |                  ^                   |
-        +--refused--> void +------released-----+
+        |                  ^ |                 |
+        +--refused--> void +-|----released-----+
+                             +--of a retired key that nobody swaps--> ended
 
 Rule 1. A token's counter is stored, with the exact request, before that request is sent: whatever
 crashes in between, the same bytes are sent again and the same token comes out.
@@ -45,10 +46,11 @@ ENDING_MS: Final = 7 * config.DAY_MS
 
 TOKEN: Final[states.Table] = {
     "requested": frozenset({"free", "void"}),
-    "free": frozenset({"reserved"}),
+    "free": frozenset({"reserved", "ended"}),
     "reserved": frozenset({"spent", "free"}),
     "spent": frozenset(),
     "void": frozenset(),
+    "ended": frozenset(),
 }
 
 OPERATION: Final[states.Table] = {
@@ -59,7 +61,7 @@ OPERATION: Final[states.Table] = {
 
 _INSERT_TOKEN: Final = sa.insert(tokens)
 _INSERT_OPERATION: Final = sa.insert(operations)
-_WITH_KEY: Final = sa.select(
+WITH_KEY: Final = sa.select(
     tokens, issuer_keys.c.purpose, issuer_keys.c.value, issuer_keys.c.month, issuer_keys.c.public
 ).join(issuer_keys, tokens.c.key_id == issuer_keys.c.key_id)
 
@@ -134,7 +136,7 @@ class Wallet:
         Raises `UntrustedError`, and changes nothing, if one is missing or does not verify.
         """
         rows = tx.all(
-            _WITH_KEY.where(tokens.c.operation == operation, tokens.c.state == "requested").order_by(
+            WITH_KEY.where(tokens.c.operation == operation, tokens.c.state == "requested").order_by(
                 tokens.c.position
             )
         )
@@ -229,16 +231,14 @@ class Wallet:
                 chosen.append(row)
         if wanted.total():
             raise InsufficientFundsError("The wallet does not hold these coins.")
-        for row in chosen:
-            _step(tx, row, "reserved", holder=holder)
-        return [self._token(row) for row in chosen]
+        return self.take(tx, chosen, holder)
 
     def reserve_ticket(self, tx: Tx, holder: bytes, now: int) -> Token | None:
         """Reserve a ticket for a session about to be opened, or None if none is usable.
 
         One that was reserved before comes first: its `Hello` was never answered.
         """
-        reserved = tx.all(_WITH_KEY.where(issuer_keys.c.purpose == "ticket", tokens.c.state == "reserved"))
+        reserved = tx.all(WITH_KEY.where(issuer_keys.c.purpose == "ticket", tokens.c.state == "reserved"))
         if reserved:
             self.release(tx, reserved[0]["holder"])
         free = self._usable(tx, "ticket", now)
@@ -266,7 +266,7 @@ class Wallet:
 
     def reserved_for(self, tx: Tx, holder: bytes) -> Sequence[Row]:
         """Give the rows of what is reserved for `holder`."""
-        return tx.all(_WITH_KEY.where(tokens.c.holder == holder, tokens.c.state == "reserved"))
+        return tx.all(WITH_KEY.where(tokens.c.holder == holder, tokens.c.state == "reserved"))
 
     def pass_on(self, tx: Tx, row: Row, holder: bytes) -> Token:
         """Reserve what `reserved_for` gave for another holder."""
@@ -276,7 +276,7 @@ class Wallet:
 
     def _usable(self, tx: Tx, purpose: coins.Purpose, now: int) -> Sequence[Row]:
         months = (slots.month_of(now), slots.previous_month(slots.month_of(now)))
-        query = _WITH_KEY.where(
+        query = WITH_KEY.where(
             tokens.c.state == "free", issuer_keys.c.purpose == purpose, issuer_keys.c.month.in_(months)
         )
         if not self._allow_young:
@@ -286,6 +286,13 @@ class Wallet:
 
     def _token(self, row: Row) -> Token:
         return coins.unblind(issuer_of(row), self._seed, row["counter"], row["blind_signature"])
+
+    def take(self, tx: Tx, rows: Iterable[Row], holder: bytes) -> list[Token]:
+        """Reserve free tokens, as rows with their keys, for `holder` and give them."""
+        taken = list(rows)
+        for row in taken:
+            _step(tx, row, "reserved", holder=holder)
+        return [self._token(row) for row in taken]
 
     # --- counting --------------------------------------------------------------------------------------
 
@@ -301,9 +308,16 @@ class Wallet:
         old = [row["value"] for row in self._usable(tx, "coin", now) if row["month"] != month]
         return dict(Counter(old))
 
+    def ending_tickets(self, tx: Tx, now: int) -> int:
+        """Count usable tickets that will be void within a week; they cannot be swapped."""
+        month = slots.month_of(now)
+        if slots.month_of(now + ENDING_MS) == month:
+            return 0
+        return sum(row["month"] != month for row in self._usable(tx, "ticket", now))
+
     def reserved(self, tx: Tx) -> int:
         """Sum the coins that are reserved for something under way."""
-        rows = tx.all(_WITH_KEY.where(tokens.c.state == "reserved"))
+        rows = tx.all(WITH_KEY.where(tokens.c.state == "reserved"))
         return sum(row["value"] for row in rows)
 
     def under_way(self, tx: Tx) -> int:
@@ -322,7 +336,7 @@ class Wallet:
         counts: Counter[tuple[Key, str]] = Counter()
         last = 0
         unopened = sa.and_(tokens.c.state == "reserved", issuer_keys.c.purpose == "ticket")
-        for row in tx.all(_WITH_KEY.where(sa.or_(tokens.c.state == "free", unopened))):
+        for row in tx.all(WITH_KEY.where(sa.or_(tokens.c.state == "free", unopened))):
             age = _age(row, months, now)
             if age == "young":
                 last = max(last, row["usable_from"])

@@ -6,36 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from client import Customer, Session, Shopkeeper, blinded, broker_card, dump, fresh, settle
+from client import Customer, Session, Shopkeeper, blinded, broker_card, dump, fresh
 from conftest import Time
+from months import go_to, months_announced, to_grace_end
 from world import World
 
 from broker_node import ledger
 from common import clock, coins, messages, slots
 from common.config import DAY_MS, HOUR_MS
-from common.errors import StaleError
-
-
-def go_to(world: World, time: Time, moment: int) -> None:
-    time.advance(moment - clock.now_ms())
-    # One each second, as the clock goes; a test does not wait for that.
-    while world.broker.make_key(clock.now_ms()):
-        pass
-    month = slots.month_of(moment)
-    assert world.pump(lambda: month in months_announced(world))
-    settle(world)
-
-
-def to_grace_end(world: World, time: Time, month: str) -> None:
-    """Go past the end of a month's grace; nothing that was made before has a session or a key any more."""
-    go_to(world, time, slots.grace_end(month) + HOUR_MS)
-
-
-def months_announced(world: World) -> set[str]:
-    try:
-        return {key.month for key in broker_card(world).issuer_keys}
-    except StaleError:
-        return set()
 
 
 def faults(world: World) -> tuple[str, ...]:

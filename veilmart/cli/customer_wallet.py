@@ -12,9 +12,11 @@ from common.clock import now_ms
 from common.errors import UsageError
 from common.money import format_amount
 from customer_node import Market
-from customer_node.views import CoinStockView
+from customer_node.views import CoinStockView, WalletView
+from veilmart.cli import customer_tend
+from veilmart.cli.customer_tend import WORKS
 from veilmart.cli.profiles import on_group, on_profile
-from veilmart.cli.times import minute_of
+from veilmart.cli.times import day_of, minute_of
 from veilmart.cli.unlocking import NoPassphrase, new_unlock
 from veilmart.output import Output, Table, View
 
@@ -26,6 +28,7 @@ wallet_app = typer.Typer(
     help="The wallet: what it holds, what opens it, and its words. Alone it shows what it holds.",
 )
 app.add_typer(wallet_app, name="wallet")
+wallet_app.add_typer(customer_tend.app)
 
 
 @on_group(wallet_app)
@@ -41,6 +44,7 @@ def show(shown: Output, market: Market) -> None:
     views: list[View] = [
         Table(("coin", "usable", "young", "expired", "among at most"), rows),
         ", ".join(f"{name} {format_amount(amount, held.currency)}" for name, amount in sums.items()),
+        f"every amount up to {format_amount(held.exact_up_to, held.currency)} can be paid exactly at once",
         f"tickets {held.tickets}, young {held.young_tickets}",
     ]
     if held.crowd_at:
@@ -55,9 +59,33 @@ def show(shown: Output, market: Market) -> None:
         )
     if held.young_until > now_ms():
         views.append(f"all usable from {minute_of(held.young_until)}")
+    views += [*_of_months(held), *_next(held)]
     if held.open_operations:
         views.append(f"{held.open_operations} operations are open: `veilmart resume`")
     shown.show(held, *views)
+
+
+def _of_months(held: WalletView) -> list[str]:
+    """Warn of coins that end soon, and say what became of those that did."""
+    lines = []
+    if held.ending:
+        lines.append(
+            f"warning: {format_amount(held.ending, held.currency)} in coins ends on "
+            f"{day_of(held.ending_at)}: `veilmart wallet tend` renews them"
+        )
+    for each in held.ended:
+        worth = format_amount(each.worth, held.currency)
+        what = "they are lost" if each.lost else "`veilmart wallet tend` asks whether they are still swapped"
+        lines.append(f"{worth} in coins of {each.month} ended on {day_of(each.at)}: {what}")
+    return lines
+
+
+def _next(held: WalletView) -> list[str]:
+    return [
+        f"next: {WORKS[due.work]}, "
+        + (f"from {minute_of(due.at)}" if due.at else "at a time that `veilmart wallet tend` draws")
+        for due in held.due
+    ]
 
 
 def _crowd(coin: CoinStockView) -> str:
