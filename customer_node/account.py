@@ -248,7 +248,7 @@ class Account:
 
     def draw_tickets(self) -> WithdrawalView:
         """Draw a bundle's tickets and no coins. Raises `OutOfTicketsError`, and as `withdraw`."""
-        return self._within(self._draw_tickets)
+        return self.within(self._draw_tickets)
 
     def _draw_tickets(self, session: AccountSession) -> WithdrawalView:
         card = self._context.broker(session.link)
