@@ -175,12 +175,14 @@ class Record:
     def bodies(self, *kinds: type[messages.Message]) -> Iterator[Any]:
         """Give every message of these kinds that travelled in a frame, or was a `Hello` or its answer."""
         for item in self.opened:
-            if len(item.seen.payload) == frames.HELLO_SIZE or item.seen.payload in self.welcomes:
-                found: list[Any] = [codec_of(messages.Hello | messages.HelloAnswer).decode(item.content)]
-            else:
-                envelopes = codec_of(list[messages.Envelope[AnyBody]]).decode(item.content)
-                found = [envelope.body for envelope in envelopes]
-            yield from (body for body in found if isinstance(body, kinds))
+            yield from (body for body in self.bodies_of(item) if isinstance(body, kinds))
+
+    def bodies_of(self, item: Opened) -> list[Any]:
+        """Give the messages of one frame."""
+        if len(item.seen.payload) == frames.HELLO_SIZE or item.seen.payload in self.welcomes:
+            return [codec_of(messages.Hello | messages.HelloAnswer).decode(item.content)]
+        envelopes = codec_of(list[messages.Envelope[AnyBody]]).decode(item.content)
+        return [envelope.body for envelope in envelopes]
 
     # --- what each party held --------------------------------------------------------------------------
 
