@@ -23,6 +23,7 @@ from common import bus, coins, messages
 from common.messages import IssuerKey
 
 STALLED_S = 30.0
+BUSY_PAUSE_S = 0.5
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -73,6 +74,8 @@ class Drawer:
     def _run(self, rate: float) -> Figures:
         begun: dict[bytes, float] = {}
         latencies: list[float] = []
+        again: list[tuple[float, OpenSession, messages.Withdraw]] = []
+        by_operation = {request.operation: request for request in self._requests}
         sent, count = 0, len(self._requests)
         start = heard = time.perf_counter()
         while len(latencies) < count:
@@ -83,10 +86,18 @@ class Drawer:
                 self._sessions[sent % len(self._sessions)].post([request])
                 sent += 1
                 continue
-            pause = start + sent / rate - now if sent < count else 1.0
+            while again and now >= again[0][0]:
+                _, session, request = again.pop(0)
+                session.post([request])
+            pause = start + sent / rate - now if sent < count else BUSY_PAUSE_S
             bus.wait([session.connection for session in self._sessions], pause)
             for session in self._sessions:
                 for answer in session.received():
+                    if isinstance(answer, messages.Refused) and answer.code == "busy":
+                        # As a customer does; its latency goes on counting.
+                        request = by_operation[answer.reference]
+                        again.append((time.perf_counter() + BUSY_PAUSE_S, session, request))
+                        continue
                     if not isinstance(answer, messages.Withdrawn):
                         raise TypeError(f"a withdrawal was not made: {answer}")
                     heard = time.perf_counter()

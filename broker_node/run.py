@@ -7,6 +7,7 @@ home/  identity.key identity.crt ca.crt crl.pem market.json limits.toml (optiona
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,8 +31,16 @@ from common.presence import presence
 from common.store import Store
 
 MIGRATIONS = "broker_node.migrations"
-POOL_SIZES = {"passwords": 1, "strangers": 1, "mint": 2, "gateway": 4}
-"""Workers by pool. Passwords of strangers have a worker of their own, so that theirs alone wait for it."""
+POOL_SIZES = {
+    "passwords": 1,
+    "strangers": 1,
+    "mint": max(1, len(os.sched_getaffinity(0)) - 1) if hasattr(os, "sched_getaffinity") else 1,
+    "gateway": 4,
+}
+"""Workers by pool. Passwords of strangers have a worker of their own, so that theirs alone wait for it. The
+mint leaves a core to the loop."""
+BEHIND = ("mint",)
+"""Relays are waited for within milliseconds, coins are drawn and swapped ahead of need."""
 READY_TIMEOUT_S = 1.0
 MAINTAIN_EVERY_MS = 1_000
 
@@ -183,7 +192,7 @@ def _run(
 ) -> None:
     node = BrokerNode.open(home)
     lanes = connections(home, market, tls=tls)
-    pools = Pools(POOL_SIZES)
+    pools = Pools(POOL_SIZES, BEHIND)
     on_start(pools)
     loop = Loop(node.broker, node.store, lanes, pools, node.limits)
     announced = False

@@ -15,8 +15,7 @@ Rule 2. What a peer sends is refused by `WireError`: counted by reason, dropped,
 Rule 3. An error of our own rolls the batch back; then every message is tried alone, the culprit is
 quarantined (its reason and type are logged, never its content), and after a few of them the node stops.
 
-Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool, on what is left of the
-processor's time, and comes back as arrivals.
+Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool and comes back as arrivals.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import socket
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -41,8 +40,8 @@ from common.store import Store, Tx
 Lane: TypeAlias = Literal["main", "cells"]
 
 TICK_S = 0.25
-POOL_NICENESS = 19
-"""With 10 the 99th percentile of a browse beside 1,000 signatures a second was three times the quiet one."""
+POOL_NICENESS = 10
+"""With more, another busy process on the machine would keep a pool from its work for seconds."""
 LANES: tuple[Lane, ...] = ("main", "cells")
 
 
@@ -123,11 +122,16 @@ class Core(Protocol):
 
 
 class Pools:
-    """Bounded pools of worker threads. A finished job wakes the loop through a socket pair."""
+    """Bounded pools of worker threads. A finished job wakes the loop through a socket pair.
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
+    Those named in `behind` have only what the processor has left: whoever waits for a relay comes first.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], behind: Collection[str] = ()) -> None:
         self._executors = {
-            name: ThreadPoolExecutor(size, f"veilmart-{name}", initializer=_stand_back)
+            name: ThreadPoolExecutor(
+                size, f"veilmart-{name}", initializer=_stand_back if name in behind else None
+            )
             for name, size in sizes.items()
         }
         self._finished: deque[tuple[Job, Future[Any]]] = deque()
@@ -168,7 +172,7 @@ class Pools:
 
 
 def _stand_back() -> None:
-    """Let this thread have only what the processor has left: whoever waits for a relay comes first."""
+    """Lower this thread's priority, where threads have one."""
     if sys.platform == "linux":
         # Elsewhere a thread's id is none that `setpriority` knows.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), POOL_NICENESS)

@@ -15,7 +15,7 @@ from common.node import POOL_NICENESS, Arrival, Job, Pools
 
 @pytest.fixture
 def pools() -> Iterator[Pools]:
-    opened = Pools({"slow": 2})
+    opened = Pools({"slow": 2, "usual": 1}, behind=("slow",))
     yield opened
     opened.close()
 
@@ -47,7 +47,8 @@ def test_what_is_slow_has_only_what_the_loop_leaves(pools: Pools) -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = priority()
-    pools.submit(Job("slow", priority, lambda value: [Arrival(None, b"", value)]))
-    (arrival,) = finished(pools, 1)
-    assert arrival.body == max(POOL_NICENESS, before)
+    for pool, expected in (("slow", max(POOL_NICENESS, before)), ("usual", before)):
+        pools.submit(Job(pool, priority, lambda value: [Arrival(None, b"", value)]))
+        (arrival,) = finished(pools, 1)
+        assert arrival.body == expected
     assert priority() == before
