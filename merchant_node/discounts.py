@@ -97,6 +97,15 @@ class Discount:
             raise OfferRefusedError("code_unfit")
         return percent_off(covered, self.rate) if self.rate else spread(self.amount, covered)
 
+    def reduced(self, records: Iterable[ProductRecord]) -> dict[str, int]:
+        """Give the price of one, by SKU, where it takes something off that and leaves something."""
+        prices = {
+            record.sku: record.price - sum(self.parts([record], [record.price]))
+            for record in records
+            if self.covers(record) and record.price >= self.minimum
+        }
+        return {sku: price for sku, price in prices.items() if price}
+
 
 class Redemptions:
     """The codes of one batch, and what it uses of them."""

@@ -229,7 +229,11 @@ class Inventory:
             discounts = [Discount.of(row) for row in tx.all(sa.select(schema.discounts))]
         present = {product.record.sku: product.record.cells for product in products}
         group = self._limits.privacy_group
-        reduced = {each.code: _reduced(each, products) for each in discounts if each.lasts(self._now())}
+        reduced = {
+            each.code: each.reduced([product.record for product in products])
+            for each in discounts
+            if each.lasts(self._now())
+        }
         return [
             *buckets.privacy(sized, present, group, self._limits.privacy_overhead, self._shop.currency),
             *buckets.discounted_privacy(sized, present, reduced, group),
@@ -318,17 +322,6 @@ def _find(tx: Tx, sku: str) -> Product:
     if product is None:
         raise NotFoundError(f"no product {sku} is on sale", "`product list` shows them all.")
     return product
-
-
-def _reduced(discount: Discount, products: Sequence[Product]) -> dict[str, int]:
-    """Give the price of one, by SKU, where the code takes something off it and leaves something."""
-    prices = {
-        product.record.sku: product.record.price
-        - sum(discount.parts([product.record], [product.record.price]))
-        for product in products
-        if discount.covers(product.record) and product.record.price >= discount.minimum
-    }
-    return {sku: price for sku, price in prices.items() if price}
 
 
 def _sized(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:
