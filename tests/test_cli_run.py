@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -18,6 +19,8 @@ from typing import IO
 import pytest
 from cli import WHY, Ran, Terminal, veilmart
 
+from broker_node import totp
+from common import clock
 from mosquitto import free_ports
 
 PATIENCE_S = 30.0
@@ -226,6 +229,43 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
     assert ran("order", "show", order["order_id"]).data["state"] == "complete"
     assert [each["amount"] for each in ran("merchant", "orders").data] == [250]
     assert ran("merchant", "sales").data["total"] == 250
+    assert ran("broker", "ledger", "check").data["faults"] == []
+
+
+def test_an_account_from_its_first_to_its_last_day(running: Path, tmp_path: Path) -> None:
+    def ran(*words: str | Path, who: str = "erin") -> Ran:
+        return veilmart(*words, "--json", home=running, VEILMART_PROFILE=str(tmp_path / who))
+
+    old, new, secret = (tmp_path / name for name in ("old", "new", "secret"))
+    old.write_text("correct horse battery")
+    new.write_text("staple of the battery")
+    for who in ("erin", "elsewhere"):
+        ran("join", running / "market.json", "--no-passphrase", who=who)
+    assert ran("signup", "erin", "--password-file", old).code == 0
+    assert ran("login", "erin", "--password-file", old, who="elsewhere").code == 0
+    assert ran("passwd", "--password-file", old, "--new-password-file", new).code == 0
+    assert ran("balance", who="elsewhere").error["code"] == "authentication"
+
+    # Somebody guesses, the owner logs in all the same, and an unknown device has to wait.
+    for _ in range(6):
+        guess = ran("login", "erin", "--password-file", old, who="elsewhere")
+        assert guess.error["code"] == "authentication"
+    assert "next try in" in guess.error["hint"]
+    assert ran("login", "erin", "--password-file", new).code == 0
+    ran("broker", "account", "credit", "erin", "7.77", *WHY)
+
+    secret.write_text(ran("totp", "secret").data["secret"])
+    key = base64.b32decode(secret.read_text())
+    password = ("--password-file", new, "--code")
+    code = totp.code_at(key, clock.now_ms() // totp.STEP_MS)
+    assert ran("totp", "enable", "--secret-file", secret, *password, code).data == {"totp": True}
+    assert ran("login", "erin", *password, code).error["code"] == "authentication", "it was used"
+    assert ran("broker", "account", "reset-totp", "erin", *WHY).data == {"name": "erin", "totp": False}
+
+    closed = ran("account", "close", "--password-file", new, "--yes").data
+    assert (closed["drawn"]["amount"], closed["drawn"]["balance"]) == (777, 0)
+    assert ran("login", "erin", "--password-file", new).error["code"] == "authentication"
+    assert ran("signup", "erin", "--password-file", new).error["code"] == "rejected"
     assert ran("broker", "ledger", "check").data["faults"] == []
 
 
