@@ -7,6 +7,7 @@
     PlaceOrder, AskOrder, AnswerKept   orders.py
     AnswerOrder, OutcomeKept           answers.py
     ConfirmDelivery                    settlement.py
+    GetStatement, RequestPayout        payouts.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
 
 A request that the rules refuse is answered with `Refused` and changes nothing.
@@ -21,7 +22,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import account_changes, delays, ledger, payments, schema
+from broker_node import account_changes, delays, ledger, payments, payouts, schema
 from broker_node.account_changes import AccountChanges, PasswordShown
 from broker_node.announced import Announced
 from broker_node.answers import Answers
@@ -36,6 +37,7 @@ from broker_node.mint import Mint
 from broker_node.orders import Orders
 from broker_node.payment_gateway import PaymentGateway
 from broker_node.payments import Payments
+from broker_node.payouts import Payouts
 from broker_node.recovery import Recovery
 from broker_node.refusals import refusal
 from broker_node.relay import Relay
@@ -91,6 +93,7 @@ class Broker:
         self.payments = Payments(self._audit)
         self._recovery = Recovery(self._sessions)
         self._spent = SpentSet(keys, issuing)
+        self._payouts = Payouts(limits)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -132,6 +135,8 @@ class Broker:
             messages.RepeatSwap: self._recovery.repeat_swap,
             messages.FindOrder: self._recovery.find_order,
             messages.AskOrder: self._orders.ask,
+            messages.GetStatement: self._payouts.statement,
+            messages.RequestPayout: self._payouts.request,
             messages.AskMerchant: self._relay.ask,
             messages.FetchCells: self._relay.fetch,
             messages.AnswerForward: self._relay.answer,
@@ -357,22 +362,25 @@ class Broker:
 
 
 def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[Any]:
-    if sender is None or sender.scope == "merchant":
+    # Whether a card was charged (`Ended`) is asked again: nobody may be told that it was not.
+    if sender is None or isinstance(message, Ended):
         return []
+    if sender.merchant is not None:
+        asked_for_payout = isinstance(message, messages.RequestPayout)
+        return [payouts.refusal(sender.merchant, message, error.code)] if asked_for_payout else []
+    return [refusal(sender.sid, _reference(message), error)]
+
+
+def _reference(message: Any) -> bytes:
     match message:
         case Signed(asked=asked):
-            return _refusal(sender, asked.request, error)
-        case Opened(request=request):
-            return _refusal(sender, request, error)
-        case PasswordShown(request=request):
-            return _refusal(sender, request, error)
-        case Ended():
-            # Whether a card was charged is asked again: nobody may be told that it was not.
-            return []
+            found = _reference(asked.request)
+        case Opened(request=request) | PasswordShown(request=request):
+            found = _reference(request)
         case messages.Withdraw() | messages.Swap() | messages.TopUp() | messages.AskTopUp():
-            reference = message.operation
+            found = message.operation
         case messages.BeginRestore() | messages.RepeatSwap():
-            reference = message.operation
+            found = message.operation
         case (
             messages.ClaimRefund()
             | messages.AskOrder()
@@ -380,7 +388,7 @@ def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[
             | messages.ConfirmDelivery()
             | messages.FindOrder()
         ):
-            reference = message.order_id
+            found = message.order_id
         case _:
-            reference = message.request
-    return [refusal(sender.sid, reference, error)]
+            found = message.request
+    return bytes(found)

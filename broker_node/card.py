@@ -47,6 +47,7 @@ class CardMaker:
             issuer_keys=issuers,
             log_key=self._keys.log_public,
             order_deadline_ms=self._limits.order_deadline_ms,
+            commission_basis_points=self._limits.commission_basis_points,
             totals_at=totals_at,
             totals=[each for each in totals if each.month in months],
         )

@@ -31,6 +31,8 @@ Action: TypeAlias = Literal[
     "account.enable",
     "account.close",
     "account.reset-totp",
+    "payout.confirm",
+    "payout.reject",
 ]
 
 LONGEST_REASON: Final = 500

@@ -3,8 +3,8 @@
     running --a check finds a fault--> stopped --a whole check finds none--> running
 
 Rule 1. Stopped, the broker goes on relaying, browsing and delivering, and answers questions (`HARMLESS`);
-whatever else there is, or will be, is refused with `payments_stopped` and changes nothing. A merchant is
-not answered: the protocol repeats what it says until it counts.
+whatever else there is, or will be, is refused with `payments_stopped` and changes nothing. A merchant's
+answer to an order is not answered: the protocol repeats it until it counts.
 
 Rule 2. The state is a row, read in the transaction that would move money: a check by another process
 counts from the next transaction on, and a restart changes nothing.
@@ -28,6 +28,7 @@ from broker_node.audit import Audit
 from broker_node.books import Report
 from broker_node.gate import MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult
+from broker_node.postings import payments_state
 from common import messages, topics
 from common.clock import Random
 from common.config import MINUTE_MS
@@ -48,23 +49,20 @@ HARMLESS: Final[frozenset[type]] = frozenset(
         *(messages.ChangePassword, messages.EnableTotp, messages.DisableTotp, PasswordShown),
         *(messages.AskMerchant, messages.AskOrder, messages.AnswerKept, messages.FetchCells),
         *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cell),
+        *(PasswordShown, messages.ChangePassword, messages.EnableTotp, messages.DisableTotp),
+        *(messages.BeginRestore, messages.FetchIssued, messages.RepeatSwap, messages.FindOrder),
+        messages.GetStatement,
     }
 )
 """What moves no money. Whatever is not in this list does: forgetting one stops too much, never too little."""
 
-_STATE = sa.select(schema.payments.c.state).order_by(schema.payments.c.number.desc()).limit(1)
 _CHANGE = sa.insert(schema.payments)
-
-
-def state(tx: Tx) -> str:
-    """Give `running` or `stopped`."""
-    return str(tx.scalar(_STATE) or "running")
 
 
 def act_on(tx: Tx, report: Report, audit: Audit, now: int, random: Random) -> str:
     """Stop or resume as a check's report says, and keep how far it came; gives the state after it."""
     books.keep(tx, report, now)
-    old = state(tx)
+    old = payments_state(tx)
     new = "stopped" if report.faults else "running" if report.complete else old
     if new != old:
         step(PAYMENTS, old, new)
@@ -101,7 +99,7 @@ class Payments:
     def sort(self, tx: Tx, arrivals: Sequence[Arrival]) -> tuple[Sequence[Arrival], Sequence[Arrival]]:
         """Give what may go on, and what is refused."""
         moving = [arrival for arrival in arrivals if type(arrival.body) not in HARMLESS]
-        if not moving or state(tx) == "running":
+        if not moving or payments_state(tx) == "running":
             return arrivals, []
         return [arrival for arrival in arrivals if type(arrival.body) in HARMLESS], moving
 
@@ -128,7 +126,7 @@ class Payments:
         return [Outgoing(topics.broker_status(), status, retain=True)]
 
     def _hear(self, tx: Tx, now: int) -> None:
-        found, before = state(tx), self._state
+        found, before = payments_state(tx), self._state
         self._state = found
         if found != before:
             self._to_show = True

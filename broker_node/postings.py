@@ -32,6 +32,7 @@ import sqlalchemy as sa
 
 from broker_node import schema
 from common import codec
+from common.errors import RefusedError
 from common.store import Tx
 
 OPERATOR: Final = "operator"
@@ -43,6 +44,8 @@ SOURCES: Final = frozenset({OPERATOR, GATEWAY})
 """The books that money comes from: the only ones that may be negative."""
 MERCHANT_BOOKS: Final = ("pending", "available", "reserved")
 
+PAYMENTS: Final = "payments"
+"""Under this a transaction notes whether they are running."""
 LINK_LABEL: Final = b"veilmart v1 ledger\0"
 NO_LINK: Final = bytes(32)
 
@@ -54,6 +57,7 @@ _HEAD = (
     .order_by(schema.postings.c.posting.desc())
     .limit(1)
 )
+_STATE = sa.select(schema.payments.c.state).order_by(schema.payments.c.number.desc()).limit(1)
 _LAST_LINE = (
     sa.select(schema.merchant_lines)
     .where(schema.merchant_lines.c.merchant == sa.bindparam("of"))
@@ -133,6 +137,11 @@ def link_of(before: bytes, posting: int, reference: bytes, at: int, entries: Map
     return hashlib.sha256(LINK_LABEL + before + content).digest()
 
 
+def payments_state(tx: Tx) -> str:
+    """Tell whether money moves: `running` or `stopped` (`payments`)."""
+    return str(tx.scalar(_STATE) or "running")
+
+
 def head(tx: Tx) -> Head:
     """Give the last posting's number and link."""
     row = tx.one(_HEAD)
@@ -152,13 +161,18 @@ def sums(tx: Tx, merchant: str) -> MerchantSums:
 def post(tx: Tx, reference: bytes, entries: Mapping[str, int], now: int) -> None:
     """Write one balanced posting: book -> signed minor units.
 
-    Raises `UnbalancedError`, and `OverdrawnError` where a merchant's book would fall below zero.
+    Raises `UnbalancedError`; `OverdrawnError` where a merchant's book would fall below zero; and
+    `RefusedError` while payments are stopped: whoever forgot to ask whether they are is stopped here.
     """
     if sum(entries.values()):
         raise UnbalancedError("a posting must sum to zero")
     written = {book: amount for book, amount in entries.items() if amount}
     if not written:
         return
+    if PAYMENTS not in tx.noted:
+        tx.noted[PAYMENTS] = payments_state(tx)
+    if tx.noted[PAYMENTS] == "stopped":
+        raise RefusedError("payments_stopped")
     last: Head = tx.noted.get(Head) or head(tx)
     number = last.posting + 1
     link = link_of(last.link, number, reference, now, written)

@@ -240,6 +240,20 @@ merchant_lines = sa.Table(
 )
 """A merchant's statement: a line for each posting with its money, with the sums of its books after it."""
 
+payouts = sa.Table(
+    "payouts",
+    metadata,
+    sa.Column("payout_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("merchant", sa.String(32), nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("destination", sa.String(200), nullable=False),
+    sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("requested", sa.BigInteger, nullable=False),
+    sa.Column("decided", sa.BigInteger),
+    sa.Column("reason", sa.String(500)),
+)
+
 checkpoints = sa.Table(
     "checkpoints",
     metadata,

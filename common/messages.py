@@ -721,6 +721,76 @@ class FetchRefused(Message, frozen=True):
     answer: Sealed
 
 
+# --- Merchant scope: its money -------------------------------------------------------------------------
+
+LineKind: TypeAlias = Literal[
+    "captured", "settled", "refunded", "payout_requested", "payout_confirmed", "payout_rejected"
+]
+
+
+class GetStatement(Message, frozen=True):
+    """merchant -> broker: the lines of my statement after line number `after`."""
+
+    request: Id
+    after: Annotated[int, Meta(ge=0, le=2**40)]
+
+
+class StatementLine(Part, frozen=True):
+    """A posting with a merchant's money; `at` is cut to the minute. The sums are those after it.
+
+    `reference` is the order's id or the payout's. What changed is the difference to the line before; what
+    a settlement takes from `pending` and does not add to `available` is the operator's commission.
+    """
+
+    line: Annotated[int, Meta(ge=1, le=2**40)]
+    at: Time
+    kind: LineKind
+    reference: Id
+    pending: Annotated[int, Meta(ge=0, le=2**52)]
+    available: Annotated[int, Meta(ge=0, le=2**52)]
+    reserved: Annotated[int, Meta(ge=0, le=2**52)]
+
+
+class Statement(Message, frozen=True):
+    """broker -> merchant: the lines after `after`, in their order; `last` is the newest that there is."""
+
+    request: Id
+    after: Annotated[int, Meta(ge=0, le=2**40)]
+    lines: Annotated[list[StatementLine], Meta(max_length=config.STATEMENT_LINES)]
+    last: Annotated[int, Meta(ge=0, le=2**40)]
+    commission_basis_points: Annotated[int, Meta(ge=0, le=config.WHOLE_IN_BASIS_POINTS)]
+
+
+class RequestPayout(Message, frozen=True):
+    """merchant -> broker: pay this out of what is available. The same bytes again ask where it stands.
+
+    `destination` says where to (an IBAN, say): what the merchant writes, and the broker's operator reads.
+    """
+
+    payout_id: Id
+    amount: Amount
+    destination: Annotated[str, Meta(min_length=1, max_length=200)]
+
+    def __repr__(self) -> str:
+        """Hide where the money goes."""
+        return f"RequestPayout(payout_id={self.payout_id.hex()})"
+
+
+class PayoutAnswer(Message, frozen=True):
+    """broker -> merchant: the amount is reserved, paid out, or available again. `reason`: the operator's."""
+
+    payout_id: Id
+    state: Literal["requested", "confirmed", "rejected"]
+    reason: Annotated[str, Meta(max_length=500)]
+
+
+class PayoutRefused(Message, frozen=True):
+    """broker -> merchant: nothing was reserved."""
+
+    payout_id: Id
+    code: RefusalCode
+
+
 # --- Which side may send what --------------------------------------------------------------------------
 
 FromAccount: TypeAlias = (
@@ -772,8 +842,19 @@ ToShop: TypeAlias = (
     | KeyRetired
     | SessionEnded
 )
-FromMerchant: TypeAlias = AnswerForward | AnswerOrder | OutcomeKept | Cell | FetchRefused
-ToMerchant: TypeAlias = Forward | ForwardOrder | OrderOutcome | ForwardFetch | SessionEnded
+FromMerchant: TypeAlias = (
+    AnswerForward | AnswerOrder | OutcomeKept | Cell | FetchRefused | GetStatement | RequestPayout
+)
+ToMerchant: TypeAlias = (
+    Forward
+    | ForwardOrder
+    | OrderOutcome
+    | ForwardFetch
+    | Statement
+    | PayoutAnswer
+    | PayoutRefused
+    | SessionEnded
+)
 
 # --- Sealed: customer -> merchant ----------------------------------------------------------------------
 
@@ -1081,7 +1162,8 @@ class BrokerCard(Part, frozen=True):
     """broker -> everyone: how to open a session, and which blind-signature keys count.
 
     `totals` repeats the last public totals, of the boundary `totals_at`, for the months whose keys are
-    shown. Before the first ones it is empty, and `totals_at` is 0.
+    shown. Before the first ones it is empty, and `totals_at` is 0. `commission_basis_points` is the
+    operator's share of what settles from now on, in hundredths of a percent.
     """
 
     market: Id
@@ -1092,6 +1174,7 @@ class BrokerCard(Part, frozen=True):
     issuer_keys: Annotated[list[IssuerKey], Meta(max_length=128)]
     log_key: Bytes32
     order_deadline_ms: Annotated[int, Meta(ge=1, le=2**40)]
+    commission_basis_points: Annotated[int, Meta(ge=0, le=config.WHOLE_IN_BASIS_POINTS)]
     totals_at: Time
     totals: Annotated[list[CoinTotal], Meta(max_length=128)]
 

@@ -39,6 +39,20 @@ CUSTOMER_ORDER: Final[Table] = {
     "refunded": frozenset(),
 }
 
+PAYOUT: Final[Table] = {
+    "requested": frozenset({"confirmed", "rejected"}),
+    "confirmed": frozenset(),
+    "rejected": frozenset(),
+}
+
+MERCHANT_PAYOUT: Final[Table] = {
+    "asked": frozenset({"requested", "confirmed", "rejected", "refused"}),
+    "requested": frozenset({"confirmed", "rejected"}),
+    "confirmed": frozenset(),
+    "rejected": frozenset(),
+    "refused": frozenset(),
+}
+
 BROKER_TOP_UP: Final[Table] = {
     "requested": frozenset({"opened", "declined"}),
     "opened": frozenset({"charged", "declined", "unknown"}),

@@ -34,6 +34,7 @@ from merchant_node.prekeys import Prekeys
 from merchant_node.promotions import Promotions
 from merchant_node.reports import Reports
 from merchant_node.shop import Shop
+from merchant_node.treasury import Treasury
 
 IDENTITY_KEY: Final = "identity.key"
 CERTIFICATE: Final = "identity.crt"
@@ -178,6 +179,15 @@ class MerchantHome:
         finally:
             store.close()
 
+    @contextmanager
+    def treasury(self) -> Iterator[Treasury]:
+        """Open what the merchant earns, also beside a running node."""
+        store = self.store()
+        try:
+            yield Treasury(store)
+        finally:
+            store.close()
+
     def tls(self) -> TlsFiles:
         """Give the files for TLS; the CA's certificate is the market file's."""
         ca = self.path / CA_CERTIFICATE
@@ -185,6 +195,14 @@ class MerchantHome:
         if not ca.exists() or ca.read_bytes() != pem:
             keys.replace_file(ca, pem)
         return TlsFiles(ca, self.path / CERTIFICATE, self.path / IDENTITY_KEY)
+
+    def is_running(self) -> bool:
+        """Whether a node runs in this home."""
+        try:
+            with self.running():
+                return False
+        except BusyError:
+            return True
 
     @contextmanager
     def running(self) -> Iterator[None]:

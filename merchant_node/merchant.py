@@ -6,6 +6,7 @@
                                ForwardOrder       fulfil.py     accepted or rejected, and stored
                                OrderOutcome       settle.py     paid, or void
                                ForwardFetch       delivery.py   cells, on the connection for cells
+                               Statement, PayoutAnswer, PayoutRefused   money.py
 
 Rule 1. `check`, `receive_all` and `tick` change nothing but `tx`; memory follows after the commit, in
 `seen` and `frame`. Three things are handed in that touch files: the prekeys (`tick` has them made and
@@ -29,7 +30,7 @@ from common.config import HOUR_MS, Limits
 from common.errors import ForgedError, MalformedError
 from common.node import Arrival, CellSource, Incoming, Job, Outgoing
 from common.store import Tx
-from merchant_node import schema
+from merchant_node import money, schema
 from merchant_node.browse import Browse
 from merchant_node.catalog import Catalog, catalog_version
 from merchant_node.content import ContentFolder
@@ -136,9 +137,13 @@ class Merchant:
         sends += settle_all(tx, kinds[messages.OrderOutcome], at, self.refused)
         sends += self._delivery.decide_all(tx, kinds[messages.ForwardFetch], random, self.refused)
         sends += self._browse.answer_all(tx, kinds[messages.Forward], at, random, self.refused)
+        money.read(tx, kinds[messages.Statement], now, self.refused)
+        money.answered(tx, [*kinds[messages.PayoutAnswer], *kinds[messages.PayoutRefused]], self.refused)
+        if kinds[messages.OrderOutcome]:
+            money.ask_soon(tx)
         return sends
 
-    def tick(self, tx: Tx, now: int, random: clock.Random) -> list[Any]:  # noqa: ARG002 - part of `Core`
+    def tick(self, tx: Tx, now: int, random: clock.Random) -> list[Any]:
         """Renew prekeys, card and session when due."""
         sends: list[Any] = []
         if self._prekeys.refresh(now):
@@ -152,10 +157,13 @@ class Merchant:
                 counter = max(now, int(tx.scalar(_COUNTER)) + 1)
                 tx.changed(_COUNT, {"to": counter})
                 sends.append(Greet(counter))
+                money.ask_soon(tx)
             case "repeat":
                 sends.append(Repeat())
             case "nothing":
                 pass
+        if self.session.usable:
+            sends += money.questions(tx, now, random)
         return sends
 
     def seen(self, arrivals: Iterable[Arrival], now: int) -> None:

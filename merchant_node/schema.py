@@ -17,7 +17,9 @@ counters = sa.Table(
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`catalog`: when the catalog last changed, in milliseconds. `hello`: the last counter signed."""
+"""`catalog`: when the catalog last changed, in milliseconds. `hello`: the last counter signed.
+`statement due` and `statement read`: when the broker is asked for the statement next, and answered last.
+`commission`: the operator's share, in basis points, as the broker said then."""
 
 product_versions = sa.Table(
     "product_versions",
@@ -126,3 +128,31 @@ sales = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),
 )
 """One row for each captured order, in the order of their capture."""
+
+statement_lines = sa.Table(
+    "statement_lines",
+    metadata,
+    sa.Column("line", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.BigInteger, nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("reference", sa.LargeBinary(16), nullable=False),
+    sa.Column("pending", sa.BigInteger, nullable=False),
+    sa.Column("available", sa.BigInteger, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False),
+)
+"""The broker's statement, as far as it was read: the sums are those after a line."""
+
+payouts = sa.Table(
+    "payouts",
+    metadata,
+    sa.Column("payout_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("destination", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("code", sa.String(32), nullable=False),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("asked", sa.BigInteger, nullable=False),
+    sa.Column("due", sa.BigInteger, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+)
+"""`due`: when the broker is to be asked about it next, NULL when never. `code`: why it was refused."""

@@ -95,6 +95,7 @@ class World:
         self.keys: frames.SessionKeys | None = None
         self.outbox: list[Outgoing] = []
         self.sources: list[CellSource] = []
+        self.questions: list[Any] = []
         self.card: messages.MerchantCard | None = None
         self.store = Store.in_home(self.home, "merchant.db", "merchant_node.migrations")
         self.start()
@@ -158,6 +159,7 @@ class World:
             "issuer_keys": [],
             "log_key": bytes(32),
             "order_deadline_ms": config.DAY_MS,
+            "commission_basis_points": 0,
             "totals_at": 0,
             "totals": [],
         }
@@ -223,11 +225,15 @@ class World:
     def answers(self) -> list[Any]:
         assert self.keys is not None
         topic = topics.merchant_out(MERCHANT)
-        return [
+        bodies = [
             envelope.body
             for frame in self.sent(topic)
             for envelope in codec.FROM_MERCHANT.unpack(frames.open_frame(self.keys.up, topic, frame))
         ]
+        # Asked by time, and no answer to anything.
+        by_time = messages.GetStatement, messages.RequestPayout
+        self.questions += [body for body in bodies if isinstance(body, by_time)]
+        return [body for body in bodies if not isinstance(body, by_time)]
 
     def cells(self) -> list[messages.Cell]:
         """Serve every source to its end, in turn, and open the frames."""

@@ -59,6 +59,9 @@ RECEIPT_LINE = messages.ReceiptLine(
     cells=1,
 )
 SLOT_KEY = messages.SlotKey(slot=TIME, public=X_WING)
+STATEMENT_LINE = messages.StatementLine(
+    line=8, at=TIME, kind="settled", reference=ID, pending=0, available=878, reserved=100
+)
 TOTAL = messages.CoinTotal(value=64, month="2027-01", issued=40, spent=20)
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
 LOG_IN = messages.LogIn(name="alice", password="correct horse", device=HASH, code="")
@@ -163,6 +166,12 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.Cell(reference=ID, token=REPLY, cell=bytes(100)),
     messages.MerchantCell(request=ID, cell=bytes(100)),
     messages.FetchRefused(reference=ID, token=REPLY, answer=SEALED),
+    messages.GetStatement(request=ID, after=7),
+    STATEMENT_LINE,
+    messages.Statement(request=ID, after=7, lines=[STATEMENT_LINE], last=9, commission_basis_points=250),
+    messages.RequestPayout(payout_id=ID, amount=900, destination="DE02 1203 0000 0000 2020 51"),
+    messages.PayoutAnswer(payout_id=ID, state="rejected", reason="the account is closed"),
+    messages.PayoutRefused(payout_id=ID, code="insufficient_funds"),
     messages.ListProducts(search="ridge", category="", sort="price", offset=0),
     messages.GetProduct(sku="GPX-1"),
     messages.GetImage(sku="GPX-1"),
@@ -236,6 +245,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         issuer_keys=[ISSUER],
         log_key=HASH,
         order_deadline_ms=config.DAY_MS,
+        commission_basis_points=250,
         totals_at=TIME - 1,
         totals=[TOTAL],
     ),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,6 +230,23 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
     assert [each["amount"] for each in ran("merchant", "orders").data] == [250]
     assert ran("merchant", "sales").data["total"] == 250
     assert ran("broker", "ledger", "check").data["faults"] == []
+    assert_paid_out(ran)
+
+
+def assert_paid_out(ran: Callable[..., Ran]) -> None:
+    """What the merchant earned is settled, asked for, and paid."""
+    deadline = time.monotonic() + PATIENCE_S
+    while ran("merchant", "balance").data["available"] != 250:
+        assert time.monotonic() < deadline
+    too_much = ran("merchant", "payout", "2.51", "--to", "DE02 1203")
+    assert (too_much.code, too_much.error["code"]) == (4, "insufficient_funds")
+    asked = ran("merchant", "payout", "2.00", "--to", "DE02 1203").data
+    assert (asked["state"], asked["amount"]) == ("requested", 200)
+    (waiting,) = ran("broker", "payout", "list").data
+    assert (waiting["merchant"], waiting["destination"]) == ("sports", "DE02 1203")
+    ran("broker", "payout", "confirm", asked["payout_id"], "--reason", "bank reference 17")
+    assert ran("broker", "payout", "list").data == []
+    assert ran("broker", "ledger", "check").data["books"]["payouts"] == 200
 
 
 def test_an_account_from_its_first_to_its_last_day(running: Path, tmp_path: Path) -> None:

@@ -302,6 +302,8 @@ def test_other_fixed_values_are_those_of_the_code(row: list[str]) -> None:
         ("A top-up at the broker", states.BROKER_TOP_UP),
         ("A top-up at the customer", states.CUSTOMER_TOP_UP),
         ("An account", states.ACCOUNT),
+        ("A payout at the broker", states.PAYOUT),
+        ("A payout at the merchant", states.MERCHANT_PAYOUT),
     ],
 )
 def test_the_state_tables_are_those_of_the_code(title: str, table: states.Table) -> None:

@@ -21,6 +21,7 @@ from common.config import SECOND_MS
 from common.errors import WireError
 from common.node import Incoming
 from merchant_node import schema
+from merchant_node.treasury import Treasury
 
 IN = topics.merchant_in(MERCHANT)
 SECRET = bytes(range(32))
@@ -105,7 +106,23 @@ def visit(shop: Shop) -> None:
             shop.ask(shop.fetch(order.order_id, 0, 1, secret=SECRET)[0])
             assert len(shop.cells()) == 1
             assert shop.state(order.order_id) == "delivered"
+    earn(shop)
     shop.outbox.clear()
+
+
+def earn(shop: Shop) -> None:
+    """Let it read a statement, and ask for two payouts of which one is refused."""
+    line = {"at": 0, "reference": bytes(16), "reserved": 0}
+    lines = [
+        messages.StatementLine(line=1, kind="captured", pending=999, available=0, **line),
+        messages.StatementLine(line=2, kind="settled", pending=0, available=999, **line),
+    ]
+    shop.ask(messages.Statement(request=bytes(16), after=0, lines=lines, last=2, commission_basis_points=0))
+    one, two = (Treasury(shop.store).ask(10, "an account", shop.now, shop.random).payout_id for _ in range(2))
+    shop.ask(
+        messages.PayoutAnswer(payout_id=one, state="requested", reason=""),
+        messages.PayoutRefused(payout_id=two, code="insufficient_funds"),
+    )
 
 
 def test_the_visit_has_every_kind_of_message_that_a_merchant_receives(
@@ -179,8 +196,9 @@ def test_the_broker_sends_everything_once_more_and_nothing_changes(shop: Shop, *
         if not isinstance(body, messages.SessionEnded):
             shop.receive(*shop.frames_of(body))
             assert shop.dump() == before, body
-    # It was asked, and answered: every question, both orders and their outcomes, and the cell.
-    assert len(shop.answers()) == len(again) - 2
+    # It was asked, and answered: every question, both orders and their outcomes, and the cell. The ends of
+    # a session, the statement and what became of two payouts are no questions.
+    assert len(shop.answers()) == len(again) - 5
     assert len(shop.cells()) == 1
 
 

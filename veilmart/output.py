@@ -19,10 +19,15 @@ under a line of names. What strangers wrote (a title, a name) reaches neither wi
 
 Rule 5. The exit code is the error's: 0 ok, 1 error, 2 usage, 3 not found, 4 rejected, 5 authentication,
 6 unreachable, 27 timed out, 130 interrupted.
+
+Rule 6. With `--csv`, where a command has it, stdout holds RFC 4180 with a line of names: amounts as in JSON,
+minor units beside their currency, and times as RFC 3339. What strangers wrote is no formula in it.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 import unicodedata
@@ -37,6 +42,7 @@ from common.errors import DeadlineError, DiscountRefusedError, OutOfStockError, 
 
 INTERRUPTED: Final = 130
 _KEPT: Final = frozenset("\n\t")
+_FORMULAS: Final = frozenset("=+-@")
 
 
 class InternalError(VeilmartError):
@@ -86,6 +92,14 @@ class Output:
             _print(sys.stdout, _line({"ok": True, "data": data}))
         else:
             self._show_views(views)
+
+    def csv(self, table: Table) -> None:
+        """Show a table to a spreadsheet."""
+        lines = io.StringIO()
+        writer = csv.writer(lines, lineterminator="\r\n")
+        writer.writerow(table.names)
+        writer.writerows([_inert(cell) for cell in row] for row in table.rows)
+        _print(sys.stdout, lines.getvalue().removesuffix("\r\n"))
 
     def note(self, text: str) -> None:
         """Tell a person something that is no data."""
@@ -175,6 +189,14 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _inert(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    # A spreadsheet computes what begins so, whoever wrote it.
+    text = _cell(cell)
+    return "'" + text if text[:1] in _FORMULAS else text
 
 
 def _tabbed(table: Table) -> str:

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from broker_node import ledger, operator_actions, payments, run
+from broker_node.postings import payments_state
 from common import clock, money
 from common.errors import LedgerBrokenError
 from veilmart import ca
-from veilmart.cli import broker_accounts, broker_invites
+from veilmart.cli import broker_accounts, broker_invites, broker_payouts
 from veilmart.cli.broker_store import broker_snapshot, broker_store
 from veilmart.cli.homes import Home, home_of, output
 from veilmart.cli.lists import install_list
@@ -29,6 +30,7 @@ ledger_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="The 
 app.add_typer(broker_accounts.app, name="account")
 app.add_typer(broker_invites.app, name="invite")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(broker_payouts.app, name="payout")
 
 
 @app.command("run")
@@ -78,7 +80,7 @@ def check_ledger(context: typer.Context, home: Home = None) -> None:
     Payments that were stopped go on once this finds nothing wrong.
     """
     with broker_snapshot(home) as desk:
-        report, before = ledger.check(desk.tx), payments.state(desk.tx)
+        report, before = ledger.check(desk.tx), payments_state(desk.tx)
     with broker_store(home) as desk:
         after = payments.act_on(desk.tx, report, desk.audit, clock.now_ms(), clock.random_bytes)
     currency = desk.currency

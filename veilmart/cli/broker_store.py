@@ -10,7 +10,7 @@ from pathlib import Path
 from broker_node import run
 from broker_node.audit import Audit
 from common.config import Limits, load_limits
-from common.errors import UsageError
+from common.errors import PaymentsStoppedError, RefusedError, UsageError
 from common.market_file import MarketFile
 from common.store import Store, Tx
 from veilmart import ca
@@ -30,8 +30,15 @@ class Desk:
 @contextmanager
 def broker_store(given: Path | None) -> Iterator[Desk]:
     """Open one transaction on the store of the broker in `given`, or in the default home."""
-    with _opened(given) as (store, about), store.immediate() as tx:
-        yield Desk(tx, *about)
+    try:
+        with _opened(given) as (store, about), store.immediate() as tx:
+            yield Desk(tx, *about)
+    except RefusedError as error:
+        if error.code != "payments_stopped":
+            raise
+        raise PaymentsStoppedError(
+            "Payments are stopped: nothing was changed.", "`veilmart broker ledger check` says why."
+        ) from error
 
 
 @contextmanager

@@ -39,6 +39,7 @@ Timeout: TypeAlias = Annotated[float, typer.Option(min=0.1, help="Seconds to wai
 Proxy: TypeAlias = Annotated[
     str | None, typer.Option(help="socks5://HOST:PORT; each session uses credentials of its own.")
 ]
+Csv: TypeAlias = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -22,7 +22,7 @@ from merchant_node.home import CERTIFICATE, MARKET, PROFILE, MerchantHome, Profi
 from merchant_node.reports import OrderReport, Reports, Sale
 from merchant_node.run import run_merchant
 from veilmart import ca
-from veilmart.cli import discount, product
+from veilmart.cli import discount, merchant_money, product
 from veilmart.cli.homes import (
     Home,
     MerchantId,
@@ -39,6 +39,7 @@ from veilmart.output import Table, View
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A merchant, in a home of its own.")
 app.add_typer(product.app, name="product")
 app.add_typer(discount.app, name="discount")
+app.add_typer(merchant_money.app)
 
 FOLLOW_SECONDS: Final = 0.5
 LARGEST_CERTIFICATE: Final = 16 * 1024
