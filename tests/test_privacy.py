@@ -47,6 +47,8 @@ TOLD_TO_MERCHANTS = {
     "ForwardOrder": ("order_id", "amount", "currency", "deadline", "claim_lock", "status_lock", "sealed"),
     "OrderOutcome": ("order_id", "outcome"),
     "ForwardFetch": ("reference", "token", "cells", "sealed"),
+    # Its own sums, and references of its own orders and payouts, with the minute of each.
+    "Statement": ("request", "after", "lines", "last", "commission_basis_points"),
     "SessionEnded": ("code",),
     "Welcome": ("session", "scope", "clock", "expires", "idle_ms", "byte_budget"),
 }
