@@ -355,6 +355,40 @@ def test_a_person_is_shown_the_total_and_asked(
         assert ran(*words).code == 0
 
 
+def test_a_wallet_that_looks_after_itself(nodes: dict[str, Process], running: Path, tmp_path: Path) -> None:
+    assert nodes
+    password = tmp_path / "password"
+    password.write_text("correct horse battery")
+    profile = str(tmp_path / "erin")
+
+    def ran(*words: str | Path) -> Ran:
+        return veilmart(*words, "--json", home=running, VEILMART_PROFILE=profile)
+
+    veilmart("join", running / "market.json", "--no-passphrase", home=running, VEILMART_PROFILE=profile)
+    ran("signup", "erin", "--password-file", password)
+    veilmart("broker", "account", "credit", "erin", "50", *WHY, home=running)
+    assert [due["work"] for due in ran("wallet", "show").data["due"]] == ["draw"]
+    tended = ran("wallet", "tend").data
+    assert [(each["work"], each["outcome"]) for each in tended["done"]] == [("draw", "done")]
+    ran("logout")
+    # Eight tickets are kept: half of them came with the bundle, the others need the account again.
+    (due,) = ran("wallet", "tend").data["due"]
+    assert due["work"] == "draw"
+    words = ("wallet", "tend", "--watch", "--account", "erin", "--password-file", str(password))
+    with started(running, *words, "--profile", profile) as watching:
+        assert watching.line() == "draw from the account: done\n"
+        # Between its times the profile is free for other commands.
+        deadline = time.monotonic() + PATIENCE_S
+        while (held := ran("wallet", "show")).code != 0:
+            assert time.monotonic() < deadline
+        code, _, _ = watching.end(signal.SIGINT)
+    assert code == 0
+    assert (held.data["tickets"], held.data["due"], held.data["logged_in"]) == (8, [], False)
+    assert held.data["exact_up_to"] == held.data["usable"] == 2000
+    wrong = ran("wallet", "tend", "--watch", "--now")
+    assert (wrong.code, wrong.error["code"]) == (2, "usage")
+
+
 def test_whoever_is_away_is_named(nodes: dict[str, Process], running: Path, tmp_path: Path) -> None:
     """After every other test that needs them: it ends the nodes one by one."""
     profile = {"VEILMART_PROFILE": str(tmp_path / "dan")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Annotated, Final
 
@@ -86,19 +85,22 @@ def _tend(market: Market, bundles: int, account: str | None, password: str) -> T
 
 
 def _watch(shown: Output, once: Callable[[], TendView]) -> None:
-    """Tend until interrupted. In between the profile is closed: other commands may use it."""
-    waiting, first = threading.Event(), True
-    while True:
-        try:
-            tended = once()
-        except BusyError:
-            shown.note("the profile is in use: trying again in a minute")
-            waiting.wait(BUSY_PAUSE_MS / 1000)
-            continue
-        if first or tended.done:
-            _show(shown, tended)
-        first = False
-        waiting.wait(_pause_ms(tended, now_ms()) / 1000)
+    """Tend until a signal comes. In between the profile is closed: other commands may use it."""
+    from veilmart.cli.running import stopped_by_signal  # noqa: PLC0415 - no other command waits for a loop
+
+    first = True
+    with stopped_by_signal() as (stop, _):
+        while not stop.is_set():
+            try:
+                tended = once()
+            except BusyError:
+                shown.note("the profile is in use: trying again in a minute")
+                stop.wait(BUSY_PAUSE_MS / 1000)
+                continue
+            if first or tended.done:
+                _show(shown, tended)
+            first = False
+            stop.wait(_pause_ms(tended, now_ms()) / 1000)
 
 
 def _pause_ms(tended: TendView, now: int) -> int:
