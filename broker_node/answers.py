@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from broker_node import ledger, order_rows, schema
 from broker_node.audit import Audit
-from broker_node.telling import Send, Telling
+from broker_node.telling import Send, Telling, outcome_of
 from common import messages
 from common.clock import Random
 from common.config import Limits
@@ -88,6 +88,7 @@ class Answers:
             captured.append(change | {"at": now, "settles": new["settle_at"]})
             ledger.capture(tx, row, now)
         else:
+            new["refunded"] = row["amount"]
             refundable.append(change)
         kept = b"" if late else answer.answer
         # What was paid for is kept until its customer has shown that it is stored there, however long.
@@ -111,7 +112,7 @@ class Answers:
         order_rows.make_refundable(tx, [{"of": row["order_id"], "next": due} for row in rows])
         order_rows.forget_bodies(tx, [row["order_id"] for row in rows])
         for row in rows:
-            new = {**row, "state": "refundable"}
+            new = {**row, "state": "refundable", "refunded": row["amount"]}
             self._audit.order_step(tx, "refundable", row, now, random)
             sends += [self._telling.outcome(new), *self._telling.push(new, b"", now)]
         return sends
@@ -124,7 +125,8 @@ class Answers:
             row = rows.get(arrival.body.order_id)
             if row is None or row["merchant"] != arrival.sender.merchant or row["state"] == "held":
                 self.refused["wrong_state"] += 1
-            else:
+            elif outcome_of(row) == arrival.body.outcome:
+                # What was kept of an older outcome says nothing of the present one.
                 kept.append({"of": arrival.body.order_id})
         tx.each(_KEPT, kept)
         return []

@@ -8,6 +8,7 @@
     AnswerOrder, OutcomeKept           answers.py
     ConfirmDelivery                    settlement.py
     GetStatement, RequestPayout        payouts.py
+    CancelOrder, RefundOrder           refunds.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
 
 A request that the rules refuse is answered with `Refused` and changes nothing.
@@ -39,7 +40,8 @@ from broker_node.payment_gateway import PaymentGateway
 from broker_node.payments import Payments
 from broker_node.payouts import Payouts
 from broker_node.recovery import Recovery
-from broker_node.refusals import refusal
+from broker_node.refunds import Refunds
+from broker_node.refusals import refuse
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
@@ -94,6 +96,7 @@ class Broker:
         self._recovery = Recovery(self._sessions)
         self._spent = SpentSet(keys, issuing)
         self._payouts = Payouts(limits)
+        self._refunds = Refunds(self._telling, self._audit)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -137,6 +140,8 @@ class Broker:
             messages.AskOrder: self._orders.ask,
             messages.GetStatement: self._payouts.statement,
             messages.RequestPayout: self._payouts.request,
+            messages.CancelOrder: self._refunds.cancel,
+            messages.RefundOrder: self._refunds.refund,
             messages.AskMerchant: self._relay.ask,
             messages.FetchCells: self._relay.fetch,
             messages.AnswerForward: self._relay.answer,
@@ -362,33 +367,15 @@ class Broker:
 
 
 def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[Any]:
-    # Whether a card was charged (`Ended`) is asked again: nobody may be told that it was not.
-    if sender is None or isinstance(message, Ended):
-        return []
-    if sender.merchant is not None:
-        asked_for_payout = isinstance(message, messages.RequestPayout)
-        return [payouts.refusal(sender.merchant, message, error.code)] if asked_for_payout else []
-    return [refusal(sender.sid, _reference(message), error)]
-
-
-def _reference(message: Any) -> bytes:
     match message:
+        case messages.RequestPayout() if sender is not None and sender.merchant is not None:
+            return [payouts.refusal(sender.merchant, message, error.code)]
         case Signed(asked=asked):
-            found = _reference(asked.request)
+            return refuse(sender, asked.request, error)
         case Opened(request=request) | PasswordShown(request=request):
-            found = _reference(request)
-        case messages.Withdraw() | messages.Swap() | messages.TopUp() | messages.AskTopUp():
-            found = message.operation
-        case messages.BeginRestore() | messages.RepeatSwap():
-            found = message.operation
-        case (
-            messages.ClaimRefund()
-            | messages.AskOrder()
-            | messages.PlaceOrder()
-            | messages.ConfirmDelivery()
-            | messages.FindOrder()
-        ):
-            found = message.order_id
+            return refuse(sender, request, error)
+        case Ended():
+            # Whether a card was charged is asked again: nobody may be told that it was not.
+            return []
         case _:
-            found = message.request
-    return bytes(found)
+            return refuse(sender, message, error)

@@ -1,7 +1,8 @@
 """Money against coins: withdraw (balance to coins), swap (coins to coins), refund (escrow to coins).
 
-Rule 1. Each is an operation with an id of its own. The same bytes again get the same signatures; other
-bytes under the same id are a conflict. Ids are kept per kind, so that nobody can occupy another kind's.
+Rule 1. Each is an operation with an id of its own (`operations`). The same bytes again get the same
+signatures; other bytes under the same id are a conflict. An order may have several claims, which together
+never draw more than was given back of it.
 
 Rule 2. Signing is slow and runs in a pool (`signing.py`). What it rests on is checked before, to fail
 early, and what may have changed meanwhile (balance, order, spent coins) again in the one transaction that
@@ -12,8 +13,6 @@ Swaps, and whatever comes back from the pool, are handled a batch at a time: tha
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, operations, recovery, schema
+from broker_node import ledger, operations, order_rows, recovery, schema
 from broker_node.audit import Audit
 from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
@@ -34,10 +33,16 @@ from common.clock import Random
 from common.config import DAY_MS, Limits
 from common.errors import RefusedError
 from common.node import Arrival, Job
-from common.states import BROKER_ORDER, sources
+from common.states import BROKER_ORDER, step
 from common.store import Row, Tx
 
-_ORDER = sa.select(schema.orders).where(schema.orders.c.order_id == sa.bindparam("wanted"))
+_CLAIM = (
+    sa.update(schema.orders)
+    .where(schema.orders.c.order_id == sa.bindparam("of"))
+    .where(schema.orders.c.state == sa.bindparam("old"))
+    .where(schema.orders.c.claimed + sa.bindparam("more") <= schema.orders.c.refunded)
+    .values(claimed=schema.orders.c.claimed + sa.bindparam("more"), state=sa.bindparam("new"))
+)
 
 
 class Exchange:
@@ -138,16 +143,12 @@ class Exchange:
         return replace(asked, spent=spent, made=made)
 
     def _check_claim(self, tx: Tx, request: messages.ClaimRefund, now: int) -> tuple[Row, Mapping[int, int]]:
-        order = tx.one(_ORDER, {"wanted": request.order_id})
-        if order is None:
-            raise RefusedError("not_found")
-        lock = hashlib.sha256(request.claim_secret).digest()
-        if not hmac.compare_digest(lock, order["claim_lock"]):
-            raise RefusedError("wrong_secret")
-        if order["state"] not in sources(BROKER_ORDER, "refunded"):
+        order = order_rows.check_claim(order_rows.get(tx, request.order_id), request.claim_secret)
+        left = order["refunded"] - order["claimed"]
+        if not left:
             raise RefusedError("wrong_state")
         made = self._mint.check_blinded(request.blinded, "coin", now)
-        if sum(made.values()) != order["amount"]:
+        if sum(made.values()) > left:
             raise RefusedError("wrong_amount")
         return order, made
 
@@ -240,19 +241,19 @@ class Exchange:
         if not isinstance(request, messages.ClaimRefund):
             raise TypeError("not a claim")
         order, made = self._check_claim(tx, request, now)
-        steps = tx.changed(
-            sa.update(schema.orders)
-            .where(schema.orders.c.order_id == request.order_id)
-            .where(schema.orders.c.state.in_(sources(BROKER_ORDER, "refunded")))
-            .values(state="refunded", claimed=schema.orders.c.amount)
-        )
-        if steps != 1:
+        total, state = sum(made.values()), order["state"]
+        # Whom its merchant was never paid for has all of it back now; the other orders had their step before.
+        whole = state == "refundable" and order["claimed"] + total == order["amount"]
+        new = step(BROKER_ORDER, state, "refunded") if whole else state
+        change = {"of": request.order_id, "old": state, "new": new, "more": total}
+        if tx.changed(_CLAIM, change) != 1:
             raise RefusedError("wrong_state")
-        ledger.post(tx, asked.key, {ledger.ESCROW: -order["amount"], **_books(made, 1)}, now)
-        self._mint.count_issued(tx, request.blinded)
+        ledger.post(tx, asked.key, {ledger.ESCROW: -total, **_books(made, 1)}, now)
+        self._mint.count_issued(tx, asked.blinded)
         recovery.note_claim(tx, request.order_id, asked.key)
-        self._audit.order_step(tx, "refunded", order, now, random)
-        return messages.RefundIssued(order_id=request.order_id, signatures=list(signatures))
+        if whole:
+            self._audit.order_step(tx, new, order, now, random)
+        return messages.RefundIssued(operation=request.operation, signatures=list(signatures))
 
     @staticmethod
     def _count_tickets(tx: Tx, account: int, count: int, now: int) -> None:

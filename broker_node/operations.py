@@ -18,7 +18,7 @@ from common.errors import RefusedError
 from common.store import Row, Tx
 
 Request: TypeAlias = messages.Withdraw | messages.Swap | messages.ClaimRefund
-Response: TypeAlias = messages.Withdrawn | messages.Swapped | messages.RefundIssued
+Response: TypeAlias = messages.Withdrawn | messages.Swapped | messages.RefundIssued | messages.RefundTaken
 
 _KINDS: Mapping[type, str] = {
     messages.Withdraw: "withdraw",
@@ -34,15 +34,17 @@ _STORED = sa.select(schema.operations).where(
 
 def reference_of(request: Request) -> bytes:
     """Give the id that the customer knows a request by."""
-    return request.order_id if isinstance(request, messages.ClaimRefund) else request.operation
+    return request.operation
 
 
 def key_of(request: Request) -> bytes:
     """Give the key under which a request's answer is stored, and by which it owns what it spends."""
-    return owner_of(_KINDS[type(request)], reference_of(request))
+    # A claim's id is its order's own: an order may have several, and they are nothing at another order.
+    order_id = request.order_id if isinstance(request, messages.ClaimRefund) else b""
+    return owner_of(_KINDS[type(request)], order_id + request.operation)
 
 
-def content_hash(request: Request) -> bytes:
+def content_hash(request: messages.Message) -> bytes:
     """Give what tells a repetition from another request under the same id."""
     return hashlib.sha256(codec.pack(request)).digest()
 

@@ -69,7 +69,7 @@ class Settlement:
         """Settle what has been pending long enough, and tell whoever asked."""
         due = tx.all(_DUE, {"now": now})
         return [
-            send for row in self.settle(tx, due, now, random) for send in self._telling.push(row, b"", now)
+            send for row in self.settle(tx, due, now, random) for send in self._telling.tell(tx, row, now)
         ]
 
     def settle(self, tx: Tx, rows: Sequence[Row], now: int, random: Random) -> list[Row]:

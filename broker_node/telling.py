@@ -43,10 +43,10 @@ _DUE: Final = (
     .limit(DUE_AT_ONCE)
 )
 OUTCOMES: Final[dict[str, messages.Outcome]] = {
-    "captured": "captured",
-    "settled": "captured",
     "refundable": "void",
-    "refunded": "void",
+    "captured": "captured",
+    "settled": "settled",
+    "refunded": "refunded",
 }
 
 
@@ -77,9 +77,14 @@ class Telling:
         return self.status(sid, row, answer, now)
 
     def push(self, row: Row, answer: bytes, now: int) -> list[Send]:
-        """Tell the session that asked last, if it is known."""
+        """Tell the session that asked last, if it is known; `answer` is the merchant's."""
         sid = self._route.get(row["order_id"])
         return [] if sid is None else [self.status(sid, row, answer, now)]
+
+    def tell(self, tx: Tx, row: Row, now: int) -> list[Send]:
+        """Tell the session that asked last, with the merchant's answer where it is kept."""
+        sid = self._route.get(row["order_id"])
+        return [] if sid is None else [self.answer(tx, sid, row, now)]
 
     def status(self, sid: bytes, row: Row, answer: bytes, now: int) -> ToSession:
         """Tell a session where an order stands."""
@@ -90,6 +95,8 @@ class Telling:
                 state=row["state"],
                 deadline=row["deadline"],
                 settles=row["settle_at"] or 0,
+                refunded=row["refunded"],
+                claimed=row["claimed"],
                 merchant_online=self._online(row["merchant"], now),
                 audit=row["pseudonym"],
                 answer=answer,
@@ -116,8 +123,9 @@ class Telling:
     @staticmethod
     def outcome(row: Row) -> ToMerchant:
         """Tell a merchant what became of an order that is not held any more."""
-        outcome = messages.OrderOutcome(order_id=row["order_id"], outcome=OUTCOMES[row["state"]])
-        return ToMerchant(row["merchant"], outcome)
+        return ToMerchant(
+            row["merchant"], messages.OrderOutcome(order_id=row["order_id"], outcome=outcome_of(row))
+        )
 
     def first_due(self, now: int) -> int:
         """When to tell a merchant again what it is told now."""
@@ -161,6 +169,11 @@ class Telling:
             .where(schema.orders.c.due.is_not(None))
             .values(due=now, attempts=0)
         )
+
+
+def outcome_of(row: Row) -> messages.Outcome:
+    """Say what an order that is not held means to its merchant: void where it was never paid."""
+    return "void" if row["captured_at"] is None and row["state"] == "refunded" else OUTCOMES[row["state"]]
 
 
 def _deadline(row: Row) -> int:

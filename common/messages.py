@@ -241,7 +241,7 @@ class Envelope(Part, Generic[Body], frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """broker -> customer: the request, operation or order `reference` was refused; nothing was changed."""
+    """broker -> customer, merchant: what `reference` names was refused; nothing was changed."""
 
     reference: Id
     code: RefusalCode
@@ -545,33 +545,37 @@ BrokerOrderState: TypeAlias = Literal["held", "captured", "settled", "refundable
 class OrderAnswer(Message, frozen=True):
     """broker -> customer: where the order stands. `answer` is the merchant's, once there is one.
 
-    `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `audit` is the
-    pseudonym under which the public events of this order appear.
+    `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `refunded` is how
+    much of the amount was given back, `claimed` how much of that was drawn in coins. `audit` is the pseudonym
+    under which the public events of this order appear.
     """
 
     order_id: Id
     state: BrokerOrderState
     deadline: Time
     settles: Time
+    refunded: Price
+    claimed: Price
     merchant_online: bool
     audit: Id
     answer: Annotated[bytes, Meta(max_length=config.MAXIMUM_SEALED)]
 
 
-Outcome: TypeAlias = Literal["captured", "void"]
+Outcome: TypeAlias = Literal["captured", "settled", "refunded", "void"]
 
 
 class OrderOutcome(Message, frozen=True):
-    """broker -> merchant, until `OutcomeKept`: you are paid, or the order is void and stock is free."""
+    """broker -> merchant, until `OutcomeKept`: you are paid, or the order is void: stock is free."""
 
     order_id: Id
     outcome: Outcome
 
 
 class OutcomeKept(Message, frozen=True):
-    """merchant -> broker: the outcome is stored here; stop repeating it."""
+    """merchant -> broker: this outcome is stored here; stop repeating it."""
 
     order_id: Id
+    outcome: Outcome
 
 
 class AskOrder(Message, frozen=True):
@@ -610,9 +614,43 @@ class ConfirmDelivery(Message, frozen=True):
         return f"ConfirmDelivery(order_id={self.order_id.hex()})"
 
 
-class ClaimRefund(Message, frozen=True):
-    """customer -> broker, from any shop session: blinded coins for the amount of a refundable order."""
+class CancelOrder(Message, frozen=True):
+    """customer -> broker: call this order off, if it is still held. Answer: `OrderAnswer`."""
 
+    order_id: Id
+    claim_secret: Bytes32
+
+    def __repr__(self) -> str:
+        """Hide the secret."""
+        return f"CancelOrder(order_id={self.order_id.hex()})"
+
+
+class RefundOrder(Message, frozen=True):
+    """merchant -> broker: give this much of a paid order back; 0 is all that is left of it.
+
+    A repetition of the same bytes gets the same answer; other bytes under `refund` a conflict.
+    """
+
+    order_id: Id
+    refund: Id
+    amount: Price
+
+
+class RefundTaken(Message, frozen=True):
+    """broker -> merchant: how much was given back, and what is left of the order."""
+
+    refund: Id
+    amount: Amount
+    left: Price
+
+
+class ClaimRefund(Message, frozen=True):
+    """customer -> broker, from any shop session: blinded coins for what was given back of an order.
+
+    An order may have several claims, each under an `operation` of its own.
+    """
+
+    operation: Id
     order_id: Id
     claim_secret: Bytes32
     blinded: Annotated[list[BlindedToken], Meta(min_length=1, max_length=config.MAXIMUM_COINS)]
@@ -625,7 +663,7 @@ class ClaimRefund(Message, frozen=True):
 class RefundIssued(Message, frozen=True):
     """broker -> customer: blind signatures in the order asked for."""
 
-    order_id: Id
+    operation: Id
     signatures: Annotated[list[RsaBlock], Meta(max_length=config.MAXIMUM_COINS)]
 
 
@@ -823,6 +861,7 @@ FromShop: TypeAlias = (
     | AskOrder
     | AnswerKept
     | ConfirmDelivery
+    | CancelOrder
     | ClaimRefund
     | Swap
     | RepeatSwap
@@ -843,16 +882,25 @@ ToShop: TypeAlias = (
     | SessionEnded
 )
 FromMerchant: TypeAlias = (
-    AnswerForward | AnswerOrder | OutcomeKept | Cell | FetchRefused | GetStatement | RequestPayout
+    AnswerForward
+    | AnswerOrder
+    | OutcomeKept
+    | RefundOrder
+    | Cell
+    | FetchRefused
+    | GetStatement
+    | RequestPayout
 )
 ToMerchant: TypeAlias = (
     Forward
     | ForwardOrder
     | OrderOutcome
+    | RefundTaken
     | ForwardFetch
     | Statement
     | PayoutAnswer
     | PayoutRefused
+    | Refused
     | SessionEnded
 )
 

@@ -13,8 +13,8 @@ Table = Mapping[str, frozenset[str]]
 
 BROKER_ORDER: Final[Table] = {
     "held": frozenset({"captured", "refundable"}),
-    "captured": frozenset({"settled"}),
-    "settled": frozenset(),
+    "captured": frozenset({"settled", "refunded"}),
+    "settled": frozenset({"refunded"}),
     "refundable": frozenset({"refunded"}),
     "refunded": frozenset(),
 }
@@ -22,8 +22,9 @@ BROKER_ORDER: Final[Table] = {
 MERCHANT_ORDER: Final[Table] = {
     "received": frozenset({"accepted", "rejected"}),
     "accepted": frozenset({"captured", "cancelled"}),
-    "captured": frozenset({"delivered"}),
-    "delivered": frozenset(),
+    "captured": frozenset({"delivered", "refunded"}),
+    "delivered": frozenset({"refunded"}),
+    "refunded": frozenset(),
     "rejected": frozenset(),
     "cancelled": frozenset(),
 }
@@ -32,9 +33,9 @@ CUSTOMER_ORDER: Final[Table] = {
     "draft": frozenset({"placed", "refused"}),
     "refused": frozenset({"placed"}),
     "placed": frozenset({"accepted", "refundable"}),
-    "accepted": frozenset({"downloading"}),
-    "downloading": frozenset({"complete"}),
-    "complete": frozenset(),
+    "accepted": frozenset({"downloading", "refunded"}),
+    "downloading": frozenset({"complete", "refunded"}),
+    "complete": frozenset({"refunded"}),
     "refundable": frozenset({"refunded"}),
     "refunded": frozenset(),
 }

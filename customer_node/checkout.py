@@ -2,24 +2,27 @@
 
     draft (drafts.py) --> PlaceOrder --> OrderAnswer
         captured:    receipt verified and stored, AnswerKept
-        refundable:  ClaimRefund, RefundIssued, coins back
-        held:        asked again with the status secret
+        refundable:  the coins come back (refunds.py)
+        held:        asked again with the status secret; or CancelOrder, to call it off
 
 Rule 1. The order, its secrets and its coins are stored before the first byte is sent; what is sent is
 exactly what is stored, however often. After any crash `resume` goes on from there.
 
-Rule 2. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
+Rule 2. That an order is called off is stored before it is said (`failure` is `cancelled`): whoever comes
+first at the broker wins, the cancel or the merchant's accept.
+
+Rule 3. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
 refused until its deadline: where the broker turns out to know it (`recall`), it goes on. Afterwards only
 `captured` and `refundable` end an order.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import sqlalchemy as sa
 
-from common import codec, config, messages, slots
+from common import config, messages
 from common.errors import (
     BusUnreachableError,
     DeadlineError,
@@ -34,14 +37,14 @@ from common.errors import (
 )
 from common.keys import verify_certificate
 from common.store import Tx
-from customer_node import cart, issuers, orders, receipts, standing
-from customer_node.change import refund_coins
+from customer_node import cart, orders, receipts, standing
 from customer_node.connection import POLL_MS
 from customer_node.context import Context
 from customer_node.funds import Funds
 from customer_node.orders import Order
+from customer_node.refunds import Refunds
 from customer_node.refusals import DoubleSpendError, answer_error
-from customer_node.rejections import rejection_error
+from customer_node.rejections import CANCELLED, rejection_error
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
 from customer_node.schema import receipts as receipt_rows
@@ -49,15 +52,18 @@ from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS, REPEAT_LONGEST
 from customer_node.shop import PROBE_MS, ShopSession
 from customer_node.timing import Countdown, Repeater
 
-_CLAIM: Final[codec.Codec[messages.ClaimRefund]] = codec.Codec(messages.ClaimRefund)
+Question: TypeAlias = messages.AskOrder | messages.CancelOrder
+
+ACCEPTED: Final = frozenset({"captured", "settled"})
 
 
 class Checkout:
     """Shop scope: orders under way."""
 
-    def __init__(self, context: Context, funds: Funds) -> None:
+    def __init__(self, context: Context, funds: Funds, refunds: Refunds) -> None:
         self._context = context
         self._funds = funds
+        self._refunds = refunds
 
     # --- refused orders --------------------------------------------------------------------------------
 
@@ -99,11 +105,36 @@ class Checkout:
         if order.state in ("draft", "placed"):
             self._await_answer(session, order)
             order = self._load(order_id)
-        if order.state == "refundable":
-            self._claim(session, order)
+        if order.state == "refundable" or order.refunded > order.claimed:
+            self._refunds.collect(session, order.id)
             order = self._load(order_id)
         if order.state == "refunded":
             raise rejection_error(order)
+
+    def ask(self, session: ShopSession, order_id: bytes) -> None:
+        """Ask once where an order stands, and take what came of it. Raises what asking raises."""
+        order = self._load(order_id)
+        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
+        answer = session.ask(question, messages.OrderAnswer, self._context.timeout_ms)
+        if order.state in ("draft", "placed"):
+            self._take(session, order, answer)
+        else:
+            with self._context.profile.store.immediate() as tx:
+                standing.learn(tx, answer, self._context.clock())
+        self._refunds.collect(session, order_id)
+
+    def call_off(self, order_id: bytes) -> None:
+        """Note that an order is to be called off; `settle` does it. Raises `RejectedError`."""
+        with self._context.profile.store.immediate() as tx:
+            order = orders.load(tx, order_id)
+            if order.state not in ("draft", "placed"):
+                raise RejectedError(
+                    f"Order {order_id.hex()} is {order.state}: it cannot be called off any more.",
+                    "`veilmart order dispute` is for what was paid and is not delivered or not right.",
+                )
+            tx.execute(
+                sa.update(order_rows).where(order_rows.c.order_id == order_id).values(failure=CANCELLED)
+            )
 
     def _load(self, order_id: bytes) -> Order:
         with self._context.profile.store.immediate() as tx:
@@ -111,11 +142,11 @@ class Checkout:
 
     def _await_answer(self, session: ShopSession, order: Order) -> None:
         context = self._context
-        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
+        question = _question(order)
         countdown = Countdown(context.clock, context.timeout_ms)
         repeater = Repeater(context.clock, REPEAT_FIRST_MS, REPEAT_LONGEST_MS)
         heard: messages.OrderAnswer | None = None
-        known = order.state == "placed"
+        known = order.state == "placed" or isinstance(question, messages.CancelOrder)
         while not countdown.over:
             if repeater.due():
                 session.post(question if known else order.place_order)
@@ -135,7 +166,7 @@ class Checkout:
                 return
         raise self._still_open(session, order, heard)
 
-    def _last_word(self, session: ShopSession, question: messages.AskOrder) -> messages.OrderAnswer | None:
+    def _last_word(self, session: ShopSession, question: Question) -> messages.OrderAnswer | None:
         """Ask for the order's state before giving up: a broker that waits for the merchant is silent too."""
         countdown = Countdown(self._context.clock, min(PROBE_MS, self._context.timeout_ms))
         session.post(question)
@@ -155,7 +186,7 @@ class Checkout:
             standing.learn(tx, answer, context.clock())
         if answer.state == "held":
             return False
-        if answer.state in ("captured", "settled"):
+        if answer.state in ACCEPTED or _was_accepted(order, answer.answer):
             self._accept(order, answer.answer)
         else:
             rejected = _open_rejection(order, answer.answer)
@@ -174,7 +205,7 @@ class Checkout:
                 raise
             raise UntrustedError("The merchant's answer to the order does not open.") from error
         with context.profile.store.immediate() as tx:
-            orders.step(tx, order.id, "accepted")
+            orders.step(tx, order.id, "accepted", failure=None)
             tx.execute(
                 sa.insert(receipt_rows),
                 {"order_id": order.id, "receipt": body.receipt, "signature": body.signature},
@@ -232,42 +263,11 @@ class Checkout:
             return type(silence)(silence.message, hint)
         return DeadlineError("The broker did not answer in time.", hint, hop="broker")
 
-    # --- refund ----------------------------------------------------------------------------------------
 
-    def _claim(self, session: ShopSession, order: Order) -> None:
-        context = self._context
-        question = _CLAIM.unpack(self._claim_request(session, order))
-        try:
-            answer = session.ask(question, messages.RefundIssued, context.timeout_ms)
-        except RejectedError:
-            # Refused for good (its coins' month is over): the next try asks for other coins.
-            with context.profile.store.immediate() as tx:
-                context.wallet.end_operation(tx, order.id, "refused")
-            raise
-        try:
-            with context.profile.store.immediate() as tx:
-                context.wallet.issue(tx, order.id, answer.signatures, context.clock())
-                orders.step(tx, order.id, "refunded", standing="refunded")
-        except UntrustedError:
-            context.profile.keep_evidence("refund", codec.pack(answer), context.clock())
-            raise
-
-    def _claim_request(self, session: ShopSession, order: Order) -> bytes:
-        context = self._context
-        context.broker(session.link)
-        month = slots.month_of(session.now)
-        with context.profile.store.immediate() as tx:
-            present = context.wallet.operation(tx, order.id)
-            if present is not None:
-                return present.request
-            held = context.wallet.held(tx, context.clock())
-            values = refund_coins(order.amount, held, issuers.top(tx, month))
-            blinded = context.wallet.draw(tx, order.id, [("coin", value) for value in values], month)
-            request = codec.pack(
-                messages.ClaimRefund(order_id=order.id, claim_secret=order.secrets.claim, blinded=blinded)
-            )
-            context.wallet.begin_operation(tx, order.id, "refund", request, context.clock())
-        return request
+def _question(order: Order) -> Question:
+    if order.failure == CANCELLED:
+        return messages.CancelOrder(order_id=order.id, claim_secret=order.secrets.claim)
+    return messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
 
 
 def _origin(tx: Tx, order_id: bytes) -> str | None:
@@ -282,12 +282,22 @@ def _origin(tx: Tx, order_id: bytes) -> str | None:
     return origin
 
 
+def _was_accepted(order: Order, answer: bytes) -> bool:
+    """Tell whether the merchant had accepted what is given back by now."""
+    try:
+        return isinstance(order.answer_key.unseal(answer), messages.OrderAccepted) if answer else False
+    except WireError:
+        return False
+
+
 def _open_rejection(order: Order, answer: bytes) -> dict[str, object]:
     """Read why; where nothing can be read, the deadline passed or the request could not be opened."""
     try:
         body = order.answer_key.unseal(answer) if answer else None
     except WireError:
         body = None
+    if not answer and order.failure == CANCELLED:
+        return {}
     if not isinstance(body, messages.OrderRejected):
         return {"failure": "unanswered" if not answer else "unexplained"}
     value = body.available if body.code == "out_of_stock" else body.price

@@ -21,7 +21,7 @@ from typing import Self
 
 from common import bus, clock, messages
 from common.clock import Random
-from common.errors import NotFoundError
+from common.errors import NotFoundError, RejectedError
 from common.market_file import MarketFile
 from customer_node import kept, orders, words
 from customer_node.account import Account
@@ -36,10 +36,13 @@ from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
 from customer_node.funds import Funds
 from customer_node.holdings import wallet_view
+from customer_node.orders import Order
 from customer_node.profile import Profile
 from customer_node.purchasing import Purchasing
 from customer_node.quotes import Asked, Quotes, Terms, check_code
 from customer_node.receipts import Receipts
+from customer_node.refunds import Refunds
+from customer_node.rejections import CancelledError
 from customer_node.resume import Resume
 from customer_node.schema import account_sessions, visits
 from customer_node.seed_file import Protection, Unlock
@@ -116,15 +119,24 @@ class Market:
         """The account itself: `change_password`, `new_secret`, `enable_totp`, `disable_totp`, `close`."""
         self._shop = Shop(context)
         self._browse = Browse(context, self._shop)
-        standing = Standing(context)
+        refunds = Refunds(context)
+        standing = Standing(context, refunds)
         self._downloads = Downloads(context, self._shop, standing)
         self._receipts = Receipts(context)
         funds = Funds(context)
-        checkout = Checkout(context, funds)
+        checkout = self._checkout = Checkout(context, funds, refunds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
         self._top_ups = TopUps(context, self._account)
         self._resume = Resume(
-            context, self._account, self._shop, funds, checkout, self._downloads, standing, self._top_ups
+            context=context,
+            account=self._account,
+            shop=self._shop,
+            funds=funds,
+            checkout=checkout,
+            downloads=self._downloads,
+            standing=standing,
+            top_ups=self._top_ups,
+            refunds=refunds,
         )
         self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
         self._quotes = Quotes(context, self._shop)
@@ -357,6 +369,41 @@ class Market:
             raise NotFoundError("This profile has no order yet.")
         return placed[-1]
 
+    def ask(self, order_id: str) -> OrderView:
+        """Ask the broker where an order stands; what was given back of it comes into the wallet.
+
+        May take a ticket. Raises what a visit raises.
+        """
+        found = self._find(order_id)
+        self._shop.within(
+            self._downloads.place_of(self._load(found)),
+            lambda session: self._checkout.ask(session, found),
+        )
+        return self.order(order_id)
+
+    def cancel(self, order_id: str) -> OrderView:
+        """Call an order off that its merchant has not answered; the coins come back.
+
+        Raises `RejectedError` where the merchant was faster, or the order is past that; after silence
+        `resume` goes on calling it off.
+        """
+        found = self._find(order_id)
+        self._checkout.call_off(found)
+        place = self._downloads.place_of(self._load(found))
+        try:
+            self._shop.within(place, lambda session: self._checkout.settle(session, found))
+        except CancelledError:
+            return self.order(order_id)
+        except NotFoundError:
+            # The broker has never heard of it: its coins are free again.
+            if self.order(order_id).state != "refused":
+                raise
+            return self.order(order_id)
+        raise RejectedError(
+            f"{self.order(order_id).merchant} had accepted the order already.",
+            "`veilmart download` fetches it; what is not delivered can be disputed.",
+        )
+
     # --- delivery --------------------------------------------------------------------------------------
 
     def download(
@@ -407,6 +454,10 @@ class Market:
         nothing of what stands in the results.
         """
         return self._resume.run(folder)
+
+    def _load(self, order_id: bytes) -> Order:
+        with self._context.profile.store.immediate() as tx:
+            return orders.load(tx, order_id)
 
     def _find(self, order_id: str) -> bytes:
         with self._context.profile.store.immediate() as tx:

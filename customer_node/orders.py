@@ -1,8 +1,8 @@
 """Orders as rows: their secrets, their steps, and how they are shown.
 
     draft --heard of by the broker--> placed --> accepted --> downloading --> complete
-      +--> refused --known after all--> |
-                                        +------> refundable --> refunded
+      +--> refused --known after all--> |            +-------------+-------------+--given back--> refunded
+                                        +------> refundable ---------------------claimed--------> refunded
 
 Rule 1. Three secrets follow from one order secret: `claim` for a refund, `status` for questions, `fetch`
 for the cells. The locks of the first two are in `PlaceOrder`, that of the third in its sealed part alone.
@@ -37,7 +37,7 @@ from customer_node.schema import (
     receipts,
     records,
 )
-from customer_node.views import OrderLineView, OrderView
+from customer_node.views import Hop, OrderLineView, OrderView
 
 OPEN: Final = ("draft", "placed", "refundable")
 NOTHING_TO_DELIVER: Final = (*OPEN, "refused", "refunded")
@@ -108,6 +108,8 @@ class Order:
     failure: str | None
     failure_sku: str | None
     failure_value: int | None
+    refunded: int
+    claimed: int
     secrets: Secrets = field(repr=False)
     answer_key: sealing.AnswerKey = field(repr=False)
     place_order: messages.PlaceOrder = field(repr=False)
@@ -143,6 +145,8 @@ def load(tx: Tx, order_id: bytes) -> Order:
         failure=row["failure"],
         failure_sku=row["failure_sku"],
         failure_value=row["failure_value"],
+        refunded=row["refunded"],
+        claimed=row["claimed"],
         secrets=Secrets.of(row["secret"]),
         answer_key=sealing.AnswerKey(row["answer_secret"], row["request_hash"]),
         place_order=_PLACE.unpack(row["place_order"]),
@@ -212,6 +216,7 @@ def _view(tx: Tx, row: Row) -> OrderView:
         .where(delivery_files.c.order_id == row["order_id"])
         .order_by(delivery_files.c.position)
     )
+    waits_for, waits_until = _wait(row)
     cells = None
     if row["receipt"] is not None:
         cells = sum(line.cells for line in read_receipt(row["receipt"]).lines)
@@ -248,12 +253,33 @@ def _view(tx: Tx, row: Row) -> OrderView:
         idempotency_key=row["purchase"],
         audit=row["audit"].hex() if row["audit"] else None,
         failure=row["failure"],
+        refunded=row["refunded"],
+        claimed=row["claimed"],
+        waits_for=waits_for,
+        waits_until=waits_until,
         cells_done=row["done"],
         cells=cells,
         files=tuple(Path(row["folder"]) / name["name"] for name in names)
         if row["state"] == "complete"
         else (),
     )
+
+
+def _wait(row: Row) -> tuple[Hop | None, int | None]:
+    """Tell for whom an order waits, and until when it may."""
+    match row["state"]:
+        case "draft":
+            return "broker", row["deadline"]
+        case "placed" if row["standing"] in (None, "held"):
+            return "merchant", row["deadline"]
+        case _ if row["refunded"] > row["claimed"]:
+            return "broker", None
+        case "accepted" | "downloading":
+            return "customer", row["settles"] or None
+        case "complete" if row["standing"] == "captured":
+            return "broker", row["settles"] or None
+        case _:
+            return None, None
 
 
 def no_order(text: str) -> NotFoundError:

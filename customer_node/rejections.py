@@ -17,6 +17,7 @@ from common.errors import (
 from common.money import format_amount
 from customer_node.orders import Order
 
+CANCELLED: Final = "cancelled"
 _BACK: Final = " The money is back in the wallet."
 _CODES: Final[dict[str, str]] = {
     "code_unknown": "knows no such discount code",
@@ -26,8 +27,16 @@ _CODES: Final[dict[str, str]] = {
 }
 
 
+class CancelledError(RejectedError):
+    """The order was called off by its customer."""
+
+
 def rejection_error(order: Order) -> VeilmartError:
     """Give the error for a refunded order; the money is back."""
+    if order.failure == CANCELLED:
+        return CancelledError(f"The order was called off.{_BACK}")
+    if order.failure is None:
+        return RejectedError(f"All of this order was given back.{_BACK}")
     if order.failure in ("deadline", "unanswered"):
         return RejectedError(
             f"{order.merchant} did not accept before the deadline, or could not read the order.{_BACK}",

@@ -7,14 +7,18 @@
     open orders        each in its visit, or in a session of its own: answered, refunded, or still open
     refused orders     asked about once: a repetition of them may have been taken
     accepted orders    delivered, where a folder is known
-    delivered orders   confirmed, where the broker does not know it
+    delivered orders   confirmed, where the broker does not know it; now and then asked about, since their
+                       merchant may have given money back
+    money given back   claimed
 
 Rule. One thing that goes no further does not hold up the others: each is reported with its error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from common.errors import RejectedError, VeilmartError
 from customer_node import orders
@@ -24,11 +28,14 @@ from customer_node.context import Context
 from customer_node.downloads import Downloads
 from customer_node.funds import Funds
 from customer_node.orders import Order
-from customer_node.shop import Shop
-from customer_node.standing import Standing, unconfirmed
+from customer_node.refunds import Refunds, uncollected
+from customer_node.shop import Shop, ShopSession
+from customer_node.standing import Standing, unconfirmed, unheard
 from customer_node.topups import TopUps
 from customer_node.views import ResumedView
 from customer_node.wallet import Operation
+
+Action: TypeAlias = Callable[[ShopSession, bytes], object]
 
 
 class Resume:
@@ -44,8 +51,10 @@ class Resume:
         downloads: Downloads,
         standing: Standing,
         top_ups: TopUps,
+        refunds: Refunds,
     ) -> None:
         self._context = context
+        self._refunds = refunds
         self._standing = standing
         self._top_ups = top_ups
         self._account = account
@@ -74,9 +83,20 @@ class Resume:
         with self._context.profile.store.immediate() as tx:
             undelivered = orders.in_states(tx, orders.TO_DELIVER)
         done += [self._deliver(order_id, folder) for order_id in undelivered]
+        reported = {item.id for item in done}
         with self._context.profile.store.immediate() as tx:
-            delivered = unconfirmed(tx)
-        return done + [self._confirm(order_id) for order_id in delivered if order_id not in undelivered]
+            now = self._context.clock()
+            later: list[tuple[list[bytes], Action]] = [
+                (unconfirmed(tx), self._standing.confirm),
+                (unheard(tx, now), self._checkout.ask),
+                (uncollected(tx), self._refunds.collect),
+            ]
+        for order_ids, action in later:
+            for order_id in order_ids:
+                if order_id.hex() not in reported:
+                    done.append(self._in_its_session(order_id, action))
+                    reported.add(order_id.hex())
+        return done
 
     def _swap(self, swap: Operation) -> ResumedView:
         try:
@@ -97,13 +117,7 @@ class Resume:
         return [ResumedView("renewal", "", "done", None)]
 
     def _order(self, order_id: bytes) -> ResumedView:
-        failure: VeilmartError | None = None
-        try:
-            place = self._downloads.place_of(self._load(order_id))
-            self._shop.within(place, lambda session: self._checkout.settle(session, order_id))
-        except VeilmartError as error:
-            failure = error
-        return ResumedView("order", order_id.hex(), self._state(order_id), failure)
+        return self._in_its_session(order_id, self._checkout.settle)
 
     def _recall(self, order_id: bytes) -> list[ResumedView]:
         """Ask about a refused order; there is nothing to tell where the broker stays with that."""
@@ -115,6 +129,9 @@ class Resume:
         return [self._order(order_id)] if known else []
 
     def _deliver(self, order_id: bytes, folder: Path | None) -> ResumedView:
+        asked = self._in_its_session(order_id, self._checkout.ask)
+        if asked.error is not None or asked.outcome not in orders.TO_DELIVER:
+            return asked
         failure: VeilmartError | None = None
         try:
             for _ in self._downloads.steps(order_id, self._folder(order_id, folder)):
@@ -123,11 +140,11 @@ class Resume:
             failure = error
         return ResumedView("order", order_id.hex(), self._state(order_id), failure)
 
-    def _confirm(self, order_id: bytes) -> ResumedView:
+    def _in_its_session(self, order_id: bytes, action: Action) -> ResumedView:
         failure: VeilmartError | None = None
         try:
             place = self._downloads.place_of(self._load(order_id))
-            self._shop.within(place, lambda session: self._standing.confirm(session, order_id))
+            self._shop.within(place, lambda session: action(session, order_id))
         except VeilmartError as error:
             failure = error
         return ResumedView("order", order_id.hex(), self._state(order_id), failure)

@@ -157,15 +157,16 @@ _BY_OPERATION: Final = (
     messages.Withdrawn,
     messages.Swap,
     messages.Swapped,
+    messages.ClaimRefund,
+    messages.RefundIssued,
 )
 _BY_ORDER: Final = (
     messages.PlaceOrder,
     messages.AskOrder,
     messages.AnswerKept,
     messages.ConfirmDelivery,
+    messages.CancelOrder,
     messages.OrderAnswer,
-    messages.ClaimRefund,
-    messages.RefundIssued,
 )
 
 

@@ -16,6 +16,8 @@ OrderState: TypeAlias = Literal[
     "draft", "refused", "placed", "accepted", "downloading", "complete", "refundable", "refunded"
 ]
 
+Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator"]
+
 
 @dataclass(frozen=True)
 class MarketView:
@@ -331,6 +333,8 @@ class OrderView:
     """An order. `audit` is the pseudonym of its public events; `failure` says why it was refunded.
 
     `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
+    `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
+    whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not.
     """
 
     order_id: str
@@ -348,6 +352,10 @@ class OrderView:
     idempotency_key: str
     audit: str | None
     failure: str | None
+    refunded: int
+    claimed: int
+    waits_for: Hop | None
+    waits_until: int | None
     cells_done: int
     cells: int | None
     files: tuple[Path, ...]

@@ -4,7 +4,8 @@
     merchant/<mid>/in       -> Welcome            session.py
                                Forward            browse.py     a sealed question, answered at once
                                ForwardOrder       fulfil.py     accepted or rejected, and stored
-                               OrderOutcome       settle.py     paid, or void
+                               OrderOutcome       settle.py     paid, given back, or void
+                               RefundTaken, Refused   refunds.py    what we gave back
                                ForwardFetch       delivery.py   cells, on the connection for cells
                                Statement, PayoutAnswer, PayoutRefused   money.py
 
@@ -30,14 +31,14 @@ from common.config import HOUR_MS, Limits
 from common.errors import ForgedError, MalformedError
 from common.node import Arrival, CellSource, Incoming, Job, Outgoing
 from common.store import Tx
-from merchant_node import money, schema
+from merchant_node import money, refunds, schema
 from merchant_node.browse import Browse
 from merchant_node.catalog import Catalog, catalog_version
 from merchant_node.content import ContentFolder
 from merchant_node.delivery import Delivery, Window, WindowSource
 from merchant_node.fulfil import Fulfilment
 from merchant_node.prekeys import ORDER_SCHEDULE, Prekeys
-from merchant_node.session import Session
+from merchant_node.session import HelloAnswered, Session
 from merchant_node.settle import settle_all
 from merchant_node.shop import Shop
 
@@ -81,6 +82,7 @@ class Merchant:
         self._shop = shop
         self._prekeys = prekeys
         self._content = content
+        self._limits = limits
         self._cell_clock = cell_clock
         self._in = topics.merchant_in(shop.merchant)
         self._announced: int | None = None
@@ -135,6 +137,11 @@ class Merchant:
         sends: list[Any] = []
         sends += self._fulfilment.answer_all(tx, kinds[messages.ForwardOrder], at, random, self.refused)
         sends += settle_all(tx, kinds[messages.OrderOutcome], at, self.refused)
+        refunds.taken(tx, kinds[messages.RefundTaken])
+        refunds.refused(tx, kinds[messages.Refused])
+        if kinds[HelloAnswered] or kinds[cards.Card]:
+            # The broker begins anew, or this session does: what was sent before may be lost.
+            refunds.all_due(tx)
         sends += self._delivery.decide_all(tx, kinds[messages.ForwardFetch], random, self.refused)
         sends += self._browse.answer_all(tx, kinds[messages.Forward], at, random, self.refused)
         money.read(tx, kinds[messages.Statement], now, self.refused)
@@ -144,13 +151,15 @@ class Merchant:
         return sends
 
     def tick(self, tx: Tx, now: int, random: clock.Random) -> list[Any]:
-        """Renew prekeys, card and session when due."""
+        """Renew prekeys, card and session when due; ask again for refunds."""
         sends: list[Any] = []
         if self._prekeys.refresh(now):
             self._announced = None
         version = catalog_version(tx)
         if self._announced != version or now >= self._announced_at + CARD_PERIOD_MS:
             sends.append(Announce(version))
+        if self.session.usable:
+            sends += refunds.due(tx, now, self._limits)
         match self.session.due(now):
             case "greet":
                 # Stored before it is used: after a crash the next one is still higher.

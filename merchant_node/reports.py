@@ -107,6 +107,16 @@ class Reports:
                 raise NotFoundError("no such order")
             return _reports(tx, rows)[0]
 
+    def find(self, text: str) -> bytes:
+        """Give the id of the order whose hex id begins with `text`. Raises `NotFoundError`."""
+        wanted = text.strip().lower()
+        with self._store.immediate() as tx:
+            ids: list[bytes] = [row["order_id"] for row in tx.all(sa.select(schema.orders.c.order_id))]
+        found = [order_id for order_id in ids if wanted and order_id.hex().startswith(wanted)]
+        if len(found) != 1:
+            raise NotFoundError(f"no order {text!r}", "`veilmart merchant orders` lists them.")
+        return found[0]
+
     def last_sale(self) -> int:
         """Give the number of the newest sale, 0 where there is none: where to follow from."""
         with self._store.immediate() as tx:

@@ -156,3 +156,34 @@ payouts = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
 )
 """`due`: when the broker is to be asked about it next, NULL when never. `code`: why it was refused."""
+
+refunds = sa.Table(
+    "refunds",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("refund", sa.LargeBinary(16), nullable=False, unique=True),
+    sa.Column("order_id", sa.LargeBinary(16), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("given", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.String(500), nullable=False),
+    sa.Column("code", sa.String(32)),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+)
+"""`amount`: what was asked for, 0 for all that is left. `given`: what was given back. `code`: why not."""
+
+disputes = sa.Table(
+    "disputes",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("opened", sa.BigInteger, nullable=False),
+    sa.Column("decide_by", sa.BigInteger, nullable=False),
+    sa.Column("answer", sa.Text),
+    sa.Column("due", sa.BigInteger),
+    sa.Column("attempts", sa.Integer, nullable=False),
+)
+"""`answer`: what this merchant says to it; `due`: when that is sent (again), NULL when not."""

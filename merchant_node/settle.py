@@ -1,4 +1,9 @@
-"""What became of an order: paid for, so that it is a sale; or void, so that its stock is free again.
+"""What became of an order: paid, settled, given back; or void, so that its stock is free again.
+
+    accepted --captured, settled--> captured         it is a sale
+    accepted --refunded-----------> captured --> refunded
+    captured | delivered --refunded--> refunded      all of it was given back
+    accepted --void---------------> cancelled
 
 Rule. The broker repeats an outcome until it is confirmed; a repeated one is confirmed again. What
 contradicts our own state is not confirmed: the broker goes on asking, and the operator reads in the log
@@ -8,7 +13,7 @@ that this store and the broker's disagree.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -34,18 +39,23 @@ _STEP = (
 )
 _ADD_SALE = sa.insert(schema.sales)
 
-_TARGET: Final = {"captured": "captured", "void": "cancelled"}
-_SETTLED: Final = frozenset(
-    {
-        ("captured", "captured"),
-        ("delivered", "captured"),
-        ("cancelled", "void"),
-        ("rejected", "void"),
-        (None, "void"),
-    }
-)
-"""(our state, the broker's outcome) where nothing is left to do. An unknown order that is void is one of
-them: there is nothing to undo. An unknown one that is paid is not: nobody could deliver it."""
+_STEPS: Final[Mapping[tuple[str | None, messages.Outcome], tuple[str, ...]]] = {
+    ("accepted", "captured"): ("captured",),
+    ("accepted", "settled"): ("captured",),
+    ("accepted", "refunded"): ("captured", "refunded"),
+    ("captured", "refunded"): ("refunded",),
+    ("delivered", "refunded"): ("refunded",),
+    ("accepted", "void"): ("cancelled",),
+    **{(state, outcome): () for state in ("captured", "delivered") for outcome in ("captured", "settled")},
+    # What was given back after it had been paid out of order may still be told of the time before.
+    **{("refunded", outcome): () for outcome in ("captured", "settled", "refunded")},
+    **{(state, "void"): () for state in ("cancelled", "rejected", None)},
+}
+"""(our state, the broker's outcome) -> the steps that it takes; what is not listed is a contradiction.
+
+An unknown order that is void needs nothing: there is nothing to undo. An unknown one that is paid is none
+of them: nobody could deliver it.
+"""
 
 
 def settle_all(
@@ -60,22 +70,23 @@ def settle_all(
     kept: list[messages.Message] = []
     for outcome in outcomes:
         old = states.get(outcome.order_id)
-        if old == "accepted":
-            new = step(MERCHANT_ORDER, old, _TARGET[outcome.outcome])
-            states[outcome.order_id] = new
-            steps.append({"id": outcome.order_id, "old": old, "new": new})
-        elif (old, outcome.outcome) not in _SETTLED:
+        taken = _STEPS.get((old, outcome.outcome))
+        if taken is None:
             refused["contradiction"] += 1
             structlog.get_logger("veilmart.merchant").error(
                 "broker and merchant disagree on an order", outcome=outcome.outcome, ours=old or "unknown"
             )
             continue
-        kept.append(OutcomeKept(order_id=outcome.order_id))
+        for new in taken:
+            before = states[outcome.order_id]
+            states[outcome.order_id] = step(MERCHANT_ORDER, before, new)
+            steps.append({"id": outcome.order_id, "old": before, "new": new})
+        kept.append(OutcomeKept(order_id=outcome.order_id, outcome=outcome.outcome))
     _take(tx, steps, now)
     return kept
 
 
-def _take(tx: Tx, steps: Sequence[dict[str, Any]], now: int) -> None:
+def _take(tx: Tx, steps: Sequence[Mapping[str, Any]], now: int) -> None:
     tx.step(_STEP, steps)
     for taken in steps:
         if taken["new"] == "captured":

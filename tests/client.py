@@ -298,8 +298,18 @@ class Order:
     def find(self, after: int = 0) -> messages.FindOrder:
         return messages.FindOrder(order_id=self.id, claim_secret=self.claim_secret, after=after)
 
+    @property
+    def cancelled(self) -> messages.CancelOrder:
+        return messages.CancelOrder(order_id=self.id, claim_secret=self.claim_secret)
+
     def claim(self, tokens: Blinded, **changes: Any) -> messages.ClaimRefund:
-        fields = {"order_id": self.id, "claim_secret": self.claim_secret, "blinded": tokens.tokens}
+        """Ask for a refund; always in the same operation, unless the test names another."""
+        fields = {
+            "operation": self.id,
+            "order_id": self.id,
+            "claim_secret": self.claim_secret,
+            "blinded": tokens.tokens,
+        }
         return messages.ClaimRefund(**(fields | changes))
 
 

@@ -51,7 +51,7 @@ class Films(Shopkeeper):
                 self.orders[body.order_id] = body
             elif isinstance(body, messages.OrderOutcome):
                 self.told[body.order_id].add(body.outcome)
-                self.say(messages.OutcomeKept(order_id=body.order_id))
+                self.say(messages.OutcomeKept(order_id=body.order_id, outcome=body.outcome))
 
     def decide(self, *, yes: bool, late: bool) -> None:
         """Answer every order: those that nobody has told it about, or, late, those that were void."""
@@ -108,8 +108,8 @@ class Thief:
             case messages.Swapped(operation=operation, signatures=signatures):
                 self.swapped.add(operation)
                 self._take(operation, signatures)
-            case messages.RefundIssued(order_id=order_id, signatures=signatures):
-                self._take(order_id, signatures)
+            case messages.RefundIssued(operation=operation, signatures=signatures):
+                self._take(operation, signatures)
             case messages.OrderAnswer(order_id=order_id, state=state):
                 self.states[order_id] = state
 

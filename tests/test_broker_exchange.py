@@ -274,7 +274,7 @@ def test_a_refund_is_claimed_once_with_the_secret(
     assert session.refused(order.claim(wanted, claim_secret=bytes(32))) == "wrong_secret"
     assert session.refused(order.claim(wanted, claim_secret=order.status_secret)) == "wrong_secret"
     assert session.refused(order.claim(wanted, order_id=fresh())) == "not_found"
-    assert session.refused(order.claim(blinded(world, [64, 32, 2, 1]))) == "wrong_amount"
+    assert session.refused(order.claim(blinded(world, [64, 32, 4, 1]))) == "wrong_amount"
     assert session.refused(order.claim(blinded(world, [0]))) == "unknown_key"
     assert dump(world) == before
     # Any shop session may: the secret says whose it is.

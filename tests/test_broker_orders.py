@@ -53,7 +53,7 @@ def test_an_order_travels_the_whole_road(world: World, customer: Customer, keepe
     assert (answer.state, answer.answer) == ("captured", b"sealed: yes")
     outcome = keeper.hear(messages.OrderOutcome)
     assert (outcome.order_id, outcome.outcome) == (order.id, "captured")
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     settle(world)
     assert books(world)["pending:sports"] == 100
     assert count(world, schema.order_bodies) == 0
@@ -234,7 +234,7 @@ def test_another_merchant_answers_nothing(world: World, customer: Customer, keep
     order, forward = placed(customer, session, keeper)
     before = dump(world)
     other.say(accept(forward))
-    other.say(messages.OutcomeKept(order_id=order.id))
+    other.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     assert other.collect() == session.collect() == []
     assert dump(world) == before
     keeper.say(accept(messages.ForwardOrder(**{**_fields(forward), "order_id": fresh()})))
@@ -305,7 +305,7 @@ def test_an_outcome_is_told_until_it_is_kept(
     outcome = keeper.hear(messages.OrderOutcome)
     time.advance(31 * SECOND_MS)
     assert keeper.collect() == [outcome]
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     settle(world)
     time.advance(HOUR_MS)
     assert keeper.collect() == []
@@ -314,7 +314,7 @@ def test_an_outcome_is_told_until_it_is_kept(
 def test_a_held_order_is_not_kept(world: World, customer: Customer, keeper: Shopkeeper, time: Time) -> None:
     session = customer.shop()
     order, forward = placed(customer, session, keeper)
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     settle(world)
     time.advance(31 * SECOND_MS)
     assert keeper.collect() == [forward]

@@ -262,7 +262,7 @@ def test_cells_and_other_messages_have_a_topic_each(
     fetch(session, 1)
     (forward,) = forwarded(keeper)
     keeper.say(cell(forward))
-    keeper.say_cell(messages.OutcomeKept(order_id=fresh()))
+    keeper.say_cell(messages.OutcomeKept(order_id=fresh(), outcome="captured"))
     assert session.collect() == []
     assert world.running["broker"].loop.refused["malformed"] == 2
 

@@ -509,7 +509,7 @@ def test_a_revoked_merchant_loses_session_and_card(
     revoke(world)
     time.advance(2 * SECOND_MS)
     assert world.pump(lambda: card not in world.bus.retained)
-    keeper.say(messages.OutcomeKept(order_id=fresh()))
+    keeper.say(messages.OutcomeKept(order_id=fresh(), outcome="captured"))
     assert session.refused(customer.order().place) == "not_found"
     ask = messages.AskMerchant(request=fresh(), merchant="sports", sealed=bytes(64))
     assert session.refused(ask) == "merchant_offline"

@@ -14,7 +14,7 @@ from world import World
 
 from broker_node import ledger, schema
 from common import clock, messages
-from common.config import DAY_MS, MINUTE_MS
+from common.config import DAY_MS, HOUR_MS, MINUTE_MS
 from common.errors import RefusedError
 
 
@@ -31,7 +31,8 @@ def bought(customer: Customer, session: Session, keeper: Shopkeeper, amount: int
     keeper.say(accept(keeper.hear(messages.ForwardOrder)))
     assert session.hear(messages.OrderAnswer).state == "captured"
     keeper.hear(messages.OrderOutcome)
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
+    settle(world=session.world)
     return order
 
 
@@ -120,10 +121,12 @@ def test_an_order_that_settled_before_its_merchant_heard_is_still_told(
     keeper.hear(messages.OrderOutcome)
     session.ask(order.confirmed, messages.OrderAnswer)
     time.advance(MINUTE_MS)
-    assert keeper.hear(messages.OrderOutcome).outcome == "captured"
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    # What it kept of the capture does not answer what it is told since.
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
+    assert keeper.hear(messages.OrderOutcome).outcome == "settled"
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="settled"))
     settle(world)
-    time.advance(MINUTE_MS)
+    time.advance(HOUR_MS)
     assert keeper.collect() == []
 
 

@@ -314,6 +314,7 @@ SECRETS = {
     "AskOrder": [repr(HASH)],
     "AnswerKept": [repr(HASH)],
     "ConfirmDelivery": [repr(HASH)],
+    "CancelOrder": [repr(HASH)],
     "ClaimRefund": [repr(HASH)],
     "GetCells": [repr(HASH)],
     "PlaceOrder": [repr(HASH[::-1])],

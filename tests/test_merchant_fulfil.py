@@ -181,7 +181,7 @@ def test_an_order_after_its_deadline(world: World) -> None:
 def test_a_capture_is_a_sale_once(world: World) -> None:
     order, _ = world.order(("route", 1))
     world.ask(order)
-    kept = OutcomeKept(order_id=order.order_id)
+    kept = OutcomeKept(order_id=order.order_id, outcome="captured")
     assert outcome(world, order, "captured") == [kept]
     assert outcome(world, order, "captured") == [kept]
     assert world.ask(*[OrderOutcome(order_id=order.order_id, outcome="captured")] * 2) == [kept, kept]
@@ -193,7 +193,7 @@ def test_a_void_order_gives_its_stock_back_once(world: World) -> None:
     order, _ = world.order(("route", 2), ("plan", 1), ("route", 1))
     world.ask(order)
     assert left(world, "route") == 0
-    kept = OutcomeKept(order_id=order.order_id)
+    kept = OutcomeKept(order_id=order.order_id, outcome="void")
     assert outcome(world, order, "void") == [kept]
     assert outcome(world, order, "void") == [kept]
     assert world.state(order.order_id) == "cancelled"
@@ -218,8 +218,8 @@ def test_outcomes_that_contradict_are_not_confirmed(world: World) -> None:
     assert outcome(world, rejected, "captured") == []
     assert outcome(world, unknown, "captured") == []
     assert world.merchant.refused["contradiction"] == 3
-    assert outcome(world, rejected, "void") == [OutcomeKept(order_id=rejected.order_id)]
-    assert outcome(world, unknown, "void") == [OutcomeKept(order_id=unknown.order_id)]
+    assert outcome(world, rejected, "void") == [OutcomeKept(order_id=rejected.order_id, outcome="void")]
+    assert outcome(world, unknown, "void") == [OutcomeKept(order_id=unknown.order_id, outcome="void")]
     assert world.state(paid.order_id) == "captured"
 
 

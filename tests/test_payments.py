@@ -98,7 +98,7 @@ def test_no_money_moves_while_the_books_are_wrong(
         if order is captured:
             keeper.say(accept(keeper.hear(messages.ForwardOrder)))
             session.hear(messages.OrderAnswer)
-            keeper.say(messages.OutcomeKept(order_id=order.id))
+            keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     forward = keeper.hear(messages.ForwardOrder)
     account = customer.account()
     break_the_books(world)

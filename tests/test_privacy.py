@@ -46,6 +46,8 @@ TOLD_TO_MERCHANTS = {
     "Forward": ("reference", "token", "sealed"),
     "ForwardOrder": ("order_id", "amount", "currency", "deadline", "claim_lock", "status_lock", "sealed"),
     "OrderOutcome": ("order_id", "outcome"),
+    "RefundTaken": ("refund", "amount", "left"),
+    "Refused": ("reference", "code"),
     "ForwardFetch": ("reference", "token", "cells", "sealed"),
     # Its own sums, and references of its own orders and payouts, with the minute of each.
     "Statement": ("request", "after", "lines", "last", "commission_basis_points"),

@@ -134,9 +134,11 @@ def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     keeper.say(accept(keeper.hear(messages.ForwardOrder)))
     session.hear(messages.OrderAnswer)
     keeper.hear(messages.OrderOutcome)
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     session.ask(order.asked, messages.OrderAnswer)
     session.say(order.kept)
+    keeper.say(messages.RefundOrder(order_id=order.id, refund=fresh(), amount=4))
+    keeper.hear(messages.RefundTaken)
     assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
 
 
@@ -145,6 +147,7 @@ def claim(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     session.say(order.place)
     keeper.say(reject(keeper.hear(messages.ForwardOrder)))
     assert session.hear(messages.OrderAnswer).state == "refundable"
+    assert session.ask(order.cancelled, messages.OrderAnswer).state == "refundable"
     issued = session.ask(order.claim(blinded(customer.world, [32])), messages.RefundIssued)
     found = session.ask(order.find(), messages.OrderFound)
     assert (found.state, found.claims) == ("refunded", [issued.signatures])

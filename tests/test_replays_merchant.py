@@ -5,6 +5,7 @@ The kinds of messages that have to occur are read off the types that the merchan
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from common.config import SECOND_MS
 from common.errors import WireError
 from common.node import Incoming
 from merchant_node import schema
+from merchant_node.refunds import Refunds
 from merchant_node.treasury import Treasury
 
 IN = topics.merchant_in(MERCHANT)
@@ -106,6 +108,7 @@ def visit(shop: Shop) -> None:
             shop.ask(shop.fetch(order.order_id, 0, 1, secret=SECRET)[0])
             assert len(shop.cells()) == 1
             assert shop.state(order.order_id) == "delivered"
+            give_back(shop, order.order_id)
     earn(shop)
     shop.outbox.clear()
 
@@ -123,6 +126,21 @@ def earn(shop: Shop) -> None:
         messages.PayoutAnswer(payout_id=one, state="requested", reason=""),
         messages.PayoutRefused(payout_id=two, code="insufficient_funds"),
     )
+
+
+def give_back(shop: Shop, order_id: bytes) -> None:
+    refunds = Refunds(shop.store)
+    for amount in (9, 10):
+        refunds.ask(order_id, amount, "a good reason", 0, os.urandom)
+        shop.outbox.clear()
+        shop.tick()
+        (asked,) = [each for each in shop.answers() if isinstance(each, messages.RefundOrder)]
+        assert (asked.order_id, asked.amount) == (order_id, amount)
+        answer: messages.Message = messages.RefundTaken(refund=asked.refund, amount=9, left=990)
+        if amount > 9:
+            answer = messages.Refused(reference=asked.refund, code="insufficient_funds")
+        shop.receive(*shop.frames_of(answer))
+    assert {refund.state for refund in refunds.listing()} == {"done", "refused"}
 
 
 def test_the_visit_has_every_kind_of_message_that_a_merchant_receives(
@@ -197,8 +215,8 @@ def test_the_broker_sends_everything_once_more_and_nothing_changes(shop: Shop, *
             shop.receive(*shop.frames_of(body))
             assert shop.dump() == before, body
     # It was asked, and answered: every question, both orders and their outcomes, and the cell. The ends of
-    # a session, the statement and what became of two payouts are no questions.
-    assert len(shop.answers()) == len(again) - 5
+    # a session, the statement and what became of two payouts and two refunds are no questions.
+    assert len(shop.answers()) == len(again) - 7
     assert len(shop.cells()) == 1
 
 

@@ -71,9 +71,24 @@ def orders(shown: Output, market: Market) -> None:
 
 
 @on_profile(order_app, "show")
-def show_order(shown: Output, market: Market, order: OrderId) -> None:
-    """Show an order."""
-    found = market.order(order)
+def show_order(
+    shown: Output,
+    market: Market,
+    order: OrderId,
+    *,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the broker first; this may take a ticket.")] = False,
+) -> None:
+    """Show an order, for whom it waits and until when."""
+    _show(shown, market.ask(order) if ask else market.order(order))
+
+
+@on_profile(order_app, "cancel")
+def cancel_order(shown: Output, market: Market, order: OrderId) -> None:
+    """Call off an order that its merchant has not answered; the coins come back."""
+    _show(shown, market.cancel(order))
+
+
+def _show(shown: Output, found: OrderView) -> None:
     facts: list[tuple[str, object]] = [
         ("order", found.order_id),
         ("merchant", found.merchant),
@@ -84,6 +99,8 @@ def show_order(shown: Output, market: Market, order: OrderId) -> None:
         ("idempotency key", found.idempotency_key),
         ("public pseudonym", found.audit or ""),
         ("refunded because", found.failure or ""),
+        ("given back", _given_back(found)),
+        ("waits for", _waits(found)),
         ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
         *(("file", path) for path in found.files),
     ]
@@ -105,9 +122,23 @@ def show_order(shown: Output, market: Market, order: OrderId) -> None:
     )
 
 
+def _given_back(order: OrderView) -> str:
+    if not order.refunded:
+        return ""
+    claimed = format_amount(order.claimed, order.currency)
+    return f"{format_amount(order.refunded, order.currency)}, {claimed} of it in the wallet"
+
+
+def _waits(order: OrderView) -> str:
+    if order.waits_for is None:
+        return ""
+    until = f", until {minute_of(order.waits_until)}" if order.waits_until else ""
+    return f"the {order.waits_for}{until}"
+
+
 @order_app.callback()
 def order_group() -> None:
-    """Show one order."""
+    """Show one order, or call it off."""
 
 
 @on_profile(app)

@@ -22,7 +22,7 @@ from merchant_node.home import CERTIFICATE, MARKET, PROFILE, MerchantHome, Profi
 from merchant_node.reports import OrderReport, Reports, Sale
 from merchant_node.run import run_merchant
 from veilmart import ca
-from veilmart.cli import discount, merchant_money, product
+from veilmart.cli import discount, merchant_money, merchant_refunds, product
 from veilmart.cli.homes import (
     Home,
     MerchantId,
@@ -189,6 +189,10 @@ def sales(
     }
     table = Table(("day", "product", "sold", "revenue", "tax in it"), rows)
     output(context).show(data, table, f"together {format_amount(total, currency)}")
+
+
+app.command()(merchant_refunds.refund)
+app.command()(merchant_refunds.refunds)
 
 
 @app.command()
