@@ -24,7 +24,7 @@ from bench import conditions, customer, drawer, market, mosquitto, processes, sw
 from bench.figures import Figures, figures, medians
 from bench.processes import Worker, say
 from broker_node import ledger, mint
-from broker_node.run import open_store
+from broker_node.run import POOL_SIZES, open_store
 from common import clock, codec, coins
 from common.blind import BlindPrivateKey
 from common.coins import BUNDLE, BUNDLE_TICKETS
@@ -80,11 +80,12 @@ def measure(plan: Plan) -> dict[str, Any]:
 
         nodes = [stack.enter_context(n) for n in processes.nodes(homes.broker, homes.merchant, plan.profiles)]
         load = stack.enter_context(Worker("customers", "bench.swapper", str(setups["swapper"])))
+        swaps, used = _swap(load, (load, nodes[0], bus), purses)
+        # Only now: a worker that waits for its command lets its connection end.
         browser = stack.enter_context(
             Worker("browser", "bench.browser", str(homes.market), str(root / "ticket"))
         )
         drawing = stack.enter_context(Worker("drawers", "bench.drawer", str(setups["drawer"])))
-        swaps, used = _swap(load, (load, nodes[0], bus), purses)
         browse = _browse(plan, browser, drawing)
         everyone: tuple[Measured, ...] = (load, browser, drawing, *nodes, bus)
         peak = {process.name: process.peak_rss_mb for process in everyone}
@@ -100,7 +101,8 @@ def measure(plan: Plan) -> dict[str, Any]:
             "browse": browse,
         },
         "peak_rss_mb": peak,
-        "conditions": conditions.describe(0) | {"signer": BlindPrivateKey.generate().signer},
+        "conditions": conditions.describe()
+        | {"signer": BlindPrivateKey.generate().signer, "mint_workers": POOL_SIZES["mint"]},
     }
 
 
