@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
 from filelock import FileLock, Timeout
 
 from broker_node import books, mint, payments
@@ -191,6 +192,8 @@ def _run(
     on_start: Callable[[Pools], None],
 ) -> None:
     node = BrokerNode.open(home)
+    if configuration.load(home).kind == "sandbox":
+        structlog.get_logger("veilmart.broker").warning("SANDBOX GATEWAY: test cards are taken for money")
     lanes = connections(home, market, tls=tls)
     pools = Pools(POOL_SIZES, BEHIND)
     on_start(pools)

@@ -85,8 +85,10 @@ class InvalidCardError(UsageError):
 
     code = "card_invalid"
 
-    def __init__(self, faults: Mapping[str, str]) -> None:
-        super().__init__(" ".join(faults.values()), "Nothing was sent. Correct it and try again.")
+    def __init__(
+        self, faults: Mapping[str, str], hint: str = "Nothing was sent. Correct it and try again."
+    ) -> None:
+        super().__init__(" ".join(faults.values()), hint)
         self.faults = dict(faults)
 
 

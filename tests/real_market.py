@@ -119,8 +119,9 @@ def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedP
 def real_market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMarket]:
     home = tmp_path_factory.mktemp("real") / "market"
     public, nodes = free_ports(2)
-    ports = ("--public-port", str(public), "--node-port", str(nodes), "--minimum-age", "0")
-    assert veilmart("init", *ports, home=home).code == 0
+    ports = ("--public-port", str(public), "--node-port", str(nodes))
+    more = ("--minimum-age", "0", "--gateway", "sandbox")
+    assert veilmart("init", *ports, *more, home=home).code == 0
     assert veilmart("merchant", "init", "sports", "--name", "Sports shop", home=home).code == 0
     certificate, plan = home / "sports.crt", home / "plan.md"
     veilmart("ca", "sign", home / "merchants/sports/identity.csr", "--out", certificate, home=home)

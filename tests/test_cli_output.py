@@ -15,7 +15,14 @@ import typer
 from cli import Terminal, veilmart
 
 from common import errors
-from common.errors import DeadlineError, DiscountRefusedError, OutOfStockError, VeilmartError
+from common.errors import (
+    CardDeclinedError,
+    DeadlineError,
+    DiscountRefusedError,
+    InvalidCardError,
+    OutOfStockError,
+    VeilmartError,
+)
 from veilmart import output
 from veilmart.cli import app as root
 from veilmart.cli.homes import output as output_of
@@ -27,7 +34,10 @@ EXIT_CODES = {
     "untrusted": 1,
     "busy": 1,
     "usage": 2,
+    "card_invalid": 2,
     "not_found": 3,
+    "payments_stopped": 4,
+    "ledger_broken": 1,
     "rejected": 4,
     "price_changed": 4,
     "out_of_stock": 4,
@@ -35,11 +45,13 @@ EXIT_CODES = {
     "insufficient_funds": 4,
     "out_of_tickets": 4,
     "idempotency_conflict": 4,
+    "card_declined": 4,
     "authentication": 5,
     "unreachable": 6,
     "bus_unreachable": 6,
     "broker_unreachable": 6,
     "merchant_offline": 6,
+    "gateway_unreachable": 6,
     "timeout": 27,
     "interrupted": 130,
 }
@@ -60,6 +72,8 @@ KINDS = sorted(
 def an_error(kind: type[VeilmartError]) -> VeilmartError:
     if issubclass(kind, DeadlineError):
         return kind("what happened", "what to do", hop="merchant")
+    if issubclass(kind, InvalidCardError):
+        return kind({"number": "what happened"}, "what to do")
     return kind("what happened", "what to do")
 
 
@@ -103,6 +117,8 @@ def test_every_error_has_its_envelope_and_exit_code(kind: type[VeilmartError], p
     assert ran.code == EXIT_CODES[kind.code]
     assert ran.err == ""
     more = {"hop": "merchant"} if issubclass(kind, DeadlineError) else {}
+    more |= {"reason": "card_declined"} if issubclass(kind, CardDeclinedError) else {}
+    more |= {"faults": {"number": "what happened"}} if issubclass(kind, InvalidCardError) else {}
     more |= {"reason": "code_unknown"} if issubclass(kind, DiscountRefusedError) else {}
     assert ran.envelope == {
         "ok": False,
@@ -337,7 +353,7 @@ def test_every_command_explains_itself() -> None:
         for path, command in leaves(root.load(name), (name,)):
             assert command.help, path
             for option in command.params:
-                assert "password" not in option.name or option.name == "password_file", path
+                assert "password" not in option.name or option.name.endswith("password_file"), path
             assert veilmart(*path, "--help").code == 0
 
 

@@ -23,7 +23,7 @@ import pytest
 import structlog
 from record import Opened, Record, is_public
 from recorder import recording
-from visits import ALICE, FUNDS, GOODS, PEOPLE, Values, Visits, small_visit, visit
+from visits import ALICE, FUNDS, GOODS, PAID_IN, PEOPLE, Values, Visits, rows_of, small_visit, visit
 from world import Publish
 
 from broker_node import schema
@@ -36,7 +36,7 @@ from veilmart.evidence import Evidence, Finding, leaves, shared
 MERCHANTS = ("sports", "maps")
 
 WHOLE_VISIT = """
-    Hello Welcome HelloRefused GetBalance Balance Withdraw Withdrawn LogOut LoggedOut
+    Hello Welcome HelloRefused GetBalance Balance TopUp TopUpAnswer Withdraw Withdrawn LogOut LoggedOut
     AskMerchant Forward AnswerForward MerchantAnswer
     PlaceOrder ForwardOrder AnswerOrder OrderAnswer OrderOutcome OutcomeKept AskOrder AnswerKept
     ConfirmDelivery ClaimRefund RefundIssued Swap Swapped FetchCells ForwardFetch Cell MerchantCell
@@ -84,6 +84,7 @@ def forbidden_to_merchant(visits: Visits, merchant: str) -> Values:
     (other,) = set(MERCHANTS) - {merchant}
     return (
         visits.people()
+        | visits.cards()
         | visits.session_ids()
         | visits.session_keys(merchants=False)
         | visits.hello_secrets()
@@ -111,6 +112,7 @@ def forbidden_to_bus(visits: Visits) -> Values:
     return (
         forbidden_to_broker(visits)
         | visits.people()
+        | visits.cards()
         | visits.session_keys()
         | visits.hello_secrets()
         | visits.money()
@@ -233,6 +235,19 @@ def found(evidence: Evidence, values: Values) -> set[str]:
 def test_a_password_stays_nowhere_at_the_broker(visits: Visits):
     findings = visits.record.broker().search({n: v for n, v in visits.people().items() if "password" in n})
     assert places(findings) == {"frame", "value"}
+
+
+def test_a_card_stays_nowhere_at_the_broker_nor_at_its_holder(visits: Visits):
+    evidence = visits.record.broker()
+    assert places(evidence.search(visits.cards())) == {"frame", "value"}
+    kept = Evidence("kept")
+    for folder in (visits.record.broker_home, *(visits.profile(name) for name in PEOPLE)):
+        kept.add_home(folder)
+    assert kept.search(visits.cards()) == []
+    rows = rows_of(
+        visits.record.broker_home / "broker.db", "SELECT brand, last_four, amount, state FROM top_ups"
+    )
+    assert rows == [("mastercard", "4444", PAID_IN, "charged")]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ Alice signs up, withdraws, logs out; looks around, fills a cart at two merchants
 discount code, downloads; logs in
 again with a wrong and a right password; orders something whose price changes under way, so that the order
 is rejected and refunded; orders from a merchant that goes away, and takes the order up again
-when it is back. Bob withdraws little and buys until a
+when it is back. Bob tops up with a card, withdraws little and buys until a
 coin has to be swapped. Strangers send garbage, and the broker's own code fails twice.
 """
 
@@ -27,7 +27,7 @@ from recorder import Recorder, recording
 from world import Publish, World
 
 from broker_node import schema
-from common import coins, frames, messages
+from common import coins, frames, messages, payment_cards
 from common.errors import AuthenticationError, DeadlineError, MerchantOfflineError, PriceChangedError
 from customer_node.checkout import Checkout
 from customer_node.orders import Secrets
@@ -95,6 +95,8 @@ ALICE, BOB = PEOPLE
 FUNDS = {ALICE: 1_234_567_890, BOB: 987_654_321}
 WRONG_PASSWORD = "incorrect donkey battery"
 SEARCH = "sunrise ridge"
+CARD = payment_cards.card("5555 5555 5555 4444", "12/34", "987", "Bartholomew Quince")
+PAID_IN = 87_654
 DISCOUNT = "ALPENGLOW-7"
 """A code of the sports merchant, which Alice uses."""
 
@@ -112,6 +114,9 @@ class Visits:
         values: Values = {f"name {n}": name for n, name in enumerate(PEOPLE)}
         values |= {f"password {n}": password for n, password in enumerate(PEOPLE.values())}
         return values | {"wrong password": WRONG_PASSWORD}
+
+    def cards(self) -> Values:
+        return {"card number": CARD.number, "card holder": CARD.name}
 
     def session_ids(self) -> Values:
         return {f"session id {n}": sid for n, sid in enumerate(self.record.sessions)}
@@ -344,7 +349,8 @@ def alice_comes(world: World, recorder: Recorder) -> None:
 def bob_comes(world: World, recorder: Recorder) -> None:
     with world.customer(BOB) as market:
         market.sign_up(BOB, PEOPLE[BOB])
-        world.fund(BOB, FUNDS[BOB])
+        world.fund(BOB, FUNDS[BOB] - PAID_IN)
+        assert market.top_up(PAID_IN, CARD).balance == FUNDS[BOB]
         market.withdraw()
         # 447 and 1231 end in the same binary digits: the second payment needs another coin's change.
         bought = [market.buy_now("sports", sku) for sku in ("GPX-RIDGE-42", "PLAN-MARATHON")]

@@ -9,8 +9,9 @@ Rule 2. With `--json`, wherever it stands, stdout holds envelopes of one line ea
 
 A command prints one. Those that go on by themselves (`audit watch`, `merchant orders --follow`, `... run`)
 print one for each thing that they have to say; an error, where there is one, is the last. An error of
-`timeout` also has its `hop`, one of `out_of_stock` what is `available`, one of `discount_refused` the
-`reason`; where something was done before something else failed, `data` stands beside `error`.
+`timeout` also has its `hop`, one of `out_of_stock` what is `available`, one of `discount_refused` or
+`card_declined` the `reason`, one of `card_invalid` its `faults` by field; where something was done before
+something else failed, `data` stands beside `error`.
 
 Rule 3. Amounts are minor units and times milliseconds since 1970 in JSON, and written out for people.
 
@@ -38,7 +39,15 @@ from typing import Any, ClassVar, Final, TextIO, TypeAlias
 
 import msgspec
 
-from common.errors import DeadlineError, DiscountRefusedError, OutOfStockError, UsageError, VeilmartError
+from common.errors import (
+    CardDeclinedError,
+    DeadlineError,
+    DiscountRefusedError,
+    InvalidCardError,
+    OutOfStockError,
+    UsageError,
+    VeilmartError,
+)
 
 INTERRUPTED: Final = 130
 _KEPT: Final = frozenset("\n\t")
@@ -158,6 +167,10 @@ def error_fields(error: VeilmartError) -> dict[str, Any]:
     }
     if isinstance(error, DeadlineError):
         fields["hop"] = error.hop
+    if isinstance(error, CardDeclinedError):
+        fields["reason"] = error.reason
+    if isinstance(error, InvalidCardError):
+        fields["faults"] = error.faults
     if isinstance(error, OutOfStockError) and error.available is not None:
         fields["available"] = error.available
     if isinstance(error, DiscountRefusedError):

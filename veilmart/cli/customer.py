@@ -10,12 +10,14 @@ from veilmart.cli import (
     customer_buy,
     customer_changes,
     customer_orders,
+    customer_topup,
     customer_wallet,
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A customer, in a profile of its own.")
 for part in (
     customer_account,
+    customer_topup,
     customer_changes,
     customer_browse,
     customer_buy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -48,6 +48,13 @@ def init(
     minimum_age: Annotated[
         int, typer.Option(min=0, help="Seconds that coins and tickets rest before they are used.")
     ] = HOUR_SECONDS,
+    gateway: Annotated[
+        Literal["none", "sandbox"] | None,
+        typer.Option(
+            help="Who charges customers' cards: nobody, or the sandbox with its test cards.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Make a market: CA, broker, bus and market file. Repeating it changes nothing."""
     report = init_market(
@@ -62,15 +69,18 @@ def init(
         minimum_age_seconds=minimum_age,
         now_ms=clock.now_ms(),
     )
-    _prepare_broker(report.broker_home)
+    _prepare_broker(report.broker_home, gateway)
     _show_report(context, report)
 
 
-def _prepare_broker(home: Path) -> None:
+def _prepare_broker(home: Path, gateway: Literal["none", "sandbox"] | None) -> None:
     # Store and coin keys take seconds to make: now, so that the first `broker run` is ready at once. What
     # a crash leaves undone here, that run does.
-    from broker_node.run import BrokerNode  # noqa: PLC0415 - `status` does not need a broker
+    from broker_node.gateways import configuration  # noqa: PLC0415 - `status` does not need a broker
+    from broker_node.run import BrokerNode  # noqa: PLC0415
 
+    if gateway is not None and not (home / configuration.SETTINGS_FILE).exists():
+        configuration.save(home, gateway)
     if not (home / BROKER_STORE).exists():
         BrokerNode.open(home).close()
 

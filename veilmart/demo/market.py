@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from broker_node import administration
+from broker_node.gateways import configuration
 from broker_node.run import BrokerNode
 from common import clock
 from common.errors import BusyError
@@ -103,6 +104,7 @@ def _running(state: Path, say: Callable[[str], None]) -> Iterator[DemoMarket]:
         minimum_age_seconds=0,
         now_ms=clock.now_ms(),
     )
+    configuration.save(report.broker_home, "sandbox")
     BrokerNode.open(report.broker_home).close()
     certify(report, state / "merchants" / RECORDER, RECORDER)
     Recorder.admit(report.bus_home)

@@ -31,7 +31,7 @@ from customer_node.schema import order_secrets
 from merchant_node.prekeys import Prekeys
 from veilmart.demo.market import SHOPS, DemoMarket
 from veilmart.demo.recorder import EVERY
-from veilmart.demo.shopping import Bought, Customer
+from veilmart.demo.shopping import CARD, Bought, Customer
 from veilmart.evidence import Evidence, Seen, open_merchant_frame, open_sealed, open_session_frame
 
 PIECE = 24
@@ -74,12 +74,16 @@ class Records:
     # --- what each party must not know -----------------------------------------------------------------
 
     def people(self) -> dict[str, bytes | str]:
-        """Give names and passwords."""
+        """Give names, passwords, and the card."""
         return {
             f"{kind} of {person.name}": value
             for person in self.customers
             for kind, value in (("name", person.name), ("password", person.password))
-        }
+        } | self.card()
+
+    def card(self) -> dict[str, bytes | str]:
+        """Give the card that was paid in with."""
+        return {"card number": CARD.number, "card holder": CARD.name}
 
     def session_ids(self) -> dict[str, bytes | str]:
         """Give customers' session ids."""
@@ -213,7 +217,18 @@ class Records:
             for merchant, amount, state in orders
         ]
         learned.append(f"{shop_sessions} shop sessions, opened with tickets that it cannot recognise")
-        return _report(evidence, self.goods(list(SHOPS)) | self.order_secrets(), learned)
+        kept = Evidence("broker, what it keeps")
+        kept.add_home(home)
+        kept.add("log", (self.market.state / "logs" / "broker.log").read_bytes())
+        learned += [
+            f"a {brand} card ending in {last_four} was charged {format_amount(amount, currency)}"
+            for brand, last_four, amount in _rows(
+                store, "SELECT brand, last_four, amount FROM top_ups ORDER BY amount"
+            )
+        ]
+        card = _report(kept, self.card(), [])
+        saw = _report(evidence, self.goods(list(SHOPS)) | self.order_secrets(), learned)
+        return Saw(saw.learned, saw.searched_for + card.searched_for, saw.found + card.found)
 
     def bus(self) -> Saw:
         """Say what Mosquitto's operator saw."""

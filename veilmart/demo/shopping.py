@@ -10,12 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from common import payment_cards
 from common.errors import VeilmartError
 from customer_node import Market
 from customer_node.views import Progress
 from veilmart.demo.market import DemoMarket
+
+CARD: Final = payment_cards.card("4242 4242 4242 4242", "12/34", "123", "Robin Cardholder")
+"""A test card of the sandbox gateway."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,10 @@ def _visit(
     Market.join(profile, market.market_path)
     with Market(profile, timeout_s=60.0) as api:
         api.sign_up(person.name, person.password)
-        market.fund(person.name, person.bundles * 2000)
+        api.top_up(person.bundles * 2000, CARD)
         api.withdraw(person.bundles)
-        say(f"{person.name}: signed up and drew {api.wallet().usable / 100:.2f} in blind-signed coins")
+        drawn = api.wallet().usable / 100
+        say(f"{person.name}: signed up, paid in with a test card, drew {drawn:.2f} in blind-signed coins")
     # Another connection, another session, and no name in it.
     with Market(profile, timeout_s=60.0) as api:
         for merchant, lines in person.wanted.items():
