@@ -24,12 +24,14 @@ from samples import EXAMPLES
 from test_books import check, forging, write
 from world import World
 
-from broker_node import broker, payments, schema
+from broker_node import broker, payments, run, schema
 from broker_node.sends import Session as Sender
 from common import clock, messages, topics
 from common.config import DAY_MS, MINUTE_MS
 from common.errors import RefusedError
 from common.presence import read_presence
+from veilmart.cli import reach
+from veilmart.output import Table
 
 
 def break_the_books(world: World) -> None:
@@ -262,3 +264,19 @@ def test_a_second_fault_is_no_second_event(world: World) -> None:
     settle(world)
     world.pump(lambda: bool(events(world)))
     assert events(world) == ["veilmart.payments.stopped"]
+
+
+def test_the_ready_line_and_the_status_say_it(world: World) -> None:
+    assert "PAYMENTS" not in run._ready_line(world.market, world.broker)
+    break_the_books(world)
+    world.pump(lambda: status(world).payments == "stopped")
+    assert run._ready_line(world.market, world.broker).endswith(payments.ALARM)
+    shown = reach._presence(world.bus.retained[topics.broker_status()])
+    assert shown["payments"] == "stopped"
+    data = {"bus": dict.fromkeys(("public", "nodes"), NOWHERE), "broker": shown, "merchants": []}
+    (table,) = reach._views(data, [])
+    assert isinstance(table, Table)
+    assert any(row[0] == "broker" and "PAYMENTS STOPPED" in str(row[2]) for row in table.rows)
+
+
+NOWHERE = {"host": "localhost", "port": 1, "reachable": False}
