@@ -70,8 +70,8 @@ def sell(session: Session, keeper: Shopkeeper, order: Order) -> bytes:
     keeper.say(accept(keeper.hear(messages.ForwardOrder)))
     session.hear(messages.OrderAnswer)
     session.ask(order.confirmed, messages.OrderAnswer)
-    keeper.hear(messages.OrderOutcome)
-    keeper.say(messages.OutcomeKept(order_id=order.id))
+    outcome = keeper.hear(messages.OrderOutcome).outcome
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome=outcome))
     return order.id
 
 
