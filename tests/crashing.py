@@ -32,7 +32,9 @@ from typing import Any, Literal, NoReturn, TypeAlias
 import sqlalchemy as sa
 
 from broker_node import ledger, relay, schema
+from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.run import open_store, run_broker
+from common import clock, messages, payment_cards
 from common.errors import OutOfStockError, VeilmartError
 from common.logs import log_to_stderr
 from common.node import Loop
@@ -48,13 +50,14 @@ from merchant_node.run import run_merchant
 MERCHANT = "sports"
 PASSWORD = "a long enough password"
 FUNDS = 40_000
+TOPPED_UP = 5_000
 PATIENCE = 20
 CELLS = 3
 BOUGHT, REFUSED = "ROUTE", "RARE"
 PRICES = {BOUGHT: 77, REFUSED: 29}
 CONTENT = {sku: hashlib.shake_256(sku.encode()).digest(CELLS * 64 * 1024 - 100) for sku in PRICES}
 RARE_LEFT = 2
-LIMITS = "reforward_first_ms = 200\nreforward_longest_ms = 1000\n"
+LIMITS = "reforward_first_ms = 200\nreforward_longest_ms = 1000\ntop_up_ask_first_ms = 200\n"
 
 Die: TypeAlias = Callable[[], NoReturn]
 Moment: TypeAlias = Literal["before the commit", "after the commit", "after publishing"]
@@ -63,6 +66,9 @@ MOMENTS: tuple[Moment, ...] = ("before the commit", "after the commit", "after p
 BROKER_MESSAGES = (
     "Greeting",
     "PasswordResult",
+    "TopUp",
+    "Opened",
+    "Ended",
     "Withdraw",
     "Swap",
     "Signed",
@@ -275,6 +281,9 @@ def all_done(market: Market) -> bool:
 
 
 def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
+    if all(each.state != "charged" for each in market.top_ups()):
+        _log_in(market, name)
+        market.top_up(TOPPED_UP, sandbox_card(), "the first")
     draw(market, name)
     known = {order.idempotency_key for order in market.orders()}
     for key, sku, quantity in (("one", BOUGHT, 1), ("two", REFUSED, RARE_LEFT + 1)):
@@ -289,12 +298,21 @@ def draw(market: Market, name: str) -> None:
     wallet = market.wallet()
     if wallet.tickets and not wallet.open_operations:
         return
-    if not wallet.logged_in:
-        market.log_in(name, PASSWORD)
+    _log_in(market, name)
     if wallet.open_operations:
         market.resume()
     if not market.wallet().tickets:
         market.withdraw()
+
+
+def _log_in(market: Market, name: str) -> None:
+    if not market.wallet().logged_in:
+        market.log_in(name, PASSWORD)
+
+
+def sandbox_card(number: str = "4242424242424242") -> messages.PaymentCard:
+    """Give a card that the sandbox gateway knows."""
+    return payment_cards.card(number, expiry="12/34", security_code="987", name="Augusta King")
 
 
 # --- what must be true ---------------------------------------------------------------------------------
@@ -318,24 +336,35 @@ def check_books(
     """Compare every party's records with every other's; gives how many orders ended how.
 
     Each order of each customer is delivered, with `content` by SKU, or refunded; each coin that the broker
-    owes lies in a wallet, and none else does; what merchants earned is what was delivered. Customers without
-    a profile hold coins, value -> number, and have placed orders, by id.
+    owes lies in a wallet, and none else does; what merchants earned is what was delivered; what cards were
+    charged is on the accounts that they were charged for. Each customer has what was ever credited to it: on
+    the account, in the wallet, and in things. Customers without a profile hold coins, value -> number, and
+    have placed orders, by id.
     """
     broker = _Broker(homes.broker)
     held: Counter[int] = Counter(others_hold)
+    charged = 0
     ends: Counter[str] = Counter()
     seen: set[bytes] = set(others_ordered)
     for profile in homes.profiles:
         with Market(profile) as market:
             wallet = market.wallet()
             assert (wallet.open_operations, wallet.reserved) == (0, 0), profile
-            for coin in wallet.coins:
-                held[coin.value] += coin.usable + coin.young
+            mine = Counter({coin.value: coin.usable + coin.young for coin in wallet.coins})
+            held += mine
+            paid = sum(order.total for order in market.orders() if order.state == "complete")
+            charged += sum(each.amount for each in market.top_ups() if each.state == "charged")
+            assert all(each.state != "open" for each in market.top_ups())
+            has = broker.accounts[profile.name] + sum(value * n for value, n in mine.items()) + paid
+            assert has == broker.credited[profile.name], "a customer has another sum than it was given"
             for order in market.orders():
                 seen.add(bytes.fromhex(order.order_id))
                 ends[_check_order(market, order, broker.orders[bytes.fromhex(order.order_id)], content)] += 1
     assert seen == set(broker.orders), "an order that no customer knows, or the broker does not"
     assert held == broker.outstanding, "coins owed and coins held differ"
+    assert charged == broker.charged == -broker.report.books.get(ledger.GATEWAY, 0), (
+        "the gateway has another sum"
+    )
     for merchant, home in homes.merchants.items():
         _check_merchant(merchant, home, broker)
     return ends
@@ -369,9 +398,18 @@ class _Broker:
                 self.orders = {row["order_id"]: row for row in tx.all(sa.select(schema.orders))}
                 issued = tx.all(sa.select(schema.issuer_keys).where(schema.issuer_keys.c.purpose == "coin"))
                 spent = Counter(row["key_id"] for row in tx.all(sa.select(schema.spent)))
+                names = {row["id"]: row["name"] for row in tx.all(sa.select(schema.accounts))}
+                entries = tx.all(sa.select(schema.ledger).where(schema.ledger.c.book.startswith("account:")))
         finally:
             store.close()
         assert self.report.faults == ()
+        books = {ledger.account_book(number): name for number, name in names.items()}
+        self.accounts: Counter[str] = Counter()
+        self.credited: Counter[str] = Counter()
+        for entry in entries:
+            self.accounts[books[entry["book"]]] += entry["amount"]
+            self.credited[books[entry["book"]]] += max(0, entry["amount"])
+        self.charged = SandboxGateway(home, clock.now_ms).received()
         self.outstanding: Counter[int] = Counter()
         for key in issued:
             self.outstanding[key["value"]] += key["issued"] - spent[key["key_id"]]

@@ -13,7 +13,18 @@ from typing import Any, TypeAlias
 import pytest
 import sqlalchemy as sa
 
-from broker_node import answers, exchange, ledger, mint, operations, order_rows, orders, schema, telling
+from broker_node import (
+    answers,
+    exchange,
+    ledger,
+    mint,
+    operations,
+    order_rows,
+    orders,
+    schema,
+    telling,
+    topups,
+)
 from broker_node.sends import ToSession
 from broker_node.signing import Asked
 from common import messages
@@ -24,15 +35,30 @@ from customer_node.wallet import Wallet
 Plant: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 
+class Forgetful:
+    """A transaction that does not insert the rows of one book."""
+
+    def __init__(self, tx: Any, book: str) -> None:
+        self._tx = tx
+        self._book = book
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    def insert(self, statement: Any, row: Mapping[str, Any]) -> None:
+        if row.get("book") != self._book:
+            self._tx.insert(statement, row)
+
+
 def skip_a_row(patch: pytest.MonkeyPatch) -> None:
     """A posting of many entries loses its last one."""
+    post = ledger.post
 
-    def post(tx: Any, reference: bytes, entries: Mapping[str, int], now: int) -> None:
-        rows = [(book, amount) for book, amount in entries.items() if amount]
-        for book, amount in rows[: max(2, len(rows) - 1)]:
-            tx.insert(ledger._ENTRY, {"reference": reference, "book": book, "amount": amount, "at": now})
+    def posting(tx: Any, reference: bytes, entries: Mapping[str, int], now: int) -> None:
+        books = [book for book, amount in entries.items() if amount]
+        post(Forgetful(tx, books[-1]) if len(books) > 2 else tx, reference, entries, now)  # type: ignore[arg-type]
 
-    patch.setattr(ledger, "post", post)
+    patch.setattr(ledger, "post", posting)
 
 
 def skip_swaps(patch: pytest.MonkeyPatch) -> None:
@@ -157,6 +183,13 @@ def refund_what_was_captured(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(exchange, "_CLAIM", unbounded)
 
 
+def take_silence_for_no(patch: pytest.MonkeyPatch) -> None:
+    """A charge that the gateway does not answer for in time counts as declined."""
+    patch.setattr(
+        topups.TopUps, "_put_off", lambda self, tx, row, _now: self._decline(tx, row, "not_charged")
+    )
+
+
 def keep_spent_coins(patch: pytest.MonkeyPatch) -> None:
     """The wallet sets free what the broker has taken."""
     patch.setattr(Wallet, "spend", Wallet.release)
@@ -182,6 +215,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (count_nothing, "coins were issued"),
         (compare_no_sums, "failed in its own code"),
         (refund_what_was_captured, "escrow is|told that it is paid|at the merchant"),
+        (take_silence_for_no, "failed in its own code|gateway"),
         (keep_spent_coins, "coins owed and coins held differ|OrderView"),
         (forget_withdrawals, "customers/alice"),
     )

@@ -45,6 +45,7 @@ from crashing import (
 from crashing_world import CrashingWorld
 
 from broker_node import accounts
+from broker_node.gateways import configuration
 from broker_node.run import BrokerNode, open_store
 from common import clock, messages
 from common.errors import UsageError
@@ -335,6 +336,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
     root = tmp_path_factory.mktemp("real")
     with make_market(root, minimum_age_seconds=0) as market:
         (market.report.broker_home / "limits.toml").write_text(LIMITS)
+        configuration.save(market.report.broker_home, "sandbox")
         home = market.merchant_home(MERCHANT)
         MerchantHome(home).join(market.file, Profile(name="Sports"))
         node = MerchantNode.open(home)
@@ -345,6 +347,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
 
 
 BROKER_DIES = (
+    Point("TopUp", "after the commit"),
+    Point("Ended", "before the commit"),
     Point("Signed", "after the commit"),
     Point("PlaceOrder", "before the commit"),
     Point("AnswerOrder", "after the commit"),
