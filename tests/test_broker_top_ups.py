@@ -19,9 +19,11 @@ from broker_node import accounts, charges, ledger, schema, topups
 from broker_node.gateways import sandbox
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.payment_gateway import GatewayError, Outcome, Unknown
+from broker_node.run import BrokerNode
 from common import clock, messages, topics
 from common.config import DAY_MS, MINUTE_MS, SECOND_MS
 from common.messages import AskTopUp, PaymentCard, TopUp, TopUpAnswer
+from common.node import Job
 
 NUMBER, MASTERCARD = "4242424242424242", "5555555555554444"
 NAME = "Augusta Ada King"
@@ -48,6 +50,8 @@ class Gateway(SandboxGateway):
         self.calls: list[str] = []
         self.go = threading.Event()
         self.go.set()
+        self.back = threading.Event()
+        self.back.set()
 
     def open(self, key: str, amount: int, currency: str) -> str:
         self.calls.append("open")
@@ -72,6 +76,7 @@ class Gateway(SandboxGateway):
         if call in self.lost_there:
             return Unknown()
         outcome = make()
+        assert self.back.wait(10)
         return Unknown() if call in self.lost_back else outcome
 
 
@@ -423,6 +428,45 @@ def test_a_charge_that_was_voided_is_not_sent_a_card(
     world.broker.broker._handlers = {**world.broker.broker._handlers, topups.Opened: late}
     assert declined(account, top_up()) == "not_charged"
     assert gateway.calls == ["open"]
+
+
+@pytest.mark.parametrize("paid", [False, True])
+def test_a_second_broker_on_the_store_settles_what_the_first_is_paying(
+    world: World, account: Session, gateway: Gateway, *, paid: bool
+) -> None:
+    """It starts, takes the charge for one that a crash left, and is faster or slower than the payment."""
+    (gateway.back if paid else gateway.go).clear()
+    account.ask(top_up(5000), TopUpAnswer)
+    received = 5000 if paid else 0
+    assert world.pump(lambda: "pay" in gateway.calls and gateway.received() == received)
+    other = BrokerNode.open(world.broker_home)
+    try:
+        act(other, [])
+    finally:
+        other.close()
+    (row,) = rows(world)
+    assert row["state"] == ("charged" if paid else "declined")
+    gateway.go.set()
+    gateway.back.set()
+    if paid:
+        assert account.hear(TopUpAnswer).balance == 5000
+    else:
+        assert account.hear(messages.Refused).code == "not_charged"
+    assert balance(account) == received
+    check_books(world, received)
+
+
+def act(node: BrokerNode, arrivals: list[Any]) -> None:
+    """What the loop does, with jobs done at once."""
+    core, now = node.broker, clock.now_ms()
+    core.begin()
+    with node.store.immediate() as tx:
+        sends = core.receive_all(tx, arrivals, now, clock.random_bytes)
+        sends += core.tick(tx, now, clock.random_bytes)
+    core.seen(arrivals, now)
+    for job in sends:
+        if isinstance(job, Job):
+            act(node, list(job.done(job.work())))
 
 
 def test_the_books_notice_a_charge_that_is_not_credited(
