@@ -78,6 +78,11 @@ class BlindPublicKey:
         numbers = key.public_numbers()
         return cls(der, hashlib.sha256(der).digest()[:KEY_ID_BYTES], numbers.n, numbers.e, key)
 
+    def blinded_of(self, blind_signature: bytes) -> bytes:
+        """Give the blinded value whose signature this is, if it is this key's: s^e mod n."""
+        value = int.from_bytes(blind_signature) % self.modulus
+        return int(gmpy2.powmod(value, self.exponent, self.modulus)).to_bytes(SIGNATURE_BYTES)
+
     def verify(self, prepared: bytes, signature: bytes) -> None:
         """Verify an unblinded signature over a prepared message (RFC 8017 §8.1.2).
 

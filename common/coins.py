@@ -151,6 +151,17 @@ def unblind(issuer: IssuerKey, seed: bytes, counter: int, blind_signature: bytes
     return Token(key_id=issuer.key_id, prefix=secrets.prefix, serial=secrets.serial, signature=signature)
 
 
+def blinded_of(issuer: IssuerKey, blind_signature: bytes) -> bytes:
+    """Give the blinded value that a blind signature was made for (RFC 9474 §4.3, its last check)."""
+    return issuer_public(issuer).blinded_of(blind_signature)
+
+
+def mark_of(issuer: IssuerKey, seed: bytes, counter: int) -> bytes:
+    """Give the spent mark of token number `counter`."""
+    secrets = derive(seed, issuer.key_id, counter, issuer_public(issuer).modulus)
+    return spent_mark(prepared(issuer.purpose, issuer.key_id, secrets.prefix, secrets.serial))
+
+
 def _blind(public: blind.BlindPublicKey, issuer: IssuerKey, secrets: TokenSecrets) -> tuple[bytes, int]:
     message = prepared(issuer.purpose, issuer.key_id, secrets.prefix, secrets.serial)
     return blind.blind(public, message, secrets.salt, secrets.r)

@@ -222,6 +222,15 @@ class Account:
             if self._may_repeat(operation):
                 self._finish(session, operation)
 
+    def hash_of(self, name: str) -> bytes:
+        """Give what an account is known by in this profile."""
+        return self._account_of(name)
+
+    def present(self) -> bytes | None:
+        """Give the account whose session is open here, in that form."""
+        with self._context.profile.store.immediate() as tx:
+            return account_of_session(tx)
+
     def draw_rest(self, session: AccountSession) -> WithdrawalView:
         """Draw all that the account holds, to the last minor unit: it is about to be closed.
 
@@ -248,9 +257,10 @@ class Account:
 
     def draw_tickets(self) -> WithdrawalView:
         """Draw a bundle's tickets and no coins. Raises `OutOfTicketsError`, and as `withdraw`."""
-        return self.within(self._draw_tickets)
+        return self.within(self.tickets_in)
 
-    def _draw_tickets(self, session: AccountSession) -> WithdrawalView:
+    def tickets_in(self, session: AccountSession) -> WithdrawalView:
+        """Draw such tickets in an open session."""
         card = self._context.broker(session.link)
         left = self._balance(session).tickets_left
         if not left:

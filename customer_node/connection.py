@@ -25,7 +25,8 @@ from common.presence import State, read_presence
 from customer_node.profile import CA_FILE, Profile
 from customer_node.timing import Clock, Countdown
 
-Audience: TypeAlias = Literal["account", "shop"]
+Audience: TypeAlias = Literal["account", "shop", "spent"]
+"""Whose connection it is; `spent` is nobody's: it reads the public spent set."""
 
 POLL_MS: Final = 250
 SETTLE_ROUNDS: Final = 4
@@ -41,6 +42,7 @@ _PUBLIC: Final[dict[Audience, tuple[str, ...]]] = {
         topics.ALL_MERCHANT_CARDS,
         topics.ALL_MERCHANT_STATUSES,
     ),
+    "spent": (topics.broker_card(), topics.broker_status(), topics.ALL_SPENT),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Self
 
 from common import bus, clock, messages
 from common.clock import Random
-from common.errors import NotFoundError, RejectedError
+from common.errors import NotFoundError, RejectedError, UsageError
 from common.market_file import MarketFile
 from customer_node import kept, orders, words
 from customer_node.account import Account
@@ -37,12 +37,13 @@ from customer_node.drafts import Drafts
 from customer_node.funds import Funds
 from customer_node.holdings import wallet_view
 from customer_node.orders import Order
-from customer_node.profile import Profile
+from customer_node.profile import MARKET_FILE, Profile
 from customer_node.purchasing import Purchasing
 from customer_node.quotes import Asked, Quotes, Terms, check_code
 from customer_node.receipts import Receipts
 from customer_node.refunds import Refunds
 from customer_node.rejections import CancelledError
+from customer_node.restore import Restore
 from customer_node.resume import Resume
 from customer_node.schema import account_sessions, visits
 from customer_node.seed_file import Protection, Unlock
@@ -63,6 +64,7 @@ from customer_node.views import (
     PurchaseView,
     QuoteView,
     ReceiptView,
+    RestoreView,
     ResumedView,
     SearchView,
     TendView,
@@ -71,6 +73,7 @@ from customer_node.views import (
     WithdrawalView,
 )
 from customer_node.wallet import Wallet
+from customer_node.words import seed_of
 
 
 class Market:
@@ -139,6 +142,7 @@ class Market:
             refunds=refunds,
         )
         self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
+        self._restore = Restore(context, self._account, self._shop)
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
@@ -152,6 +156,30 @@ class Market:
         to another market, `BusyError`.
         """
         return _market_view(Profile.join(profile, market_file_path, clock.random_bytes, unlock))
+
+    @classmethod
+    def restore(
+        cls, profile: Path, market_file_path: Path, words: str, unlock: Unlock | None = None
+    ) -> MarketView:
+        """Make a profile out of a wallet's 24 words; `recover` then brings its coins back.
+
+        Raises as `join` does, and `UsageError` for wrong words or where there is a profile already.
+        """
+        if (profile / MARKET_FILE).exists():
+            raise UsageError(f"{profile} has a wallet already.", "Use an empty folder.")
+        seed = seed_of(words)
+        return _market_view(Profile.join(profile, market_file_path, clock.random_bytes, unlock, seed))
+
+    def recover(self, account: str | None = None, *, together: int = 1, refunds: bool = False) -> RestoreView:
+        """Bring back every unspent coin of this seed: what `account`, which is logged in, drew, and the rest.
+
+        Goes on where an earlier call ended; without `account` with what needs no account. `together` is
+        how many swaps or orders are looked for in one shop session: each session takes a ticket, and
+        what stands in one session can be tied together. `refunds` asks again about orders that were
+        paid: their merchants may have given money back since. Raises `UsageError`; what stops it is in
+        the result.
+        """
+        return self._restore.run(account, together, refunds=refunds)
 
     @staticmethod
     def protection(profile: Path) -> Protection:

@@ -24,8 +24,9 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from common.errors import RejectedError
 from common.store import Tx
-from customer_node.schema import eras, numbers
+from customer_node.schema import eras, numbers, restores
 
 Kind: TypeAlias = Literal["swap", "order"]
 
@@ -68,9 +69,17 @@ def order_secret(seed: bytes, order_id: bytes) -> bytes:
 
 
 def present_era(tx: Tx) -> int:
-    """Give the era of what is numbered now; 0 in a wallet that was never restored."""
+    """Give the era of what is numbered now; 0 in a wallet that was never restored.
+
+    Raises `RejectedError` in one that is made from words and does not know its era yet: a number of the
+    first era would be used twice.
+    """
     newest = tx.one(sa.select(eras.c.era).order_by(eras.c.number.desc()).limit(1))
-    return 0 if newest is None else int(newest["era"])
+    if newest is not None:
+        return int(newest["era"])
+    if tx.one(sa.select(restores.c.number).where(restores.c.count.is_(None)).limit(1)) is not None:
+        raise RejectedError("The wallet is not restored yet.", "`veilmart wallet restore` does it.")
+    return 0
 
 
 def era_of(seed: bytes, account: str, count: int) -> int:
@@ -83,6 +92,11 @@ def era_of(seed: bytes, account: str, count: int) -> int:
     content = b"veilmart v1 era\0" + str(count).encode() + b"\0" + account.encode()
     digest = hmac.digest(seed, content, "sha256")
     return 1 + int.from_bytes(digest[:8]) % ((1 << ERA_BITS) - 1)
+
+
+def split_counter(counter: int) -> tuple[int, int]:
+    """Give the era of a token counter and the count in it."""
+    return counter >> COUNTER_BITS, counter & ((1 << COUNTER_BITS) - 1)
 
 
 def first_counter(era: int) -> int:

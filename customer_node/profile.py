@@ -12,6 +12,7 @@ follows from it.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -153,12 +154,22 @@ def _fill(
         )
     if not present.exists() and not (home / SEED_FILE).exists():
         made = random(coins.SEED_BYTES) if seed is None else seed
+        if seed is not None:
+            _begin_restoring(home, seed, random)
         content = made if unlock is None else seed_file.seal_seed(made, unlock, random)
         create_file(home / SEED_FILE, content, mode=PRIVATE_FILE_MODE)
         open_store(home, made, random).close()
     replace_file(home / CA_FILE, market.ca_certificate.encode())
     # Addresses may move; the market's id, which follows from CA and broker key, may not.
     market.save(present)
+
+
+def _begin_restoring(home: Path, seed: bytes, random: Random) -> None:
+    """Note, before there is a seed to draw with, that numbers of this wallet were used before."""
+    store = open_store(home, seed, random)
+    with closing(store), store.immediate() as tx:
+        if tx.one(sa.select(schema.restores.c.number).limit(1)) is None:
+            tx.execute(sa.insert(schema.restores), {"operation": random(16), "fetched": 0})
 
 
 def _read_seed(home: Path) -> bytes:

@@ -138,6 +138,57 @@ eras: Final = sa.Table(
 )
 """The eras that this profile has begun by restoring; the newest one counts, and none means the first."""
 
+# --- Restoring -----------------------------------------------------------------------------------------
+
+restores: Final = sa.Table(
+    "restores",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("account", sa.LargeBinary, unique=True),
+    sa.Column("operation", sa.LargeBinary, nullable=False),
+    sa.Column("count", sa.BigInteger),
+    sa.Column("fetched", sa.BigInteger, nullable=False),
+)
+"""Accounts whose coins were asked for: how often the broker says that was done, and the last batch.
+
+A profile that was made from words begins with a row without an account.
+"""
+
+searches: Final = sa.Table(
+    "searches",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("era", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("month", sa.Text, primary_key=True),
+    sa.Column("next", sa.BigInteger, nullable=False),
+    sa.Column("misses", sa.BigInteger, nullable=False),
+    sa.Column("found", sa.BigInteger, nullable=False, server_default="0"),
+)
+"""Which numbers of swaps and orders were asked for: the next one, and how many in a row were unknown."""
+
+unmatched: Final = sa.Table(
+    "unmatched",
+    metadata,
+    sa.Column("signature", sa.LargeBinary, primary_key=True),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("usable_from", sa.BigInteger, nullable=False),
+)
+"""Blind signatures whose token was not found yet, or which are another wallet's."""
+
+restored_orders: Final = sa.Table(
+    "restored_orders",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Column("claimed", sa.BigInteger, nullable=False),
+    sa.Column("deadline", sa.BigInteger, nullable=False),
+    sa.Column("claim", sa.LargeBinary),
+)
+"""Orders that were found by their number: what they brought back. What they were for is not known."""
+
 # --- Sessions ------------------------------------------------------------------------------------------
 
 

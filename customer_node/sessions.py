@@ -137,6 +137,8 @@ class Session(Generic[Down]):
 _BY_REQUEST: Final = (
     messages.GetBalance,
     messages.Balance,
+    messages.FetchIssued,
+    messages.Issued,
     messages.ChangePassword,
     messages.EnableTotp,
     messages.DisableTotp,
@@ -159,6 +161,9 @@ _BY_OPERATION: Final = (
     messages.Swapped,
     messages.ClaimRefund,
     messages.RefundIssued,
+    messages.BeginRestore,
+    messages.RestoreBegun,
+    messages.RepeatSwap,
 )
 _BY_ORDER: Final = (
     messages.PlaceOrder,
@@ -167,6 +172,8 @@ _BY_ORDER: Final = (
     messages.ConfirmDelivery,
     messages.CancelOrder,
     messages.OrderAnswer,
+    messages.FindOrder,
+    messages.OrderFound,
 )
 
 

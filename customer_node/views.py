@@ -442,6 +442,45 @@ class ReceiptView:
 
 
 @dataclass(frozen=True)
+class RestoredSourceView:
+    """What came back from one place: unspent coins and tickets, and how many tokens were spent before."""
+
+    source: Literal["account", "swaps", "refunds"]
+    coins: int
+    amount: int
+    tickets: int
+    spent: int
+
+
+@dataclass(frozen=True)
+class RestoredOrderView:
+    """An order that was found: where it stands, and what was claimed of it now."""
+
+    order_id: str
+    state: str
+    amount: int
+    claimed: int
+    deadline: int
+
+
+@dataclass(frozen=True)
+class RestoreView:
+    """What a restored wallet got back so far; `error` is why it went no further.
+
+    `missing_marks` is how many spent coins the broker counts and the bus did not show, `unmatched` how many
+    signatures were another wallet's.
+    """
+
+    sources: tuple[RestoredSourceView, ...]
+    orders: tuple[RestoredOrderView, ...]
+    currency: str
+    unmatched: int
+    missing_marks: int
+    complete: bool
+    error: VeilmartError | None
+
+
+@dataclass(frozen=True)
 class ResumedView:
     """One thing that was taken up again. `outcome` is its state now, `error` why it goes no further.
 

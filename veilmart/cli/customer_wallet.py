@@ -12,13 +12,16 @@ from common.clock import now_ms
 from common.errors import UsageError
 from common.money import format_amount
 from customer_node import Market
-from customer_node.views import CoinStockView, WalletView
+from customer_node.profile import MARKET_FILE
+from customer_node.views import CoinStockView, RestoreView, WalletView
 from veilmart.cli import customer_tend
 from veilmart.cli.customer_tend import WORKS
-from veilmart.cli.profiles import on_group, on_profile
+from veilmart.cli.homes import Code, PasswordFile, Proxy, Timeout, output
+from veilmart.cli.passwords import read_password, read_words
+from veilmart.cli.profiles import Now, ProfileHome, on_group, on_profile, opened, profile_home
 from veilmart.cli.times import day_of, minute_of
-from veilmart.cli.unlocking import NoPassphrase, new_unlock
-from veilmart.output import Output, Table, View
+from veilmart.cli.unlocking import KeyFilePath, NoPassphrase, PassphraseFile, new_unlock
+from veilmart.output import IncompleteError, Output, Table, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 wallet_app = typer.Typer(
@@ -128,6 +131,79 @@ def backup(shown: Output, market: Market) -> None:
         tuple(f"{number + 1:2} {words[number]}" for number in range(row, len(words), 6)) for row in range(6)
     ]
     shown.show({"words": words}, *("   ".join(f"{cell:<12}" for cell in row).rstrip() for row in rows))
+
+
+@wallet_app.command()
+def restore(
+    context: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="The market file; for a profile that is not there yet.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="The account that the wallet drew from.")] = None,
+    words_file: Annotated[
+        Path | None, typer.Option(help="Read the 24 words from this file ('-' for stdin).")
+    ] = None,
+    together: Annotated[
+        int, typer.Option(min=1, help="Swaps or orders in one session: fewer tickets, and tied together.")
+    ] = 1,
+    password_file: PasswordFile = None,
+    code: Code = "",
+    profile: ProfileHome = None,
+    timeout: Timeout = 30.0,
+    proxy: Proxy = None,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFilePath = None,
+    *,
+    refunds: Annotated[
+        bool, typer.Option("--refunds", help="Ask again about orders that were paid, a ticket each.")
+    ] = False,
+    now: Now = False,
+    no_passphrase: NoPassphrase = False,
+) -> None:
+    """Bring a wallet back from its words, on an empty disk; called again it goes on where it ended."""
+    home, shown = profile_home(profile), output(context)
+    if not (home / MARKET_FILE).exists():
+        if file is None or name is None:
+            raise UsageError("What shall be restored?", "`veilmart wallet restore MARKET-FILE ACCOUNT`.")
+        words = read_words(words_file)
+        unlock = new_unlock(passphrase_file, key_file, no_passphrase=no_passphrase)
+        Market.restore(home, file, words, unlock)
+    with opened(
+        profile, timeout, proxy, now=now, passphrase_file=passphrase_file, key_file=key_file
+    ) as market:
+        if name is not None:
+            market.log_in(name, read_password(password_file, new=False), code=code)
+        done = market.recover(name, together=together, refunds=refunds)
+        held = market.wallet()
+    views = _restored(done, held)
+    if done.error is not None:
+        raise IncompleteError(done.error, done, *views)
+    shown.show(done, *views)
+
+
+def _restored(done: RestoreView, held: WalletView) -> list[View]:
+    rows = [
+        (each.source, each.coins, format_amount(each.amount, done.currency), each.tickets, each.spent)
+        for each in done.sources
+    ]
+    views: list[View] = [Table(("from", "coins", "amount", "tickets", "spent before"), rows)]
+    orders = [
+        (order.order_id, order.state, format_amount(order.amount, done.currency), order.claimed)
+        for order in done.orders
+    ]
+    if orders:
+        views.append(Table(("order", "state", "amount", "claimed now"), orders))
+    if done.missing_marks:
+        views.append(
+            f"{done.missing_marks} spent coins are not in the public set that the bus shows: some of the "
+            "coins above may be spent, which is found out when they are shown"
+        )
+    if done.unmatched:
+        views.append(f"{done.unmatched} signatures of the account were not for this wallet")
+    views.append("complete" if done.complete else "not complete yet: `veilmart wallet restore` goes on")
+    sums = {"usable": held.usable, "young": held.young}
+    views.append(", ".join(f"{kind} {format_amount(value, held.currency)}" for kind, value in sums.items()))
+    return views
 
 
 _PROTECTED = {

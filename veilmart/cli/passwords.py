@@ -29,15 +29,26 @@ def read_password(
     return password
 
 
+def read_words(path: Path | None) -> str:
+    """Give a wallet's words: asked for without echo, or read from a file of any number of lines."""
+    if path is None:
+        return read_password(None, new=False, prompt="The wallet's words", option="--words-file")
+    return _text_of(path).strip()
+
+
 def _from_file(path: Path) -> str:
+    # The newline that every editor adds is no part of it.
+    password = _text_of(path).removesuffix("\n").removesuffix("\r")
+    if not password or "\n" in password:
+        raise UsageError(f"{path} does not hold a password on one line.")
+    return password
+
+
+def _text_of(path: Path) -> str:
     raw = sys.stdin.buffer.read(LONGEST + 1) if str(path) == "-" else read_small_file(path, LONGEST)
     if len(raw) > LONGEST:
         raise UsageError("That is too long for a password.")
     try:
-        # The newline that every editor adds is no part of it.
-        password = raw.decode().removesuffix("\n").removesuffix("\r")
+        return raw.decode()
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text.") from None
-    if not password or "\n" in password:
-        raise UsageError(f"{path} does not hold a password on one line.")
-    return password
