@@ -31,27 +31,33 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, relay, schema
+from broker_node import ledger, payouts, relay, schema
+from broker_node.audit import Audit
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.run import open_store, run_broker
 from common import clock, messages, payment_cards
+from common.config import load_limits
 from common.errors import OutOfStockError, VeilmartError
 from common.logs import log_to_stderr
+from common.market_file import MarketFile
 from common.node import Loop
 from common.store import Store
 from customer_node import Market, checkout, fetching, files, hello, sessions
 from customer_node.standing import unconfirmed
 from customer_node.views import ResumedView
+from merchant_node import money
 from merchant_node import schema as merchant_schema
 from merchant_node import session as merchant_session
 from merchant_node.home import MerchantHome
 from merchant_node.run import run_merchant
+from merchant_node.treasury import Treasury
 
 MERCHANT = "sports"
 PASSWORD = "a long enough password"
 FUNDS = 40_000
 TOPPED_UP = 5_000
 PATIENCE = 20
+MOST_WAITS = 600
 CELLS = 3
 BOUGHT, REFUSED = "ROUTE", "RARE"
 PRICES = {BOUGHT: 77, REFUSED: 29}
@@ -82,8 +88,18 @@ BROKER_MESSAGES = (
     "Cell",
     "ConfirmDelivery",
     "ClaimRefund",
+    "GetStatement",
+    "RequestPayout",
 )
-MERCHANT_MESSAGES = ("HelloAnswered", "Forward", "ForwardOrder", "OrderOutcome", "ForwardFetch")
+MERCHANT_MESSAGES = (
+    "HelloAnswered",
+    "Forward",
+    "ForwardOrder",
+    "OrderOutcome",
+    "ForwardFetch",
+    "Statement",
+    "PayoutAnswer",
+)
 
 
 class Crash(BaseException):
@@ -116,6 +132,9 @@ IMPATIENCE = (
     (fetching, "PAUSE_MS", 30),
     (relay, "FETCH_PATIENCE_MS", 300),
     (merchant_session, "HELLO_FIRST_MS", 200),
+    (money, "STATEMENT_EVERY_MS", 400),
+    (money, "STATEMENT_AGAIN_MS", 200),
+    (money, "PAYOUT_FIRST_MS", 200),
 )
 """Module, name, milliseconds: what is otherwise repeated after seconds."""
 
@@ -273,6 +292,39 @@ def shop(market: Market, name: str, folder: Path) -> None:
     raise AssertionError("something is still open") from failure
 
 
+def pay_out(broker_home: Path, merchant_home: Path, wait: Callable[[], object]) -> None:
+    """Have the merchant's money paid out: the merchant asks for all of it, and the operator confirms.
+
+    `wait` lets some time pass. What was asked for and not answered is asked for again by whoever runs.
+    """
+    merchant, broker = MerchantHome(merchant_home).store(), open_store(broker_home)
+    treasury = Treasury(merchant)
+    try:
+        payout = _wish(treasury, wait)
+        _until(lambda: treasury.payout(payout).state == "requested", wait)
+        with broker.immediate() as tx:
+            audit = Audit(MarketFile.load(broker_home / "market.json").market_id, load_limits(broker_home))
+            payouts.decide(tx, audit, payout, "confirmed", "paid by hand", clock.now_ms(), clock.random_bytes)
+        _until(lambda: treasury.payout(payout).state == "confirmed", wait)
+    finally:
+        merchant.close()
+        broker.close()
+
+
+def _wish(treasury: Treasury, wait: Callable[[], object]) -> bytes:
+    """Ask for all that is available, once the statement has told of it."""
+    _until(lambda: treasury.balance().available > 0 and not treasury.balance().pending, wait)
+    return treasury.ask(None, "an account somewhere", clock.now_ms(), clock.random_bytes).payout_id
+
+
+def _until(there: Callable[[], bool], wait: Callable[[], object]) -> None:
+    for _ in range(MOST_WAITS):
+        if there():
+            return
+        wait()
+    raise AssertionError("it never came")
+
+
 def all_done(market: Market) -> bool:
     """Tell whether every order has come to its end, and the broker knows of it."""
     with market._context.profile.store.immediate() as tx:
@@ -352,7 +404,7 @@ def check_books(
             assert (wallet.open_operations, wallet.reserved) == (0, 0), profile
             mine = Counter({coin.value: coin.usable + coin.young for coin in wallet.coins})
             held += mine
-            paid = sum(order.total for order in market.orders() if order.state == "complete")
+            paid = sum(order.total - order.claimed for order in market.orders())
             charged += sum(each.amount for each in market.top_ups() if each.state == "charged")
             assert all(each.state != "open" for each in market.top_ups())
             has = broker.accounts[profile.name] + sum(value * n for value, n in mine.items()) + paid
@@ -373,9 +425,11 @@ def check_books(
 def _check_order(market: Market, order: Any, at_broker: Any, content: Mapping[str, bytes]) -> str:
     assert order.state in ("complete", "refunded"), order
     assert order.total == at_broker["amount"]
+    assert (order.refunded, order.claimed) == (at_broker["refunded"], at_broker["claimed"])
     if order.state == "refunded":
         assert at_broker["state"] == "refunded"
-        assert market.files(order.order_id) == ()
+        if at_broker["captured_at"] is None:
+            assert market.files(order.order_id) == ()
         return "refunded"
     assert at_broker["state"] == "settled"
     delivered = market.files(order.order_id)
@@ -400,6 +454,7 @@ class _Broker:
                 spent = Counter(row["key_id"] for row in tx.all(sa.select(schema.spent)))
                 names = {row["id"]: row["name"] for row in tx.all(sa.select(schema.accounts))}
                 entries = tx.all(sa.select(schema.ledger).where(schema.ledger.c.book.startswith("account:")))
+                paid = tx.all(sa.select(schema.payouts))
         finally:
             store.close()
         assert self.report.faults == ()
@@ -409,6 +464,11 @@ class _Broker:
         for entry in entries:
             self.accounts[books[entry["book"]]] += entry["amount"]
             self.credited[books[entry["book"]]] += max(0, entry["amount"])
+        self.payouts = {row["payout_id"]: row["state"] for row in paid}
+        self.paid_out: Counter[str] = Counter()
+        for row in paid:
+            self.paid_out[row["merchant"]] += row["amount"] if row["state"] == "confirmed" else 0
+        assert self.report.books.get(ledger.PAYOUTS, 0) == self.paid_out.total()
         self.charged = SandboxGateway(home, clock.now_ms).received()
         self.outstanding: Counter[int] = Counter()
         for key in issued:
@@ -435,17 +495,26 @@ def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
                 )
             )
             left = {row["sku"]: row["available"] for row in tx.all(sa.select(merchant_schema.stock))}
+            wishes = {row["payout_id"]: row["state"] for row in tx.all(sa.select(merchant_schema.payouts))}
     finally:
         store.close()
-    expected = {"settled": {"delivered"}, "refunded": {"rejected", "cancelled"}}
+    expected = {"settled": {"delivered"}, "refunded": {"rejected", "cancelled", "refunded"}}
     for order_id, row in theirs.items():
-        if row["state"] == "settled" or order_id in orders:
+        if row["captured_at"] is not None or order_id in orders:
             assert orders[order_id]["state"] in expected[row["state"]]
             assert orders[order_id]["amount"] == row["amount"]
-    settled = sorted(oid for oid, row in theirs.items() if row["state"] == "settled")
-    assert sorted(sales) == settled, "sales are the orders that were paid, each once"
-    earned = sum(theirs[order_id]["amount"] for order_id in settled)
-    assert broker.report.books.get(ledger.available_book(merchant), 0) == earned
+            assert (orders[order_id]["state"] == "refunded") == (
+                row["state"] == "refunded" and row["captured_at"] is not None
+            )
+    sold_orders = sorted(oid for oid, row in theirs.items() if row["captured_at"] is not None)
+    assert sorted(sales) == sold_orders, "sales are the orders that were paid, each once"
+    earned = sum(theirs[order_id]["amount"] - theirs[order_id]["refunded"] for order_id in sold_orders)
+    in_books = sum(
+        broker.report.books.get(book(merchant), 0) for book in (ledger.available_book, ledger.reserved_book)
+    )
+    assert in_books + broker.paid_out[merchant] == earned, "a merchant has another sum than it earned"
+    for payout, state in wishes.items():
+        assert broker.payouts.get(payout) == state or (state == "refused" and payout not in broker.payouts)
     sold: Counter[str] = Counter()
     for row in reserved:
         if row["state"] in ("accepted", "captured", "delivered"):

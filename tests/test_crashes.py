@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from crashing import (
     check_books,
     crash,
     last,
+    pay_out,
     shop,
     stepping,
     stock_shop,
@@ -80,6 +82,7 @@ def shop_through(world: CrashingWorld, name: str) -> None:
     profile = world.join(name)
     with Market(profile, connect=world.connect, timeout_s=5.0) as market:
         shop(market, name, profile / "bought")
+    pay_out(world.broker_home, world.root / "merchants" / MERCHANT, lambda: world.pump(lambda: False, 0.02))
 
 
 def points(messages: Collection[str], moment: Moment) -> set[Point]:
@@ -311,6 +314,7 @@ class RealWorld:
         profile = self.join()
         with Market(profile, timeout_s=20.0) as market, stepping(market, at) as steps:
             shop(market, profile.name, profile / "bought")
+        pay_out(self.market.report.broker_home, self.merchant_home, lambda: time.sleep(0.05))
         return steps.taken
 
 
@@ -354,8 +358,10 @@ BROKER_DIES = (
     Point("AnswerOrder", "after the commit"),
     Point("Cell", "after publishing"),
     Point("ClaimRefund", "after publishing"),
+    Point("RequestPayout", "after the commit"),
 )
 MERCHANT_DIES = (
+    Point("PayoutAnswer", "before the commit"),
     Point("ForwardOrder", "after the commit"),
     Point("OrderOutcome", "before the commit"),
     Point("ForwardFetch", "after publishing"),
