@@ -140,6 +140,9 @@ def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     keeper.say(messages.RefundOrder(order_id=order.id, refund=fresh(), amount=4))
     keeper.hear(messages.RefundTaken)
     assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
+    keeper.ask(messages.GetStatement(request=fresh(), after=0), messages.Statement)
+    wanted = messages.RequestPayout(payout_id=fresh(), amount=10, destination="an account")
+    assert keeper.ask(wanted, messages.PayoutAnswer).state == "requested"
 
 
 def claim(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
