@@ -9,6 +9,7 @@
     ConfirmDelivery                    settlement.py
     GetStatement, RequestPayout        payouts.py
     CancelOrder, RefundOrder           refunds.py
+    OpenDispute, AnswerDispute         disputes.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
 
 A request that the rules refuse is answered with `Refused` and changes nothing.
@@ -30,6 +31,7 @@ from broker_node.answers import Answers
 from broker_node.audit import Audit
 from broker_node.books import Report
 from broker_node.card import CardMaker
+from broker_node.disputes import Disputes
 from broker_node.exchange import Exchange
 from broker_node.gate import Gate, MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult, Reception
@@ -97,6 +99,7 @@ class Broker:
         self._spent = SpentSet(keys, issuing)
         self._payouts = Payouts(limits)
         self._refunds = Refunds(self._telling, self._audit)
+        self._disputes = Disputes(keys, self._telling, self._audit, limits)
         self._relay = Relay(keys.relay, limits, self.merchant_online, self._over_budget)
         self._online: set[str] = set()
         self._next_sweep = self._next_look = 0
@@ -142,6 +145,8 @@ class Broker:
             messages.RequestPayout: self._payouts.request,
             messages.CancelOrder: self._refunds.cancel,
             messages.RefundOrder: self._refunds.refund,
+            messages.OpenDispute: self._disputes.open,
+            messages.AnswerDispute: self._disputes.answer,
             messages.AskMerchant: self._relay.ask,
             messages.FetchCells: self._relay.fetch,
             messages.AnswerForward: self._relay.answer,
@@ -237,6 +242,7 @@ class Broker:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_EVERY_MS
             self._sessions.sweep(tx, now)
+            self._disputes.sweep(tx, now)
             account_changes.sweep(tx)
             self._new_keys.sweep(tx, now)
             self._spent.sweep(tx, now)

@@ -33,6 +33,8 @@ Action: TypeAlias = Literal[
     "account.reset-totp",
     "payout.confirm",
     "payout.reject",
+    "dispute.refund",
+    "dispute.settle",
 ]
 
 LONGEST_REASON: Final = 500

@@ -72,6 +72,7 @@ _CAPTURE: Final = _moving(
 )
 _MAKE_REFUNDABLE: Final = _moving("refundable", refunded=schema.orders.c.amount, **_TOLD_NEXT)
 _SETTLE: Final = _moving("settled", settle_at=None)
+_FREEZE: Final = _moving("disputed", settle_at=None, **_TOLD_NEXT)
 
 
 def capture(tx: Tx, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -89,6 +90,18 @@ def settle(tx: Tx, rows: Sequence[Row]) -> None:
     for row in rows:
         step(BROKER_ORDER, row["state"], "settled")
     tx.step(_SETTLE, [{"of": row["order_id"]} for row in rows])
+
+
+def freeze(tx: Tx, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Let nothing of captured orders settle: `of`, `next`."""
+    tx.step(_FREEZE, changes)
+
+
+def make_due(tx: Tx, order_id: bytes, now: int) -> None:
+    """Have a merchant told now, and again until it has stored it."""
+    tx.execute(
+        sa.update(schema.orders).where(schema.orders.c.order_id == order_id).values(due=now, attempts=0)
+    )
 
 
 def forget_bodies(tx: Tx, order_ids: Sequence[bytes]) -> None:

@@ -48,6 +48,7 @@ HARMLESS: Final[frozenset[type]] = frozenset(
         *(messages.GetBalance, messages.AskTopUp, messages.LogOut),
         *(messages.ChangePassword, messages.EnableTotp, messages.DisableTotp, PasswordShown),
         *(messages.AskMerchant, messages.AskOrder, messages.AnswerKept, messages.FetchCells),
+        messages.AnswerDispute,
         *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cell),
         *(PasswordShown, messages.ChangePassword, messages.EnableTotp, messages.DisableTotp),
         *(messages.BeginRestore, messages.FetchIssued, messages.RepeatSwap, messages.FindOrder),

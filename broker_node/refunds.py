@@ -3,7 +3,7 @@
     held     --CancelOrder-----------------> refundable    whoever comes first wins: the cancel or the accept
     captured --RefundOrder, a part---------> captured      pending   -> escrow
     settled  --RefundOrder, a part---------> settled       available -> escrow
-    captured | settled --all that is left--> refunded
+    captured | settled --all that is left--> refunded      and so a disputed one: the dispute is over
 
 Rule 1. What is given back lies in escrow until the customer claims it in coins (`exchange`), in as many
 claims as it likes, and never more than that.
@@ -29,7 +29,8 @@ from common.errors import RefusedError
 from common.states import BROKER_ORDER, step
 from common.store import LostStepError, Row, Tx
 
-GIVEN_BACK_FROM: Final = frozenset({"captured", "settled"})
+GIVEN_BACK_FROM: Final = frozenset({"captured", "disputed", "settled"})
+BY_MERCHANT: Final = "the merchant gave all of it back"
 
 _GIVE_BACK: Final = (
     sa.update(schema.orders)
@@ -44,8 +45,21 @@ _GIVE_BACK: Final = (
 )
 
 
-def give_back(tx: Tx, audit: Audit, row: Row, amount: int, now: int, random: Random) -> Row:
+def close_dispute(tx: Tx, order_id: bytes, outcome: str, reason: str, now: int) -> None:
+    """Note how an open dispute ended, and why."""
+    tx.execute(
+        sa.update(schema.disputes)
+        .where(schema.disputes.c.order_id == order_id, schema.disputes.c.state == "open")
+        .values(state=outcome, reason=reason, decided=now)
+    )
+
+
+def give_back(
+    tx: Tx, audit: Audit, row: Row, amount: int, now: int, random: Random, reason: str = BY_MERCHANT
+) -> Row:
     """Post `amount` of what is left of a paid order back to escrow; gives the row as it is then.
+
+    Where that is all of a disputed order the dispute ends, for `reason`.
 
     Raises `RefusedError`, with nothing written, where the merchant's available money does not cover it.
     """
@@ -64,6 +78,8 @@ def give_back(tx: Tx, audit: Audit, row: Row, amount: int, now: int, random: Ran
         raise LostStepError("an order changed while money was given back")
     if new == "refunded":
         audit.order_step(tx, new, row, now, random)
+    if state == "disputed" and new == "refunded":
+        close_dispute(tx, row["order_id"], new, reason, now)
     return {**row, "state": new, "settle_at": settles, "refunded": row["refunded"] + amount}
 
 

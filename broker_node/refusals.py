@@ -27,6 +27,8 @@ _BY_ORDER: Final = (
     messages.FindOrder,
     messages.ConfirmDelivery,
     messages.CancelOrder,
+    messages.OpenDispute,
+    messages.AnswerDispute,
 )
 _BY_REQUEST: Final = (
     messages.GetBalance,

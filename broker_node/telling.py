@@ -31,6 +31,10 @@ _BODIES: Final = sa.select(schema.order_bodies).where(
 _ANSWER_OF: Final = sa.select(schema.order_answers.c.answer).where(
     schema.order_answers.c.order_id == sa.bindparam("of")
 )
+_DISPUTE_OF: Final = sa.select(schema.disputes).where(schema.disputes.c.order_id == sa.bindparam("of"))
+_DISPUTES: Final = sa.select(schema.disputes).where(
+    schema.disputes.c.order_id.in_(sa.bindparam("wanted", expanding=True))
+)
 _TOLD: Final = (
     sa.update(schema.orders)
     .where(schema.orders.c.order_id == sa.bindparam("of"))
@@ -42,8 +46,9 @@ _DUE: Final = (
     .order_by(schema.orders.c.due)
     .limit(DUE_AT_ONCE)
 )
-OUTCOMES: Final[dict[str, messages.Outcome]] = {
+OUTCOMES: Final[dict[str, messages.KeptOutcome]] = {
     "refundable": "void",
+    "disputed": "disputed",
     "captured": "captured",
     "settled": "settled",
     "refunded": "refunded",
@@ -73,8 +78,11 @@ class Telling:
 
     def answer(self, tx: Tx, sid: bytes, row: Row, now: int) -> ToSession:
         """Tell a session where an order stands, with the merchant's answer where it is kept."""
-        answer = b"" if row["state"] == "held" else tx.scalar(_ANSWER_OF, {"of": row["order_id"]}) or b""
-        return self.status(sid, row, answer, now)
+        if row["state"] == "held":
+            return self.status(sid, row, b"", now)
+        answer = tx.scalar(_ANSWER_OF, {"of": row["order_id"]}) or b""
+        dispute = tx.one(_DISPUTE_OF, {"of": row["order_id"]}) if row["captured_at"] is not None else None
+        return self.status(sid, row, answer, now, dispute)
 
     def push(self, row: Row, answer: bytes, now: int) -> list[Send]:
         """Tell the session that asked last, if it is known; `answer` is the merchant's."""
@@ -86,8 +94,9 @@ class Telling:
         sid = self._route.get(row["order_id"])
         return [] if sid is None else [self.answer(tx, sid, row, now)]
 
-    def status(self, sid: bytes, row: Row, answer: bytes, now: int) -> ToSession:
-        """Tell a session where an order stands."""
+    def status(self, sid: bytes, row: Row, answer: bytes, now: int, dispute: Row | None = None) -> ToSession:
+        """Tell a session where an order stands; `dispute` is that of this order."""
+        is_open = dispute is not None and row["state"] == "disputed"
         return ToSession(
             sid,
             messages.OrderAnswer(
@@ -97,6 +106,8 @@ class Telling:
                 settles=row["settle_at"] or 0,
                 refunded=row["refunded"],
                 claimed=row["claimed"],
+                decide_by=dispute["decide_by"] if dispute is not None and is_open else 0,
+                decision=(dispute["reason"] or "") if dispute is not None else "",
                 merchant_online=self._online(row["merchant"], now),
                 audit=row["pseudonym"],
                 answer=answer,
@@ -122,10 +133,20 @@ class Telling:
 
     @staticmethod
     def outcome(row: Row) -> ToMerchant:
-        """Tell a merchant what became of an order that is not held any more."""
-        return ToMerchant(
-            row["merchant"], messages.OrderOutcome(order_id=row["order_id"], outcome=outcome_of(row))
+        """Tell a merchant what became of an order that is not held; of a disputed one, that it is paid."""
+        told = outcome_of(row)
+        outcome = messages.OrderOutcome(
+            order_id=row["order_id"], outcome="captured" if told == "disputed" else told
         )
+        return ToMerchant(row["merchant"], outcome)
+
+    @staticmethod
+    def notice(row: Row, dispute: Row) -> ToMerchant:
+        """Tell a merchant that an order is disputed."""
+        opened = messages.DisputeOpened(
+            order_id=row["order_id"], kind=dispute["kind"], decide_by=dispute["decide_by"]
+        )
+        return ToMerchant(row["merchant"], opened)
 
     def first_due(self, now: int) -> int:
         """When to tell a merchant again what it is told now."""
@@ -152,10 +173,14 @@ class Telling:
         tx.each(_TOLD, later)
         held = [row["order_id"] for row in rows if row["state"] == "held"]
         bodies = {row["order_id"]: row["sealed"] for row in tx.among(_BODIES, held)}
+        disputed = [row["order_id"] for row in rows if row["state"] == "disputed"]
+        disputes = {row["order_id"]: row for row in tx.among(_DISPUTES, disputed)}
         sends: list[Send] = []
         for row in rows:
             if row["state"] == "held":
                 sends += self.forward(row, bodies[row["order_id"]], now)
+            elif row["order_id"] in disputes and self._online(row["merchant"], now):
+                sends.append(self.notice(row, disputes[row["order_id"]]))
             elif self._online(row["merchant"], now):
                 sends.append(self.outcome(row))
         return sends
@@ -171,7 +196,7 @@ class Telling:
         )
 
 
-def outcome_of(row: Row) -> messages.Outcome:
+def outcome_of(row: Row) -> messages.KeptOutcome:
     """Say what an order that is not held means to its merchant: void where it was never paid."""
     return "void" if row["captured_at"] is None and row["state"] == "refunded" else OUTCOMES[row["state"]]
 

@@ -68,6 +68,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     answer_kept_ms: int = 30 * DAY_MS
     settlement_ms: int = 7 * DAY_MS
     """How long captured money waits for its customer's word before it is the merchant's."""
+    dispute_ms: int = 14 * DAY_MS
+    """By when the operator decides a dispute; later ones are shown as overdue, and stay frozen."""
     commission_basis_points: int = 0
     """The operator's share of what settles, in hundredths of a percent, rounded half up."""
     tickets_per_day: int = 100

@@ -58,6 +58,8 @@ OneTimeCode: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9]{6}\Z")]
 OptionalOneTimeCode: TypeAlias = Annotated[str, Meta(pattern=r"\A([0-9]{6})?\Z")]
 Title: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 ShortText: TypeAlias = Annotated[str, Meta(max_length=200)]
+DecisionText: TypeAlias = Annotated[str, Meta(max_length=500)]
+Plea: TypeAlias = Annotated[str, Meta(max_length=1000)]
 LongText: TypeAlias = Annotated[str, Meta(max_length=4000)]
 Sealed: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=config.MAXIMUM_SEALED)]
 CellBytes: TypeAlias = Annotated[bytes, Meta(min_length=52, max_length=config.CELL_CONTENT + 52)]
@@ -215,6 +217,7 @@ RefusalCode: TypeAlias = Literal[
     "wrong_currency",
     "wrong_secret",
     "wrong_state",
+    "bad_evidence",
     "deadline",
     "merchant_offline",
     "byte_budget",
@@ -539,14 +542,15 @@ class AnswerOrder(Message, frozen=True):
     """Empty where the request could not be opened: then there is no key to answer under."""
 
 
-BrokerOrderState: TypeAlias = Literal["held", "captured", "settled", "refundable", "refunded"]
+BrokerOrderState: TypeAlias = Literal["held", "captured", "disputed", "settled", "refundable", "refunded"]
 
 
 class OrderAnswer(Message, frozen=True):
     """broker -> customer: where the order stands. `answer` is the merchant's, once there is one.
 
     `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `refunded` is how
-    much of the amount was given back, `claimed` how much of that was drawn in coins. `audit` is the pseudonym
+    much of the amount was given back, `claimed` how much of that was drawn in coins. `decide_by` is when a
+    dispute is to be decided, 0 where none is open; `decision` says why it ended. `audit` is the pseudonym
     under which the public events of this order appear.
     """
 
@@ -556,12 +560,15 @@ class OrderAnswer(Message, frozen=True):
     settles: Time
     refunded: Price
     claimed: Price
+    decide_by: Time
+    decision: DecisionText
     merchant_online: bool
     audit: Id
     answer: Annotated[bytes, Meta(max_length=config.MAXIMUM_SEALED)]
 
 
 Outcome: TypeAlias = Literal["captured", "settled", "refunded", "void"]
+KeptOutcome: TypeAlias = Literal["captured", "disputed", "settled", "refunded", "void"]
 
 
 class OrderOutcome(Message, frozen=True):
@@ -575,7 +582,7 @@ class OutcomeKept(Message, frozen=True):
     """merchant -> broker: this outcome is stored here; stop repeating it."""
 
     order_id: Id
-    outcome: Outcome
+    outcome: KeptOutcome
 
 
 class AskOrder(Message, frozen=True):
@@ -623,6 +630,63 @@ class CancelOrder(Message, frozen=True):
     def __repr__(self) -> str:
         """Hide the secret."""
         return f"CancelOrder(order_id={self.order_id.hex()})"
+
+
+DisputeKind: TypeAlias = Literal["not_delivered", "wrong_content"]
+
+
+class SignedRecord(Part, frozen=True):
+    """A product record, as its merchant signed it."""
+
+    record: Annotated[bytes, Meta(max_length=6 * config.KIB)]
+    signature: Signature
+
+
+class Evidence(Part, frozen=True):
+    """What a merchant signed about an order: it shows the broker what was bought."""
+
+    certificate: Certificate
+    receipt: Annotated[bytes, Meta(max_length=32 * config.KIB)]
+    signature: Signature
+    records: Annotated[list[SignedRecord], Meta(max_length=config.MAXIMUM_LINES)]
+
+
+class OpenDispute(Message, frozen=True):
+    """customer -> broker: freeze this order's money, and decide. Answer: `OrderAnswer`.
+
+    `evidence` is empty where the customer shows nothing of what was bought.
+    """
+
+    order_id: Id
+    claim_secret: Bytes32
+    kind: DisputeKind
+    statement: Plea
+    evidence: Annotated[list[Evidence], Meta(max_length=1)]
+
+    def __repr__(self) -> str:
+        """Hide the secret, and what was bought."""
+        return f"OpenDispute(order_id={self.order_id.hex()})"
+
+
+class DisputeOpened(Message, frozen=True):
+    """broker -> merchant, until `OutcomeKept` with `disputed`: its money is frozen; say your part."""
+
+    order_id: Id
+    kind: DisputeKind
+    decide_by: Time
+
+
+class AnswerDispute(Message, frozen=True):
+    """merchant -> broker, until `DisputeAnswered` or `Refused`: what the merchant says to a dispute."""
+
+    order_id: Id
+    statement: Plea
+
+
+class DisputeAnswered(Message, frozen=True):
+    """broker -> merchant: the statement is stored."""
+
+    order_id: Id
 
 
 class RefundOrder(Message, frozen=True):
@@ -862,6 +926,7 @@ FromShop: TypeAlias = (
     | AnswerKept
     | ConfirmDelivery
     | CancelOrder
+    | OpenDispute
     | ClaimRefund
     | Swap
     | RepeatSwap
@@ -885,6 +950,7 @@ FromMerchant: TypeAlias = (
     AnswerForward
     | AnswerOrder
     | OutcomeKept
+    | AnswerDispute
     | RefundOrder
     | Cell
     | FetchRefused
@@ -895,6 +961,8 @@ ToMerchant: TypeAlias = (
     Forward
     | ForwardOrder
     | OrderOutcome
+    | DisputeOpened
+    | DisputeAnswered
     | RefundTaken
     | ForwardFetch
     | Statement

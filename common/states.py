@@ -13,7 +13,8 @@ Table = Mapping[str, frozenset[str]]
 
 BROKER_ORDER: Final[Table] = {
     "held": frozenset({"captured", "refundable"}),
-    "captured": frozenset({"settled", "refunded"}),
+    "captured": frozenset({"settled", "disputed", "refunded"}),
+    "disputed": frozenset({"settled", "refunded"}),
     "settled": frozenset({"refunded"}),
     "refundable": frozenset({"refunded"}),
     "refunded": frozenset(),
@@ -32,9 +33,10 @@ MERCHANT_ORDER: Final[Table] = {
 CUSTOMER_ORDER: Final[Table] = {
     "draft": frozenset({"placed", "refused"}),
     "refused": frozenset({"placed"}),
-    "placed": frozenset({"accepted", "refundable"}),
-    "accepted": frozenset({"downloading", "refunded"}),
-    "downloading": frozenset({"complete", "refunded"}),
+    "placed": frozenset({"accepted", "refundable", "disputed"}),
+    "accepted": frozenset({"downloading", "disputed", "refunded"}),
+    "downloading": frozenset({"complete", "disputed", "refunded"}),
+    "disputed": frozenset({"complete", "refunded"}),
     "complete": frozenset({"refunded"}),
     "refundable": frozenset({"refunded"}),
     "refunded": frozenset(),

@@ -54,7 +54,7 @@ from customer_node.timing import Countdown, Repeater
 
 Question: TypeAlias = messages.AskOrder | messages.CancelOrder
 
-ACCEPTED: Final = frozenset({"captured", "settled"})
+ACCEPTED: Final = frozenset({"captured", "disputed", "settled"})
 
 
 class Checkout:

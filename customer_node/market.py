@@ -32,6 +32,7 @@ from customer_node.checkout import Checkout
 from customer_node.connection import Connect, Uplink
 from customer_node.context import Context
 from customer_node.directory import Directory
+from customer_node.disputes import Disputes, Kind
 from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
 from customer_node.funds import Funds
@@ -129,6 +130,7 @@ class Market:
         funds = Funds(context)
         checkout = self._checkout = Checkout(context, funds, refunds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
+        self._disputes = Disputes(context, refunds)
         self._top_ups = TopUps(context, self._account)
         self._resume = Resume(
             context=context,
@@ -140,6 +142,7 @@ class Market:
             standing=standing,
             top_ups=self._top_ups,
             refunds=refunds,
+            disputes=self._disputes,
         )
         self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
         self._restore = Restore(context, self._account, self._shop)
@@ -431,6 +434,20 @@ class Market:
             f"{self.order(order_id).merchant} had accepted the order already.",
             "`veilmart download` fetches it; what is not delivered can be disputed.",
         )
+
+    def dispute(self, order_id: str, kind: Kind, statement: str = "", *, reveal: bool) -> OrderView:
+        """Freeze the money of a paid order that has not arrived, or is not what was signed.
+
+        `reveal` sends receipt and signed records as evidence: the market's operator then sees what was
+        bought. Where they prove the merchant wrong the money is back at once; else the operator decides.
+        Raises `RejectedError` where it is too late; after silence `resume` goes on.
+        """
+        found = self._find(order_id)
+        self._shop.within(
+            self._downloads.place_of(self._load(found)),
+            lambda session: self._disputes.open(session, found, kind, statement, reveal=reveal),
+        )
+        return self.order(order_id)
 
     # --- delivery --------------------------------------------------------------------------------------
 

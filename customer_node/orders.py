@@ -255,31 +255,36 @@ def _view(tx: Tx, row: Row) -> OrderView:
         failure=row["failure"],
         refunded=row["refunded"],
         claimed=row["claimed"],
+        decision=row["decision"],
         waits_for=waits_for,
         waits_until=waits_until,
         cells_done=row["done"],
         cells=cells,
         files=tuple(Path(row["folder"]) / name["name"] for name in names)
-        if row["state"] == "complete"
+        if row["state"] == "complete" and row["done"] == cells
         else (),
     )
 
 
 def _wait(row: Row) -> tuple[Hop | None, int | None]:
     """Tell for whom an order waits, and until when it may."""
+    wait: tuple[Hop | None, int | None] = (None, None)
     match row["state"]:
         case "draft":
-            return "broker", row["deadline"]
+            wait = "broker", row["deadline"]
         case "placed" if row["standing"] in (None, "held"):
-            return "merchant", row["deadline"]
+            wait = "merchant", row["deadline"]
         case _ if row["refunded"] > row["claimed"]:
-            return "broker", None
-        case "accepted" | "downloading":
-            return "customer", row["settles"] or None
+            wait = "broker", None
+        case "disputed":
+            wait = "operator", row["decide_by"] or None
+        case "placed" | "accepted" | "downloading":
+            wait = "customer", row["settles"] or None
         case "complete" if row["standing"] == "captured":
-            return "broker", row["settles"] or None
+            wait = "broker", row["settles"] or None
         case _:
-            return None, None
+            pass
+    return wait
 
 
 def no_order(text: str) -> NotFoundError:

@@ -25,9 +25,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common import codec, config, messages
-from common.amounts import LineAmounts, line_amounts, total_of
 from common.credentials import RECEIPT_LABEL
-from common.errors import ForgedError, NotFoundError, RefusedError, UntrustedError, UsageError, WireError
+from common.errors import ForgedError, NotFoundError, UntrustedError, UsageError, WireError
 from common.keys import (
     CertificateInfo,
     PublicIdentity,
@@ -35,11 +34,12 @@ from common.keys import (
     verify_certificate,
     verify_identity,
 )
+from common.receipts import check_sums
 from common.store import Row, Tx
 from customer_node import orders
 from customer_node.context import Context
 from customer_node.earlier import read_receipt
-from customer_node.figures import sums_of, tax_views
+from customer_node.figures import tax_views
 from customer_node.orders import Order
 from customer_node.schema import order_secrets
 from customer_node.schema import receipts as receipt_rows
@@ -71,23 +71,6 @@ def check_accepted(
     except WireError as error:
         raise UntrustedError(f"The receipt of {order.merchant} is not about this order: {error}.") from error
     return receipt
-
-
-def check_sums(receipt: messages.Receipt) -> list[LineAmounts]:
-    """Work every figure out anew, and give those of the lines. Raises `ForgedError`."""
-    try:
-        lines = [
-            line_amounts(line.unit_price, line.quantity, line.discount, line.tax.rate)
-            for line in receipt.lines
-        ]
-        sums = total_of(lines)
-    except RefusedError as error:
-        raise ForgedError(f"a figure that cannot be: {error}") from error
-    if [(line.amount, line.tax) for line in receipt.lines] != [(line.amount, line.tax) for line in lines]:
-        raise ForgedError("a line that does not add up")
-    if (receipt.subtotal, receipt.discount, receipt.taxes, receipt.total) != sums_of(sums):
-        raise ForgedError("sums that are not those of the lines")
-    return lines
 
 
 def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:

@@ -9,6 +9,7 @@
     accepted orders    delivered, where a folder is known
     delivered orders   confirmed, where the broker does not know it; now and then asked about, since their
                        merchant may have given money back
+    disputes           said until they are answered, then asked about until they are decided
     money given back   claimed
 
 Rule. One thing that goes no further does not hold up the others: each is reported with its error.
@@ -25,6 +26,7 @@ from customer_node import orders
 from customer_node.account import Account
 from customer_node.checkout import Checkout
 from customer_node.context import Context
+from customer_node.disputes import Disputes, unanswered
 from customer_node.downloads import Downloads
 from customer_node.funds import Funds
 from customer_node.orders import Order
@@ -52,9 +54,11 @@ class Resume:
         standing: Standing,
         top_ups: TopUps,
         refunds: Refunds,
+        disputes: Disputes,
     ) -> None:
         self._context = context
         self._refunds = refunds
+        self._disputes = disputes
         self._standing = standing
         self._top_ups = top_ups
         self._account = account
@@ -72,10 +76,12 @@ class Resume:
         ]
         with self._context.profile.store.immediate() as tx:
             swaps = self._context.wallet.open_operations(tx, "swap")
-            open_orders = orders.in_states(tx, orders.OPEN)
-            refused = orders.in_states(tx, ("refused",))
         done += [self._swap(swap) for swap in swaps]
         done += self._renew()
+        done += [self._in_its_session(order_id, self._disputes.carry_on) for order_id in self._unanswered()]
+        with self._context.profile.store.immediate() as tx:
+            open_orders = orders.in_states(tx, orders.OPEN)
+            refused = orders.in_states(tx, ("refused",))
         for order_id in open_orders:
             done.append(self._order(order_id))
         for order_id in refused:
@@ -87,6 +93,7 @@ class Resume:
         with self._context.profile.store.immediate() as tx:
             now = self._context.clock()
             later: list[tuple[list[bytes], Action]] = [
+                (orders.in_states(tx, ("disputed",)), self._checkout.ask),
                 (unconfirmed(tx), self._standing.confirm),
                 (unheard(tx, now), self._checkout.ask),
                 (uncollected(tx), self._refunds.collect),
@@ -97,6 +104,10 @@ class Resume:
                     done.append(self._in_its_session(order_id, action))
                     reported.add(order_id.hex())
         return done
+
+    def _unanswered(self) -> list[bytes]:
+        with self._context.profile.store.immediate() as tx:
+            return unanswered(tx)
 
     def _swap(self, swap: Operation) -> ResumedView:
         try:

@@ -291,13 +291,16 @@ orders: Final = sa.Table(
     sa.Column("failure_value", sa.BigInteger),
     sa.Column("standing", sa.Text),
     sa.Column("settles", sa.BigInteger, nullable=False, default=0),
+    sa.Column("decide_by", sa.BigInteger, nullable=False, default=0),
+    sa.Column("decision", sa.Text, nullable=False, default=""),
     sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
     sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
     sa.Column("heard", sa.BigInteger, nullable=False, default=0),
     sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
 """What the broker said last, at `heard`: the order's state there (`standing`), when its money settles by
-itself (0: it does not), how much of it was given back. `claimed` is how much of that is in the wallet.
+itself (0: it does not), by when a dispute is decided and why it ended, how much of it was given back.
+`claimed` is how much of that is in the wallet.
 """
 
 order_lines: Final = sa.Table(

@@ -171,6 +171,7 @@ _BY_ORDER: Final = (
     messages.AnswerKept,
     messages.ConfirmDelivery,
     messages.CancelOrder,
+    messages.OpenDispute,
     messages.OrderAnswer,
     messages.FindOrder,
     messages.OrderFound,

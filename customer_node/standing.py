@@ -39,11 +39,15 @@ def learn(tx: Tx, answer: messages.OrderAnswer, now: int) -> None:
         .values(
             standing=answer.state,
             settles=answer.settles,
+            decide_by=answer.decide_by,
+            decision=answer.decision,
             refunded=max(order.refunded, min(answer.refunded, order.amount)),
             claimed=max(order.claimed, min(elsewhere, order.amount)),
             heard=now,
         )
     )
+    if order.state == "disputed" and answer.state == "settled":
+        orders.step(tx, order.id, "complete")
 
 
 def unconfirmed(tx: Tx, order_id: bytes | None = None) -> list[bytes]:

@@ -13,7 +13,15 @@ from common.errors import VeilmartError
 
 Stock: TypeAlias = Literal["in", "low", "out"]
 OrderState: TypeAlias = Literal[
-    "draft", "refused", "placed", "accepted", "downloading", "complete", "refundable", "refunded"
+    "draft",
+    "refused",
+    "placed",
+    "accepted",
+    "downloading",
+    "disputed",
+    "complete",
+    "refundable",
+    "refunded",
 ]
 
 Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator"]
@@ -335,6 +343,7 @@ class OrderView:
     `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
     whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not.
+    `decision` is why a dispute ended.
     """
 
     order_id: str
@@ -354,6 +363,7 @@ class OrderView:
     failure: str | None
     refunded: int
     claimed: int
+    decision: str
     waits_for: Hop | None
     waits_until: int | None
     cells_done: int

@@ -6,6 +6,7 @@
                                ForwardOrder       fulfil.py     accepted or rejected, and stored
                                OrderOutcome       settle.py     paid, given back, or void
                                RefundTaken, Refused   refunds.py    what we gave back
+                               DisputeOpened, DisputeAnswered   disputes.py
                                ForwardFetch       delivery.py   cells, on the connection for cells
                                Statement, PayoutAnswer, PayoutRefused   money.py
 
@@ -31,7 +32,7 @@ from common.config import HOUR_MS, Limits
 from common.errors import ForgedError, MalformedError
 from common.node import Arrival, CellSource, Incoming, Job, Outgoing
 from common.store import Tx
-from merchant_node import money, refunds, schema
+from merchant_node import disputes, money, refunds, schema
 from merchant_node.browse import Browse
 from merchant_node.catalog import Catalog, catalog_version
 from merchant_node.content import ContentFolder
@@ -137,11 +138,15 @@ class Merchant:
         sends: list[Any] = []
         sends += self._fulfilment.answer_all(tx, kinds[messages.ForwardOrder], at, random, self.refused)
         sends += settle_all(tx, kinds[messages.OrderOutcome], at, self.refused)
+        disputes.closed(tx, kinds[messages.OrderOutcome])
+        sends += disputes.opened(tx, kinds[messages.DisputeOpened], at)
+        disputes.said(tx, kinds[messages.DisputeAnswered], kinds[messages.Refused])
         refunds.taken(tx, kinds[messages.RefundTaken])
         refunds.refused(tx, kinds[messages.Refused])
         if kinds[HelloAnswered] or kinds[cards.Card]:
             # The broker begins anew, or this session does: what was sent before may be lost.
             refunds.all_due(tx)
+            disputes.all_due(tx)
         sends += self._delivery.decide_all(tx, kinds[messages.ForwardFetch], random, self.refused)
         sends += self._browse.answer_all(tx, kinds[messages.Forward], at, random, self.refused)
         money.read(tx, kinds[messages.Statement], now, self.refused)
@@ -160,6 +165,7 @@ class Merchant:
             sends.append(Announce(version))
         if self.session.usable:
             sends += refunds.due(tx, now, self._limits)
+            sends += disputes.due(tx, now, self._limits)
         match self.session.due(now):
             case "greet":
                 # Stored before it is used: after a crash the next one is still higher.

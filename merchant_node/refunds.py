@@ -155,7 +155,7 @@ def due(tx: Tx, now: int, limits: Limits) -> list[messages.RefundOrder]:
     rows = tx.all(_DUE, {"now": now})
     tx.each(
         _TOLD,
-        [{"of": row["refund"], "next": now + _delay(row["attempts"], limits)} for row in rows],
+        [{"of": row["refund"], "next": now + delay_of(row["attempts"], limits)} for row in rows],
     )
     return [
         messages.RefundOrder(order_id=row["order_id"], refund=row["refund"], amount=row["amount"])
@@ -163,7 +163,8 @@ def due(tx: Tx, now: int, limits: Limits) -> list[messages.RefundOrder]:
     ]
 
 
-def _delay(attempts: int, limits: Limits) -> int:
+def delay_of(attempts: int, limits: Limits) -> int:
+    """How long to wait for the broker before it is asked again."""
     return min(limits.reforward_first_ms << min(attempts, _REPEATED), limits.reforward_longest_ms)
 
 

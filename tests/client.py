@@ -302,6 +302,10 @@ class Order:
     def cancelled(self) -> messages.CancelOrder:
         return messages.CancelOrder(order_id=self.id, claim_secret=self.claim_secret)
 
+    def dispute(self, **changes: Any) -> messages.OpenDispute:
+        fields = {"order_id": self.id, "claim_secret": self.claim_secret, "kind": "not_delivered"}
+        return messages.OpenDispute(**(fields | {"statement": "nothing came", "evidence": []} | changes))
+
     def claim(self, tokens: Blinded, **changes: Any) -> messages.ClaimRefund:
         """Ask for a refund; always in the same operation, unless the test names another."""
         fields = {

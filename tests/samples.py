@@ -63,6 +63,12 @@ STATEMENT_LINE = messages.StatementLine(
     line=8, at=TIME, kind="settled", reference=ID, pending=0, available=878, reserved=100
 )
 TOTAL = messages.CoinTotal(value=64, month="2027-01", issued=40, spent=20)
+EVIDENCE = messages.Evidence(
+    certificate=bytes(400),
+    receipt=bytes(200),
+    signature=bytes(64),
+    records=[messages.SignedRecord(record=bytes(200), signature=bytes(64))],
+)
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
 LOG_IN = messages.LogIn(name="alice", password="correct horse", device=HASH, code="")
 
@@ -145,6 +151,8 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         settles=TIME,
         refunded=300,
         claimed=100,
+        decide_by=TIME,
+        decision="",
         merchant_online=True,
         audit=ID,
         answer=SEALED,
@@ -155,6 +163,18 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.AnswerKept(order_id=ID, status_secret=HASH),
     messages.ConfirmDelivery(order_id=ID, status_secret=HASH),
     messages.CancelOrder(order_id=ID, claim_secret=HASH),
+    messages.SignedRecord(record=bytes(200), signature=bytes(64)),
+    EVIDENCE,
+    messages.OpenDispute(
+        order_id=ID,
+        claim_secret=HASH,
+        kind="wrong_content",
+        statement="It is another file",
+        evidence=[EVIDENCE],
+    ),
+    messages.DisputeOpened(order_id=ID, kind="not_delivered", decide_by=TIME),
+    messages.AnswerDispute(order_id=ID, statement="It was fetched"),
+    messages.DisputeAnswered(order_id=ID),
     messages.RefundOrder(order_id=ID, refund=ID, amount=300),
     messages.RefundTaken(refund=ID, amount=300, left=600),
     messages.ClaimRefund(operation=ID, order_id=ID, claim_secret=HASH, blinded=[BLINDED]),

@@ -315,6 +315,7 @@ SECRETS = {
     "AnswerKept": [repr(HASH)],
     "ConfirmDelivery": [repr(HASH)],
     "CancelOrder": [repr(HASH)],
+    "OpenDispute": [repr(HASH)],
     "ClaimRefund": [repr(HASH)],
     "GetCells": [repr(HASH)],
     "PlaceOrder": [repr(HASH[::-1])],

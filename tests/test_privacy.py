@@ -46,6 +46,8 @@ TOLD_TO_MERCHANTS = {
     "Forward": ("reference", "token", "sealed"),
     "ForwardOrder": ("order_id", "amount", "currency", "deadline", "claim_lock", "status_lock", "sealed"),
     "OrderOutcome": ("order_id", "outcome"),
+    "DisputeOpened": ("order_id", "kind", "decide_by"),
+    "DisputeAnswered": ("order_id",),
     "RefundTaken": ("refund", "amount", "left"),
     "Refused": ("reference", "code"),
     "ForwardFetch": ("reference", "token", "cells", "sealed"),

@@ -137,12 +137,24 @@ def buy(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
     keeper.say(messages.OutcomeKept(order_id=order.id, outcome="captured"))
     session.ask(order.asked, messages.OrderAnswer)
     session.say(order.kept)
+    dispute(customer, session, keeper)
     keeper.say(messages.RefundOrder(order_id=order.id, refund=fresh(), amount=4))
     keeper.hear(messages.RefundTaken)
     assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
     keeper.ask(messages.GetStatement(request=fresh(), after=0), messages.Statement)
     wanted = messages.RequestPayout(payout_id=fresh(), amount=10, destination="an account")
     assert keeper.ask(wanted, messages.PayoutAnswer).state == "requested"
+
+
+def dispute(customer: Customer, session: Session, keeper: Shopkeeper) -> None:
+    order = customer.order(8)
+    session.say(order.place)
+    keeper.say(accept(keeper.hear(messages.ForwardOrder)))
+    session.hear(messages.OrderAnswer)
+    assert session.ask(order.dispute(), messages.OrderAnswer).state == "disputed"
+    keeper.hear(messages.DisputeOpened)
+    keeper.say(messages.OutcomeKept(order_id=order.id, outcome="disputed"))
+    keeper.ask(messages.AnswerDispute(order_id=order.id, statement="It came"), messages.DisputeAnswered)
 
 
 def claim(customer: Customer, session: Session, keeper: Shopkeeper) -> None:

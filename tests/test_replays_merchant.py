@@ -22,6 +22,7 @@ from common.config import SECOND_MS
 from common.errors import WireError
 from common.node import Incoming
 from merchant_node import schema
+from merchant_node.disputes import Disputes
 from merchant_node.refunds import Refunds
 from merchant_node.treasury import Treasury
 
@@ -108,6 +109,7 @@ def visit(shop: Shop) -> None:
             shop.ask(shop.fetch(order.order_id, 0, 1, secret=SECRET)[0])
             assert len(shop.cells()) == 1
             assert shop.state(order.order_id) == "delivered"
+            dispute(shop, order.order_id)
             give_back(shop, order.order_id)
     earn(shop)
     shop.outbox.clear()
@@ -126,6 +128,14 @@ def earn(shop: Shop) -> None:
         messages.PayoutAnswer(payout_id=one, state="requested", reason=""),
         messages.PayoutRefused(payout_id=two, code="insufficient_funds"),
     )
+
+
+def dispute(shop: Shop, order_id: bytes) -> None:
+    notice = messages.DisputeOpened(order_id=order_id, kind="not_delivered", decide_by=shop.now)
+    kept = messages.OutcomeKept(order_id=order_id, outcome="disputed")
+    assert kept in shop.ask(notice)
+    Disputes(shop.store).answer(order_id, "It was fetched")
+    shop.receive(*shop.frames_of(messages.DisputeAnswered(order_id=order_id)))
 
 
 def give_back(shop: Shop, order_id: bytes) -> None:
@@ -215,8 +225,8 @@ def test_the_broker_sends_everything_once_more_and_nothing_changes(shop: Shop, *
             shop.receive(*shop.frames_of(body))
             assert shop.dump() == before, body
     # It was asked, and answered: every question, both orders and their outcomes, and the cell. The ends of
-    # a session, the statement and what became of two payouts and two refunds are no questions.
-    assert len(shop.answers()) == len(again) - 7
+    # a session, the statement and what became of payouts, refunds and a dispute's answer are no questions.
+    assert len(shop.answers()) == len(again) - 8
     assert len(shop.cells()) == 1
 
 

@@ -15,7 +15,7 @@ from broker_node.postings import payments_state
 from common import clock, money
 from common.errors import LedgerBrokenError
 from veilmart import ca
-from veilmart.cli import broker_accounts, broker_gateway, broker_invites, broker_payouts
+from veilmart.cli import broker_accounts, broker_disputes, broker_gateway, broker_invites, broker_payouts
 from veilmart.cli.broker_store import broker_snapshot, broker_store
 from veilmart.cli.homes import Home, home_of, output
 from veilmart.cli.lists import install_list
@@ -32,6 +32,7 @@ app.add_typer(broker_invites.app, name="invite")
 app.add_typer(broker_gateway.app, name="gateway")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(broker_payouts.app, name="payout")
+app.add_typer(broker_disputes.app, name="dispute")
 
 
 @app.command("run")

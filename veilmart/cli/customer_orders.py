@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from common.errors import UsageError
 from common.money import format_amount, format_rate
 from customer_node import Market
+from customer_node.disputes import Kind
 from customer_node.views import OrderView, Progress, ReceiptView
 from veilmart.cli.homes import output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
@@ -49,6 +50,12 @@ OrderId = Annotated[str, typer.Argument(help="The order's id, or the beginning o
 OptionalOrder = Annotated[
     str | None, typer.Argument(help="The order's id, or the beginning of it.", show_default=False)
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DisputeChoice: TypeAlias = Literal["not-delivered", "wrong-content"]
+_KINDS: Final[dict[DisputeChoice, Kind]] = {
+    "not-delivered": "not_delivered",
+    "wrong-content": "wrong_content",
+}
 Last = Annotated[bool, typer.Option("--last", help="The newest order.")]
 
 
@@ -88,6 +95,32 @@ def cancel_order(shown: Output, market: Market, order: OrderId) -> None:
     _show(shown, market.cancel(order))
 
 
+@on_profile(order_app, "dispute")
+def dispute_order(
+    shown: Output,
+    market: Market,
+    order: OrderId,
+    *,
+    kind: Annotated[
+        DisputeChoice, typer.Option("--because", help="not-delivered, or wrong-content: not what was signed.")
+    ],
+    statement: Annotated[str, typer.Option(help="What the market's operator shall read.")] = "",
+    withhold: Annotated[
+        bool, typer.Option("--withhold", help="Show the operator no receipt: what was bought stays unknown.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Dispute a paid order before it settles: its money is frozen until the operator decides."""
+    found = market.order(order)
+    if not withhold:
+        shown.confirm(
+            f"The market's operator will see what you bought from {found.merchant}: titles, files, prices. "
+            "Go on? (--withhold shows nothing of it.)",
+            yes=yes,
+        )
+    _show(shown, market.dispute(found.order_id, _KINDS[kind], statement, reveal=not withhold))
+
+
 def _show(shown: Output, found: OrderView) -> None:
     facts: list[tuple[str, object]] = [
         ("order", found.order_id),
@@ -100,6 +133,7 @@ def _show(shown: Output, found: OrderView) -> None:
         ("public pseudonym", found.audit or ""),
         ("refunded because", found.failure or ""),
         ("given back", _given_back(found)),
+        ("decided because", found.decision),
         ("waits for", _waits(found)),
         ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
         *(("file", path) for path in found.files),
@@ -138,7 +172,7 @@ def _waits(order: OrderView) -> str:
 
 @order_app.callback()
 def order_group() -> None:
-    """Show one order, or call it off."""
+    """Show one order, call it off, or dispute it."""
 
 
 @on_profile(app)

@@ -1,0 +1,159 @@
+"""`veilmart broker dispute`: what customers dispute, what both sides say, and what the operator decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from broker_node import disputes
+from broker_node.disputes import DisputeView
+from common import clock, codec, money
+from veilmart.cli.broker_store import broker_store
+from veilmart.cli.homes import Home, Reason, output
+from veilmart.cli.times import minute_of
+from veilmart.output import Table, View
+
+app: Final = typer.Typer(
+    add_completion=False, rich_markup_mode=None, help="Disputed orders, whose money is frozen."
+)
+
+OrderId = Annotated[str, typer.Argument(help="The order's id, or the beginning of it.")]
+
+
+@app.command("list")
+def list_disputes(
+    context: typer.Context,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were decided.")] = False,
+    home: Home = None,
+) -> None:
+    """List disputes that wait for a decision, the oldest first."""
+    with broker_store(home) as desk:
+        found = disputes.listing(desk.tx, everything=everything)
+    now = clock.now_ms()
+    rows = [
+        (
+            each.order_id.hex(),
+            each.merchant,
+            each.kind,
+            money.format_amount(each.left, desk.currency),
+            each.state,
+            minute_of(each.decide_by) + (" (overdue)" if _overdue(each, now) else ""),
+            "yes" if each.answer is not None else "no",
+        )
+        for each in found
+    ]
+    table = Table(("order", "merchant", "because", "about", "state", "decide by", "answered"), rows)
+    output(context).show([_data(each, desk.currency) for each in found], table)
+
+
+@app.command("show")
+def show_dispute(context: typer.Context, order: OrderId, home: Home = None) -> None:
+    """Show what both sides say, and the evidence. It tells what was bought: show it to nobody."""
+    with broker_store(home) as desk:
+        found = disputes.find(desk.tx, order)
+    _show(context, found, desk.currency)
+
+
+@app.command("refund")
+def refund_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+    """Give the customer the money back. Both sides are told; the customer reads the reason."""
+    _decide(context, order, "refunded", reason, home)
+
+
+@app.command("settle")
+def settle_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+    """Pay the merchant. Both sides are told; the customer reads the reason."""
+    _decide(context, order, "settled", reason, home)
+
+
+def _decide(
+    context: typer.Context, order: str, decision: disputes.Decision, reason: str, home: Path | None
+) -> None:
+    with broker_store(home) as desk:
+        found = disputes.find(desk.tx, order)
+        decided = disputes.decide(
+            desk.tx,
+            desk.audit,
+            desk.limits,
+            found.order_id,
+            decision,
+            reason,
+            clock.now_ms(),
+            clock.random_bytes,
+        )
+    _show(context, decided, desk.currency)
+
+
+def _overdue(dispute: DisputeView, now: int) -> bool:
+    return dispute.state == "open" and dispute.decide_by <= now
+
+
+def _show(context: typer.Context, dispute: DisputeView, currency: str) -> None:
+    facts: list[tuple[str, object]] = [
+        ("order", dispute.order_id.hex()),
+        ("merchant", dispute.merchant),
+        ("because", dispute.kind),
+        ("state", dispute.state),
+        ("paid", money.format_amount(dispute.amount, currency)),
+        ("about", money.format_amount(dispute.left, currency)),
+        ("opened", minute_of(dispute.opened)),
+        ("decide by", minute_of(dispute.decide_by)),
+        ("the customer says", dispute.statement or "nothing"),
+        ("the merchant says", dispute.answer or "nothing yet"),
+        ("the evidence says", dispute.finding),
+        ("decided because", dispute.reason or ""),
+    ]
+    views: list[View] = [Table(("field", "value"), [fact for fact in facts if fact[1] != ""])]
+    if dispute.evidence is not None:
+        lines = codec.RECEIPT.unpack(dispute.evidence.receipt).lines
+        rows = [
+            (
+                line.sku,
+                line.title,
+                line.quantity,
+                money.format_amount(line.amount, currency),
+                line.file_name,
+                line.size,
+                line.digest.hex(),
+            )
+            for line in lines
+        ]
+        views.append(Table(("sku", "title", "quantity", "amount", "file", "size", "SHA-256"), rows))
+    output(context).show(_data(dispute, currency), *views)
+
+
+def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
+    return {
+        "order_id": dispute.order_id.hex(),
+        "merchant": dispute.merchant,
+        "kind": dispute.kind,
+        "state": dispute.state,
+        "amount": dispute.amount,
+        "left": dispute.left,
+        "currency": currency,
+        "opened": dispute.opened,
+        "decide_by": dispute.decide_by,
+        "overdue": _overdue(dispute, clock.now_ms()),
+        "statement": dispute.statement,
+        "answer": dispute.answer,
+        "finding": dispute.finding,
+        "reason": dispute.reason,
+        "decided": dispute.decided,
+        "receipt": None
+        if dispute.evidence is None
+        else [
+            {
+                "sku": line.sku,
+                "title": line.title,
+                "quantity": line.quantity,
+                "amount": line.amount,
+                "file_name": line.file_name,
+                "size": line.size,
+                "sha256": line.digest.hex(),
+            }
+            for line in codec.RECEIPT.unpack(dispute.evidence.receipt).lines
+        ],
+    }
