@@ -5,12 +5,23 @@ No I/O, clock or randomness but the profile's: `tx` and `now` are arguments.
 
 from __future__ import annotations
 
+from typing import Final
+
+import sqlalchemy as sa
+
 from common import slots
 from common.store import Tx
-from customer_node import ageing, crowd
+from customer_node import ageing, crowd, numbers
 from customer_node.change import reach
-from customer_node.views import CoinStockView, DueView, EndedView, WalletView
+from customer_node.schema import operations
+from customer_node.views import CoinStockView, DueView, EndedView, PendingView, WalletView
 from customer_node.wallet import TICKET, Stock, Wallet
+
+_PENDING: Final = (
+    sa.select(operations.c.kind, operations.c.created)
+    .where(operations.c.state == "open")
+    .order_by(operations.c.created)
+)
 
 
 def wallet_view(
@@ -35,6 +46,8 @@ def wallet_view(
         young_until=young_until,
         crowd_at=crowd.counted_at(tx),
         open_operations=wallet.under_way(tx),
+        pending=tuple(PendingView(row["kind"], row["created"]) for row in tx.all(_PENDING)),
+        restoring=numbers.restoring(tx),
         logged_in=logged_in,
         exact_up_to=reach(wallet.held(tx, now)),
         ending=sum(value * count for value, count in ending.items()),

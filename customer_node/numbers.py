@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.errors import RejectedError
 from common.store import Tx
-from customer_node.schema import eras, numbers, restores
+from customer_node.schema import eras, numbers, restores, searches
 
 Kind: TypeAlias = Literal["swap", "order"]
 
@@ -80,6 +80,13 @@ def present_era(tx: Tx) -> int:
     if tx.one(sa.select(restores.c.number).where(restores.c.count.is_(None)).limit(1)) is not None:
         raise RejectedError("The wallet is not restored yet.", "`veilmart wallet restore` does it.")
     return 0
+
+
+def restoring(tx: Tx) -> bool:
+    """Tell whether the wallet was made from words and did not get everything back yet."""
+    asked = tx.one(sa.select(restores.c.number).where(restores.c.count.is_(None)).limit(1))
+    open_ = tx.one(sa.select(searches.c.kind).where(searches.c.misses < GAP).limit(1))
+    return asked is not None or open_ is not None
 
 
 def era_of(seed: bytes, account: str, count: int) -> int:

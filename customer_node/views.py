@@ -88,6 +88,14 @@ class TotpSecretView:
 
 
 @dataclass(frozen=True)
+class PendingView:
+    """An operation that is still to be answered, and since when."""
+
+    kind: Literal["withdraw", "swap", "refund"]
+    since: int
+
+
+@dataclass(frozen=True)
 class CoinStockView:
     """Coins of one value: usable now, too young, of a month that is over.
 
@@ -147,7 +155,9 @@ class EndedView:
 
 @dataclass(frozen=True)
 class WalletView:
-    """The wallet. `young_until` is when the last young token becomes usable, 0 where none is young.
+    """The wallet. `restoring` is whether it was made from words and did not get everything back yet.
+
+    `young_until` is when the last young token becomes usable, 0 where none is young.
 
     `crowd_at` is when the coins of all customers were last counted in public, 0 where they never were.
     Every amount up to `exact_up_to` can be paid without a swap. Coins worth `ending` count no longer from
@@ -164,6 +174,8 @@ class WalletView:
     young_until: int
     crowd_at: int
     open_operations: int
+    pending: tuple[PendingView, ...]
+    restoring: bool
     logged_in: bool
     exact_up_to: int
     ending: int

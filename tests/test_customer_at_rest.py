@@ -353,6 +353,16 @@ def _cells(line: str) -> list[str]:
     return [" ".join(found[n : n + 2]) for n in range(0, len(found), 2)]
 
 
+def test_the_wallet_shows_what_is_pending(bazaar: Bazaar, ran: Any, tmp_path: Path) -> None:
+    ran("join", bazaar.world.market_path, "--no-passphrase")
+    store = open_store(tmp_path / "me", (tmp_path / "me" / "seed").read_bytes(), clock.random_bytes)
+    with closing(store), store.immediate() as tx:
+        row = {"operation": bytes(16), "kind": "swap", "state": "open", "request": b"swap", "created": 1}
+        tx.execute(sa.insert(schema.operations), row)
+    assert ran("wallet", "--json").data["pending"] == [{"kind": "swap", "since": 1}]
+    assert "a swap of coins" in ran("wallet", "show").out
+
+
 def test_options_before_a_wallets_command_are_refused(bazaar: Bazaar, ran: Any, tmp_path: Path) -> None:
     ran("join", bazaar.world.market_path, "--no-passphrase")
     refused = ran("wallet", "--profile", tmp_path / "another", "show", "--json")

@@ -270,12 +270,14 @@ def test_without_tickets_the_search_goes_on_later(bazaar: Bazaar, monkeypatch: p
     with restored(bazaar, "new disk", spelled) as market:
         shown = recover(market, name)
         assert isinstance(shown.error, OutOfTicketsError)
+        assert market.wallet().restoring
         assert not shown.complete
         rounds = 0
         while not shown.complete:
             rounds += 1
             shown = recover(market, name)
         assert rounds >= 1
+        assert not market.wallet().restoring
         assert by_value(market) == before
 
 

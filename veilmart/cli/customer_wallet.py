@@ -63,8 +63,11 @@ def show(shown: Output, market: Market) -> None:
     if held.young_until > now_ms():
         views.append(f"all usable from {minute_of(held.young_until)}")
     views += [*_of_months(held), *_next(held)]
-    if held.open_operations:
-        views.append(f"{held.open_operations} operations are open: `veilmart resume`")
+    views += [f"open since {minute_of(each.since)}: {_PENDING[each.kind]}" for each in held.pending]
+    if held.pending:
+        views.append("`veilmart resume` takes what is open to its end")
+    if held.restoring:
+        views.append("not everything is restored yet: `veilmart wallet restore` goes on")
     shown.show(held, *views)
 
 
@@ -205,6 +208,12 @@ def _restored(done: RestoreView, held: WalletView) -> list[View]:
     views.append(", ".join(f"{kind} {format_amount(value, held.currency)}" for kind, value in sums.items()))
     return views
 
+
+_PENDING = {
+    "withdraw": "a withdrawal from the account",
+    "swap": "a swap of coins",
+    "refund": "a refund's coins",
+}
 
 _PROTECTED = {
     "none": "the wallet is open to whoever can read its folder",
