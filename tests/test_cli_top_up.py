@@ -93,12 +93,18 @@ def test_the_demos_amounts_are_checked(real_market: RealMarket, profile: Path, t
 # --- the card ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def joined(tmp_path: Path) -> Path:
-    """A profile of a market that does not run."""
-    home = tmp_path / "market"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A market that does not run."""
+    home = tmp_path_factory.mktemp("made") / "market"
     assert veilmart("init", home=home).code == 0
-    profile = tmp_path / "profile"
+    return home
+
+
+@pytest.fixture(scope="module")
+def joined(made: Path) -> Path:
+    """A profile of it."""
+    home, profile = made, made.parent / "profile"
     assert veilmart("join", home / "market.json", "--no-passphrase", VEILMART_PROFILE=str(profile)).code == 0
     return profile
 
@@ -194,15 +200,12 @@ def test_the_operator_chooses_a_gateway_and_is_warned_of_the_sandbox(tmp_path: P
     assert "sk_test" not in used.out + used.err + shown.out
 
 
-def test_a_market_takes_no_cards_unless_it_is_told_to(tmp_path: Path) -> None:
-    home = tmp_path / "market"
-    assert veilmart("init", home=home).code == 0
-    assert veilmart("broker", "gateway", "show", "--json", home=home).data["kind"] == "none"
+def test_a_market_takes_no_cards_unless_it_is_told_to(made: Path) -> None:
+    assert veilmart("broker", "gateway", "show", "--json", home=made).data["kind"] == "none"
 
 
-def test_what_the_readme_says_of_gateways(tmp_path: Path) -> None:
-    home = tmp_path / "market"
-    assert veilmart("init", home=home).code == 0
+def test_what_the_readme_says_of_gateways(made: Path) -> None:
+    home = made
     (lines,) = sections("gateway")
     for line in lines:
         program, *words = line.partition("#")[0].split()
