@@ -45,7 +45,7 @@ def join_all(market: RealMarket, count: int, orders: int) -> list[Customer]:
     template = market.root / "template"
     Market.join(template, market.report.market_path)
     hashed = accounts.HASHER.hash(PASSWORD)
-    customers = [Customer(number, market.root / f"profile{number}", orders) for number in range(count)]
+    customers = [Customer(number, market.root / f"customer{number}", orders) for number in range(count)]
     store = open_store(market.report.broker_home)
     with store.immediate() as tx:
         for customer in customers:
