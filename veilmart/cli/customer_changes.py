@@ -100,9 +100,15 @@ def disable_totp(shown: Output, market: Market, password_file: PasswordFile = No
 def close_account(
     shown: Output, market: Market, *, password_file: PasswordFile = None, code: Code = "", yes: Yes = False
 ) -> None:
-    """Close your account for good. What is left on it is drawn into the wallet first."""
+    """Close your account for good. What is left on it is drawn into the wallet first.
+
+    Coins that were drawn from a closed account cannot be restored from the backup words any more.
+    """
     password = read_password(password_file, new=False)
-    shown.confirm("Close the account for good? Its name stays taken.", yes=yes)
+    shown.confirm(
+        "Close the account for good? Its name stays taken, and no backup words bring back coins drawn from it.",
+        yes=yes,
+    )
     drawn = market.account.close(password, code)
     views: list[View] = ["the account is closed for good; the wallet stays yours, and is all that is left"]
     if drawn is not None:
