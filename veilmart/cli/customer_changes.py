@@ -106,7 +106,7 @@ def close_account(
     """
     password = read_password(password_file, new=False)
     shown.confirm(
-        "Close the account for good? Its name stays taken, and no backup words bring back coins drawn from it.",
+        "Close the account for good? Its name stays taken, and no words restore coins drawn from it.",
         yes=yes,
     )
     drawn = market.account.close(password, code)
