@@ -33,6 +33,9 @@ _ADD: Final = sa.insert(schema.disputes)
 _KNOWN: Final = sa.select(schema.disputes.c.order_id).where(
     schema.disputes.c.order_id.in_(sa.bindparam("ids", expanding=True))
 )
+_REFUNDED: Final = sa.select(schema.orders.c.order_id).where(
+    schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)), schema.orders.c.state == "refunded"
+)
 _DUE: Final = sa.select(schema.disputes).where(schema.disputes.c.due <= sa.bindparam("now"))
 _TOLD: Final = (
     sa.update(schema.disputes)
@@ -109,11 +112,14 @@ def opened(tx: Tx, notices: Sequence[messages.DisputeOpened], now: int) -> list[
     if not notices:
         return []
     known = {row["order_id"] for row in tx.among(_KNOWN, (notice.order_id for notice in notices))}
+    # A notice may come after the end: what is refunded is disputed no more.
+    over = {row["order_id"] for row in tx.among(_REFUNDED, (notice.order_id for notice in notices))}
     for notice in notices:
         if notice.order_id in known:
             continue
         known.add(notice.order_id)
-        row = {"order_id": notice.order_id, "kind": notice.kind, "state": "open", "opened": now}
+        state = "refunded" if notice.order_id in over else "open"
+        row = {"order_id": notice.order_id, "kind": notice.kind, "state": state, "opened": now}
         rest = {"decide_by": notice.decide_by, "answer": None, "due": None, "attempts": 0}
         tx.insert(_ADD, row | rest)
     return [messages.OutcomeKept(order_id=notice.order_id, outcome="disputed") for notice in notices]
@@ -123,12 +129,16 @@ def closed(tx: Tx, outcomes: Sequence[messages.OrderOutcome]) -> None:
     """Note how disputes ended."""
     for outcome in outcomes:
         if outcome.outcome in DISPUTE["open"]:
-            tx.execute(
-                sa.update(schema.disputes)
-                .where(schema.disputes.c.order_id == outcome.order_id)
-                .where(schema.disputes.c.state.in_(sources(DISPUTE, outcome.outcome)))
-                .values(state=outcome.outcome, due=None)
-            )
+            _close(tx, outcome.order_id, outcome.outcome)
+
+
+def _close(tx: Tx, order_id: bytes, outcome: str) -> None:
+    tx.execute(
+        sa.update(schema.disputes)
+        .where(schema.disputes.c.order_id == order_id)
+        .where(schema.disputes.c.state.in_(sources(DISPUTE, outcome)))
+        .values(state=outcome, due=None)
+    )
 
 
 def due(tx: Tx, now: int, limits: Limits) -> list[messages.AnswerDispute]:
@@ -147,3 +157,7 @@ def said(tx: Tx, answers: Sequence[messages.DisputeAnswered], refusals: Sequence
     """Stop saying what the broker has, or does not take."""
     ids = [answer.order_id for answer in answers] + [refusal.reference for refusal in refusals]
     tx.each(_SAID, [{"of": order_id} for order_id in ids])
+    for refusal in refusals:
+        if refusal.code == "wrong_state":
+            # It was decided, and that was never heard: an order that is not refunded is paid.
+            _close(tx, refusal.reference, "settled")
