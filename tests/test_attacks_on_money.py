@@ -37,7 +37,7 @@ from world import World
 
 from broker_node import ledger, mint
 from common import blind, clock, coins, config, messages, slots
-from common.blind import BlindPrivateKey
+from common.blind import BlindPrivateKey, BlindPublicKey
 from common.errors import MalformedError, RejectedError, UntrustedError
 from common.store import Store
 from customer_node import Market, drafts, issuers, orders
@@ -335,7 +335,13 @@ def test_swap_that_hides_a_key_id(world: World, customer: Customer) -> None:
         for hidden in ([entry], [cheap, entry], [unknown], [cheap, unknown]):
             assert session.refused(swap(world, paid, [], blinded=hidden)) == "unknown_key"
     # A blinded coin of 1024 under the id of 16 is signed with the key of 16, and is a coin of neither.
-    wanted = blinded(world, [1024])
+    # (One that is no number below the modulus of 16 is refused before: another is drawn.)
+    modulus = BlindPublicKey.from_der(blinded(world, [16]).issuers[0].public).modulus
+    wanted = next(
+        each
+        for each in (blinded(world, [1024]) for _ in range(64))
+        if int.from_bytes(each.tokens[0].blinded, "big") < modulus
+    )
     hidden = [messages.BlindedToken(key_id=cheap.key_id, blinded=wanted.tokens[0].blinded)]
     answer = session.ask(swap(world, paid, [], blinded=hidden), messages.Swapped)
     with pytest.raises(Exception, match="does not verify"):
