@@ -517,7 +517,7 @@ def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
         assert broker.payouts.get(payout) == state or (state == "refused" and payout not in broker.payouts)
     sold: Counter[str] = Counter()
     for row in reserved:
-        if row["state"] in ("accepted", "captured", "delivered"):
+        if row["state"] in ("accepted", "captured", "delivered", "refunded"):
             sold[row["sku"]] += row["reserved"]
     for sku, available in left.items():
         if sku == REFUSED:

@@ -60,6 +60,27 @@ class Films(Shopkeeper):
             if bool(self.told[order_id]) == late:
                 self.say(accept(order) if yes else reject(order))
 
+    def give_back(self, share: int) -> None:
+        """Refund a part of every paid order, ask for the same again, and then for more than there is."""
+        self.listen()
+        for order_id, told in self.told.items():
+            if told & {"captured", "settled"}:
+                part = max(1, self.orders[order_id].amount * share // 100)
+                refund = messages.RefundOrder(order_id=order_id, refund=fresh(), amount=part)
+                beyond = messages.RefundOrder(
+                    order_id=order_id, refund=fresh(), amount=self.orders[order_id].amount
+                )
+                self.say(refund)
+                self.say(refund, beyond)
+
+    def want_payout(self, amount: int) -> None:
+        """Ask for a payout twice, for another sum under its id, and for more than there can be."""
+        wish = messages.RequestPayout(payout_id=fresh(), amount=amount, destination="mine")
+        other = messages.RequestPayout(payout_id=wish.payout_id, amount=amount + 1, destination="mine")
+        more = messages.RequestPayout(payout_id=fresh(), amount=10**9, destination="mine")
+        self.say(wish)
+        self.say(wish, other, more)
+
 
 class Thief:
     """A customer with a purse who tries everything twice."""
@@ -164,10 +185,16 @@ class Thief:
         self._ask(self.account(account), request.operation, request, wanted)
         return request
 
-    def claim(self, order: Order) -> None:
-        """Ask for the money back, in coins that were never asked for before."""
-        wanted = blinded(self.world, coins.spread(order.place.amount, {}, 256))
-        self._ask(self.shop(), order.id, order.claim(wanted), wanted)
+    def claim(self, order: Order, amount: int = 0, operation: bytes = b"") -> None:
+        """Ask for the money back, all of it or a part, in coins that were never asked for before."""
+        wanted = blinded(self.world, coins.spread(amount or order.place.amount, {}, 256))
+        request = order.claim(wanted, operation=operation or order.id)
+        self._ask(self.shop(), request.operation, request, wanted)
+
+    def cancel_all(self) -> None:
+        """Call off whatever there is."""
+        for order in list(self.paid.values()):
+            self.shop().say(order.cancelled)
 
     def _ask(self, session: Session, operation: bytes, request: Any, wanted: Blinded) -> None:
         self.asked[operation].append((request, wanted))
@@ -188,10 +215,12 @@ class Thief:
         self.listen()
 
     def claim_all(self) -> None:
-        """Claim what is refundable."""
-        for order_id, order in self.paid.items():
-            if self.states.get(order_id) == "refundable" and not self.asked[order_id]:
-                self.claim(order)
+        """Claim what was given back and is not claimed yet."""
+        with self.world.broker.store.immediate() as tx:
+            rows = tx.all(sa.select(schema.orders).where(schema.orders.c.refunded > schema.orders.c.claimed))
+        for row in rows:
+            if row["order_id"] in self.paid:
+                self.claim(self.paid[row["order_id"]], row["refunded"] - row["claimed"], fresh())
                 self.world.settle()
         self.listen()
 
@@ -202,9 +231,3 @@ class Thief:
             for request, _ in self.asked[operation]:
                 gone |= {token.serial for token in request.coins}
         return Counter(self.value(token) for serial, token in self.purse.items() if serial not in gone)
-
-
-def balances(world: Simulation) -> int:
-    """Sum what accounts hold."""
-    with world.broker.store.immediate() as tx:
-        return int(tx.scalar(sa.select(sa.func.coalesce(sa.func.sum(schema.balances.c.amount), 0))))
