@@ -16,6 +16,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -56,8 +57,13 @@ def sign_up(name: str, password: str, *, device: bytes = b"", invite: bytes = b"
 
 
 def broker_card(world: World) -> messages.BrokerCard:
-    payload = world.bus.retained[topics.broker_card()]
-    return cards.open_broker_card(payload, world.market.ca_der, world.market.market_id, clock.now_ms()).body
+    market, payload = world.market, world.bus.retained[topics.broker_card()]
+    return _opened(payload, market.ca_der, market.market_id, clock.now_ms() // config.MINUTE_MS + 1)
+
+
+@lru_cache(maxsize=8)
+def _opened(payload: bytes, ca_der: bytes, market: bytes, minute: int) -> messages.BrokerCard:
+    return cards.open_broker_card(payload, ca_der, market, minute * config.MINUTE_MS).body
 
 
 def altered(frame: bytes) -> Iterator[bytes]:

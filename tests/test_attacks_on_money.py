@@ -456,6 +456,106 @@ def test_refund_after_capture_and_before_any_answer(
     assert order_state(world, order.id) == "captured"
 
 
+def paid(customer: Customer, session: Session, keeper: Shopkeeper, amount: int = 100) -> Order:
+    order = customer.order(amount)
+    session.say(order.place)
+    keeper.say(accept(keeper.hear(messages.ForwardOrder)))
+    assert session.hear(messages.OrderAnswer).state == "captured"
+    keeper.collect()
+    return order
+
+
+def gives_back(order: Order, amount: int, refund: bytes = b"") -> messages.RefundOrder:
+    return messages.RefundOrder(order_id=order.id, refund=refund or fresh(), amount=amount)
+
+
+def test_refund_of_more_than_was_given_back(world: World, customer: Customer, keeper: Shopkeeper) -> None:
+    session = customer.shop()
+    order = paid(customer, session, keeper)
+    keeper.ask(gives_back(order, 36), messages.RefundTaken)
+    with nothing_written(world):
+        for values in ([64, 32, 4], [32, 4, 1], [64]):
+            claim = order.claim(blinded(world, values), operation=fresh())
+            assert session.refused(claim) in {"wrong_amount", "wrong_state"}
+    # In two parts at once, of which one is too much together with the other.
+    claims = [order.claim(blinded(world, [32]), operation=fresh()) for _ in "12"]
+    session.say(*claims)
+    kinds = sorted(
+        type(body).__name__ for body in (session.hear(messages.RefundIssued), session.hear(messages.Refused))
+    )
+    assert kinds == ["RefundIssued", "Refused"]
+    assert assert_books_right(world)["escrow"] == 4
+
+
+def test_refund_by_a_merchant_of_more_than_is_left_twice_or_of_anothers_order(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session, films = customer.shop(), Shopkeeper(world, "films")
+    order, open_order = paid(customer, session, keeper), customer.order(64)
+    refund = gives_back(order, 60)
+    taken = keeper.ask(refund, messages.RefundTaken)
+    session.say(open_order.place)
+    keeper.hear(messages.ForwardOrder)
+    with nothing_written(world):
+        assert keeper.ask(refund, messages.RefundTaken) == taken
+        assert keeper.refused(gives_back(order, 50, refund.refund)) == "idempotency_conflict"
+        assert keeper.refused(gives_back(order, 41)) == "wrong_amount"
+        assert keeper.refused(gives_back(open_order, 1)) == "wrong_state"
+        assert films.refused(gives_back(order, 1)) == "not_found"
+    assert assert_books_right(world)["pending:sports"] == 40
+
+
+def test_cancel_of_anothers_order_or_after_capture(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session, thief = customer.shop(), customer.shop()
+    order = customer.order()
+    session.say(order.place)
+    forward = keeper.hear(messages.ForwardOrder)
+    with nothing_written(world):
+        for secret in (bytes(32), order.status_secret, order.place.claim_lock):
+            stolen = messages.CancelOrder(order_id=order.id, claim_secret=secret)
+            assert thief.refused(stolen) == "wrong_secret"
+    keeper.say(accept(forward))
+    session.hear(messages.OrderAnswer)
+    with nothing_written(world):
+        assert session.ask(order.cancelled, messages.OrderAnswer).state == "captured"
+
+
+# --- payouts -------------------------------------------------------------------------------------------
+
+
+def wish(amount: int, payout_id: bytes = b"") -> messages.RequestPayout:
+    return messages.RequestPayout(payout_id=payout_id or fresh(), amount=amount, destination="a bank")
+
+
+def payout_refused(keeper: Shopkeeper, request: messages.RequestPayout) -> str:
+    return keeper.ask(request, messages.PayoutRefused).code
+
+
+def test_payout_beyond_what_is_available_replayed_or_of_other_bytes(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session, films = customer.shop(), Shopkeeper(world, "films")
+    pending, order = paid(customer, session, keeper, 64), paid(customer, session, keeper, 100)
+    assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
+    with nothing_written(world):
+        for amount in (101, 164, config.MAXIMUM_AMOUNT):
+            assert payout_refused(keeper, wish(amount)) == "insufficient_funds"
+    request = wish(70)
+    answer = keeper.ask(request, messages.PayoutAnswer)
+    with nothing_written(world):
+        assert keeper.ask(request, messages.PayoutAnswer) == answer
+        assert payout_refused(keeper, wish(30, request.payout_id)) == "idempotency_conflict"
+        assert payout_refused(films, request) == "idempotency_conflict"
+        assert payout_refused(keeper, wish(31)) == "insufficient_funds"
+        # What is asked for is not there to be given back either.
+        assert keeper.refused(gives_back(order, 31)) == "insufficient_funds"
+    assert pending.id != order.id
+    books = assert_books_right(world)
+    assert (books["available:sports"], books["reserved:sports"], books["pending:sports"]) == (30, 70, 64)
+
+
 # --- another's order -----------------------------------------------------------------------------------
 
 

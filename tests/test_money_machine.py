@@ -229,7 +229,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.thief_claims()
 
     def thief_claims(self) -> None:
-        for order in list(self.thief.paid.values()):
+        for order in list(self.thief.paid.values())[-4:]:
             self.thief.claim(order)
             self.thief.claim(order)
             self.happen()
@@ -452,7 +452,7 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
 
 
-def histories(examples: int, steps: int = 30, *, derandomize: bool = True) -> settings:
+def histories(examples: int, steps: int = 20, *, derandomize: bool = True) -> settings:
     return settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -465,7 +465,7 @@ def histories(examples: int, steps: int = 30, *, derandomize: bool = True) -> se
 
 
 def test_nothing_is_made_or_lost() -> None:
-    run_state_machine_as_test(MoneyMachine, settings=histories(5, 30))
+    run_state_machine_as_test(MoneyMachine, settings=histories(4, 25))
 
 
 EVERY_TIME = 4

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import sqlalchemy as sa
-from client import Customer, Order, Shopkeeper, blinded, fresh, reject
+from client import Customer, Order, Shopkeeper, accept, blinded, fresh, reject
 from racing import Duel, Move, race
 from world import World
 
@@ -36,9 +36,9 @@ class Ground:
     def __init__(self, world: World) -> None:
         self.world = world
         self.keeper = Shopkeeper(world)
-        self.customer = Customer(world, values=[4] * 48, tickets_wanted=2, extra=2 * 4 * 48)
+        self.customer = Customer(world, values=[4] * 48, tickets_wanted=2, extra=3 * 4 * 48)
         account = self.customer.account()
-        for _ in "12":
+        for _ in "123":
             self.customer.coins += self.customer.withdraw(account, [4] * 48)[0]
         self.visit = self.customer.shop()
         self.one, self.two = self.sender(self.visit.sid), self.sender(self.customer.shop().sid)
@@ -60,6 +60,18 @@ class Ground:
         self.visit.say(order.place)
         self.keeper.hear(messages.ForwardOrder)
         return order
+
+    def paid(self) -> Order:
+        order = self.customer.order(AMOUNT)
+        self.visit.say(order.place)
+        self.keeper.say(accept(self.keeper.hear(messages.ForwardOrder)))
+        self.visit.hear(messages.OrderAnswer)
+        return order
+
+    @property
+    def shopkeeper(self) -> Session:
+        assert self.keeper.welcome is not None
+        return self.sender(self.keeper.welcome.session)
 
     def withdrawal(self) -> messages.Withdraw:
         return messages.Withdraw(operation=fresh(), coins=blinded(self.world, [AMOUNT]).tokens, tickets=[])
@@ -122,8 +134,7 @@ def two_refunds_of_one_order(ground: Ground) -> Iterator[Duel]:
 
 
 def two_answers_to_one_order(ground: Ground) -> Iterator[Duel]:
-    assert ground.keeper.welcome is not None
-    shopkeeper = ground.sender(ground.keeper.welcome.session)
+    shopkeeper = ground.shopkeeper
     for other in ("rejected", "accepted") * (ROUNDS // 4):
         order = ground.held()
         one, two = (
@@ -131,6 +142,27 @@ def two_answers_to_one_order(ground: Ground) -> Iterator[Duel]:
             for verdict in ("accepted", other)
         )
         yield one, two
+
+
+def a_cancel_and_an_accept(ground: Ground) -> Iterator[Duel]:
+    for _ in range(ROUNDS // 2):
+        order = ground.held()
+        accept = messages.AnswerOrder(order_id=order.id, verdict="accepted", answer=b"sealed")
+        yield Move(ground.one, order.cancelled), Move(ground.shopkeeper, accept)
+
+
+def two_refunds_by_the_merchant(ground: Ground) -> Iterator[Duel]:
+    for _ in range(ROUNDS // 2):
+        order = ground.paid()
+        one, two = (messages.RefundOrder(order_id=order.id, refund=fresh(), amount=5) for _ in "12")
+        yield Move(ground.shopkeeper, one), Move(ground.shopkeeper, two)
+
+
+def two_payouts_of_all_that_is_available(ground: Ground) -> Iterator[Duel]:
+    order = ground.paid()
+    ground.visit.ask(order.confirmed, messages.OrderAnswer)
+    one, two = (messages.RequestPayout(payout_id=fresh(), amount=AMOUNT, destination="a bank") for _ in "12")
+    yield Move(ground.shopkeeper, one), Move(ground.shopkeeper, two)
 
 
 DUELS: Sequence[Callable[[Ground], Iterator[Duel]]] = (
@@ -142,6 +174,9 @@ DUELS: Sequence[Callable[[Ground], Iterator[Duel]]] = (
     one_withdrawal_twice,
     two_refunds_of_one_order,
     two_answers_to_one_order,
+    a_cancel_and_an_accept,
+    two_refunds_by_the_merchant,
+    two_payouts_of_all_that_is_available,
 )
 
 
@@ -164,7 +199,9 @@ class Fought:
         """Count, for each duel, both sides' answers by name, refusals by their code."""
         return [
             Counter(
-                body.code if isinstance(body, messages.Refused) else type(body).__name__
+                body.code
+                if isinstance(body, messages.Refused | messages.PayoutRefused)
+                else type(body).__name__
                 for side in answers
                 for body in side
             )
@@ -253,14 +290,37 @@ def test_two_answers_to_one_order(fought: Fought) -> None:
         assert one.body != two.body or state == "captured"
 
 
+def test_a_cancel_and_an_accept(fought: Fought) -> None:
+    """Whoever comes first wins, and both hear the same."""
+    kind = a_cancel_and_an_accept.__name__
+    for (cancel, _), (told, outcomes) in zip(fought.duels[kind], fought.answers[kind], strict=True):
+        state = fought.orders[cancel.body.order_id]  # type: ignore[attr-defined]
+        assert state in {"captured", "refundable"}
+        assert {body.state for body in told if isinstance(body, messages.OrderAnswer)} == {state}
+        heard = {body.outcome for body in [*told, *outcomes] if isinstance(body, messages.OrderOutcome)}
+        assert heard == {"captured" if state == "captured" else "void"}
+
+
+def test_two_refunds_by_the_merchant(fought: Fought) -> None:
+    outcomes = fought.outcomes(two_refunds_by_the_merchant)
+    assert all((o["RefundTaken"], o["wrong_amount"]) == (1, 1) for o in outcomes), outcomes
+
+
+def test_two_payouts_of_all_that_is_available(fought: Fought) -> None:
+    assert fought.outcomes(two_payouts_of_all_that_is_available) == [
+        {"PayoutAnswer": 1, "insufficient_funds": 1}
+    ]
+    assert fought.books["reserved:sports"] == AMOUNT
+
+
 def test_nothing_is_made_or_lost_in_all_of_them(fought: Fought) -> None:
-    held = sum(state in ("held", "refundable") for state in fought.orders.values())
-    assert fought.books["escrow"] == AMOUNT * held
-    paid = sum(
+    states = Counter(fought.orders.values())
+    # Of orders that were paid in part only that part waits for their customers.
+    given_back = 5 * len(fought.duels[two_refunds_by_the_merchant.__name__])
+    assert fought.books["escrow"] == AMOUNT * (states["held"] + states["refundable"]) + given_back
+    taken = sum(
         outcome["OrderAnswer"] + outcome["Swapped"] for kind in DUELS[:4] for outcome in fought.outcomes(kind)
     )
-    others = len(fought.duels[two_refunds_of_one_order.__name__]) + len(
-        fought.duels[two_answers_to_one_order.__name__]
-    )
+    ordered = sum(len(fought.duels[kind.__name__]) for kind in DUELS[6:])
     # Each took two coins of 4; what a loser alone had wanted is spent by nobody. And two tickets.
-    assert fought.spent == 2 * (paid + others) + 2
+    assert fought.spent == 2 * (taken + ordered) + 2
