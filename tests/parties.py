@@ -52,6 +52,8 @@ class Films(Shopkeeper):
             elif isinstance(body, messages.OrderOutcome):
                 self.told[body.order_id].add(body.outcome)
                 self.say(messages.OutcomeKept(order_id=body.order_id, outcome=body.outcome))
+            elif isinstance(body, messages.DisputeOpened):
+                self.say(messages.OutcomeKept(order_id=body.order_id, outcome="disputed"))
 
     def decide(self, *, yes: bool, late: bool) -> None:
         """Answer every order: those that nobody has told it about, or, late, those that were void."""
@@ -190,6 +192,18 @@ class Thief:
         wanted = blinded(self.world, coins.spread(amount or order.place.amount, {}, 256))
         request = order.claim(wanted, operation=operation or order.id)
         self._ask(self.shop(), request.operation, request, wanted)
+
+    def dispute_all(self) -> None:
+        """Dispute whatever there is, twice."""
+        for order in list(self.paid.values()):
+            dispute = messages.OpenDispute(
+                order_id=order.id,
+                claim_secret=order.claim_secret,
+                kind="not_delivered",
+                statement="nothing came",
+                evidence=[],
+            )
+            self.shop().say(dispute, dispute)
 
     def cancel_all(self) -> None:
         """Call off whatever there is."""

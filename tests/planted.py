@@ -204,12 +204,12 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
     plant.__name__: (plant, found)
     for plant, found in (
         (skip_a_row, "posting .* sums to"),
-        (skip_swaps, "coins were issued"),
         (sign_twice, "coins owed and coins held differ"),
-        (forget_answers, "coins owed and coins held differ"),
         (release_a_late_accept, "captured after its deadline"),
-        (pay_for_a_void_order, "told both|told that it is paid|at the merchant"),
         (see_no_double_spend, "coins were issued"),
+        (skip_swaps, "coins were issued"),
+        (forget_answers, "coins owed and coins held differ"),
+        (pay_for_a_void_order, "told both|told that it is paid|at the merchant"),
         (free_the_winners_coins, "coins were issued"),
         (debit_nobody, "account.* shows|account.* is negative"),
         (count_nothing, "coins were issued"),

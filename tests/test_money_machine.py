@@ -47,7 +47,7 @@ from parties import FILMS, Films, Thief
 from planted import PLANTED
 from simulation import HONEST, PURSE, THIEF, THIEFS_BALANCE, TIME, Simulation, Weather, install
 
-from broker_node import ledger, payouts, schema
+from broker_node import disputes, ledger, payouts, schema
 from broker_node.audit import Audit
 from broker_node.gateways import sandbox
 from common.clock import random_bytes
@@ -288,6 +288,28 @@ class MoneyMachine(RuleBasedStateMachine):
                         tx, self.audit, view.payout_id, decision, "as it is", TIME.ms, random_bytes
                     )
 
+    @rule(amount=AMOUNTS, decision=st.sampled_from(["refunded", "settled", "later"]))
+    @seen
+    def thief_disputes_everything(self, amount: int, decision: str) -> None:
+        self.films_sells(amount)
+        self.thief.dispute_all()
+        self.happen()
+        self.films.give_back(30)
+        self.happen()
+        self.thief_claims()
+        if decision != "later":
+            self.disputes_are_decided("refunded" if decision == "refunded" else "settled")
+
+    def disputes_are_decided(self, decision: disputes.Decision) -> None:
+        with self.world.broker.store.immediate() as tx:
+            for view in disputes.listing(tx, everything=True):
+                with contextlib.suppress(RejectedError):
+                    limits = self.world.broker.limits
+                    disputes.decide(
+                        tx, self.audit, limits, view.order_id, decision, "so it is", TIME.ms, random_bytes
+                    )
+        self.happen()
+
     @property
     def audit(self) -> Audit:
         return Audit(self.world.market.market_id, self.world.broker.limits)
@@ -390,6 +412,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.films.decide(yes=True, late=True)
         self.happen()
         self.thief.repeat_all()
+        self.disputes_are_decided("refunded")
         self.thief.claim_all()
         self.operator_decides(confirms=True)
         for _ in range(8):
