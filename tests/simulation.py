@@ -38,6 +38,8 @@ from customer_node import Market
 from merchant_node.run import MerchantNode
 
 STEP_MS = 100
+NO_ENDS_OF_A_DAY = {"top_ups_per_day": 10_000, "tickets_per_day": 10_000}
+"""A history of hours does what nobody does in a day; what waits for the next day would be open at its end."""
 MOST_HELD_BACK = 6
 HONEST, THIEF = "alice", "mallory"
 PURSE = (*coins.BUNDLE, *coins.BUNDLE, 64, 64, 32, 32)
@@ -121,8 +123,8 @@ class Simulation(CrashingWorld):
         self.waiting = {}
         self.deadly = {}
         self.weather = Weather()
-        limits = dict(line.split(" = ") for line in LIMITS.splitlines())
-        World.__init__(self, root, limits={name: int(value) for name, value in limits.items()})
+        limits = {name: int(value) for name, value in (line.split(" = ") for line in LIMITS.splitlines())}
+        World.__init__(self, root, limits=limits | NO_ENDS_OF_A_DAY)
         self.bus.tamper = self.meet
         if (root / "merchants" / MERCHANT).exists():
             self.start_merchant(MERCHANT)
