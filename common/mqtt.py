@@ -135,6 +135,8 @@ class Client(paho.Client):
         context = self._ssl_context
         if context is None:
             raise ValueError("no TLS context")
+        # A peer that is gone already would make `wrap_socket` itself leave a socket open.
+        tcp_sock.getpeername()
         wrapped = context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
         try:
             wrapped.settimeout(CONNECT_TIMEOUT_S)

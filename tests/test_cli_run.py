@@ -359,14 +359,14 @@ def test_a_wallet_that_looks_after_itself(nodes: dict[str, Process], running: Pa
     assert nodes
     password = tmp_path / "password"
     password.write_text("correct horse battery")
-    profile = str(tmp_path / "erin")
+    profile = str(tmp_path / "frank")
 
     def ran(*words: str | Path) -> Ran:
         return veilmart(*words, "--json", home=running, VEILMART_PROFILE=profile)
 
     veilmart("join", running / "market.json", "--no-passphrase", home=running, VEILMART_PROFILE=profile)
-    ran("signup", "erin", "--password-file", password)
-    veilmart("broker", "account", "credit", "erin", "50", *WHY, home=running)
+    assert ran("signup", "frank", "--password-file", password).code == 0
+    veilmart("broker", "account", "credit", "frank", "50", *WHY, home=running)
     assert [due["work"] for due in ran("wallet", "show").data["due"]] == ["draw"]
     tended = ran("wallet", "tend").data
     assert [(each["work"], each["outcome"]) for each in tended["done"]] == [("draw", "done")]
@@ -374,7 +374,7 @@ def test_a_wallet_that_looks_after_itself(nodes: dict[str, Process], running: Pa
     # Eight tickets are kept: half of them came with the bundle, the others need the account again.
     (due,) = ran("wallet", "tend").data["due"]
     assert due["work"] == "draw"
-    words = ("wallet", "tend", "--watch", "--account", "erin", "--password-file", str(password))
+    words = ("wallet", "tend", "--watch", "--account", "frank", "--password-file", str(password))
     with started(running, *words, "--profile", profile) as watching:
         assert watching.line() == "draw from the account: done\n"
         # Between its times the profile is free for other commands.
