@@ -1,4 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what is missing and say so.
+# One more than cores: many tests wait for processes and for the disk.
+WORKERS = $(shell echo $$(($$(nproc) + 1)))
 .PHONY: help set-up demo test test-all check bench test-compose clean
 
 help:
@@ -17,7 +19,7 @@ demo: set-up
 	@.venv/bin/veilmart demo $(ARGS)
 
 test: set-up
-	@.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: set-up
 	@.venv/bin/python -m pytest -m "not compose" $(ARGS)

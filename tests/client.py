@@ -66,10 +66,13 @@ def _opened(payload: bytes, ca_der: bytes, market: bytes, minute: int) -> messag
     return cards.open_broker_card(payload, ca_der, market, minute * config.MINUTE_MS).body
 
 
-def altered(frame: bytes) -> Iterator[bytes]:
-    """Give a frame with every bit changed in turn, and every truncation of it."""
+def altered(frame: bytes, bits: int = 8) -> Iterator[bytes]:
+    """Give a frame with every bit changed in turn, and every truncation of it.
+
+    With fewer `bits`, so many of each byte, other ones from byte to byte.
+    """
     for place in range(len(frame)):
-        for bit in range(8):
+        for bit in ((place + number) % 8 for number in range(bits)):
             changed = bytearray(frame)
             changed[place] ^= 1 << bit
             yield bytes(changed)

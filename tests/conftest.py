@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,44 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("veilmart")
+
+
+SLOW_FILES = [
+    "test_demo.py",
+    "test_readme.py",
+    "test_crashes.py",
+    "test_customer_restore.py",
+    "test_bad_input.py",
+    "test_many_at_once.py",
+    "test_customer_top_ups.py",
+    "test_customer_refunds.py",
+    "test_unlinkability.py",
+    "test_restore_processes.py",
+    "test_cli_run.py",
+    "test_examples.py",
+    "test_customer_market.py",
+    "test_customer_refund_crash.py",
+    "test_ca.py",
+    "test_privacy.py",
+    "test_customer_discounts.py",
+    "test_customer_crash.py",
+    "test_cli_top_up.py",
+    "test_compose_keys.py",
+    "test_money_machine.py",
+]
+"""The files that take longest come first: a worker that begins one at the end keeps the others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    # What was imported and collected stays: the collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

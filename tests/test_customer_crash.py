@@ -86,6 +86,17 @@ def money(market: Market) -> int:
     return wallet.usable + wallet.reserved
 
 
+def some_or_all(some: int) -> pytest.MarkDecorator:
+    """Let every run of the tests try each so many-th point, and the exhaustive set all of them."""
+    return pytest.mark.parametrize(
+        "every",
+        [
+            pytest.param(some, id="some"),
+            pytest.param(1, id="all", marks=[pytest.mark.exhaustive, pytest.mark.timeout(600)]),
+        ],
+    )
+
+
 def crash_points(crashed: list[bool], every: int = 1) -> Iterator[int]:
     """Count up until a run ends without a crash."""
     point = 0
@@ -107,11 +118,12 @@ def lose_change(market: Market) -> int:
     return money(market)
 
 
-def test_a_purchase_survives_a_crash_anywhere(bazaar: Bazaar, tmp_path: Path):
+@some_or_all(7)
+def test_a_purchase_survives_a_crash_anywhere(bazaar: Bazaar, tmp_path: Path, every: int):
     crashed: list[bool] = []
     with bazaar.customer(bundles=15) as market:
         profile = market._context.profile.home
-    for number, point in enumerate(crash_points(crashed), start=1):
+    for number, point in enumerate(crash_points(crashed, every), start=1):
         folder, key = tmp_path / str(number), f"purchase {number}"
         with Market(profile, connect=bazaar.world.connect) as market:
             before = lose_change(market)
@@ -131,7 +143,7 @@ def test_a_purchase_survives_a_crash_anywhere(bazaar: Bazaar, tmp_path: Path):
             assert money(market) == before - SMALL
             assert market.wallet().reserved == 0
             assert market.wallet().open_operations == 0
-    assert len(crashed) > 20
+    assert len(crashed) * every > 20
 
 
 def test_a_withdrawal_survives_a_crash_anywhere(bazaar: Bazaar):
@@ -158,13 +170,14 @@ def test_a_withdrawal_survives_a_crash_anywhere(bazaar: Bazaar):
     assert len(crashed) > 5
 
 
-def test_a_refund_survives_a_crash_anywhere(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch):
+@some_or_all(5)
+def test_a_refund_survives_a_crash_anywhere(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch, every: int):
     # Stock is shown as out: the wish to be refused has to come past that.
     monkeypatch.setattr("customer_node.drafts._check_offer", lambda *_: None)
     crashed: list[bool] = []
     with bazaar.customer(bundles=1) as market:
         profile = market._context.profile.home
-    for number, point in enumerate(crash_points(crashed, every=2), start=1):
+    for number, point in enumerate(crash_points(crashed, every), start=1):
         key = f"refused {number}"
         try:
             with (
@@ -183,7 +196,7 @@ def test_a_refund_survives_a_crash_anywhere(bazaar: Bazaar, monkeypatch: pytest.
             assert len(market.orders()) == number
             assert money(market) == BUNDLE
             assert market.wallet().reserved == 0
-    assert len(crashed) > 10
+    assert len(crashed) * every > 20
 
 
 def test_signing_up_survives_a_crash(bazaar: Bazaar):

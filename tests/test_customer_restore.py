@@ -324,8 +324,9 @@ def test_what_the_broker_does_not_sign_marks_nothing(bazaar: Bazaar) -> None:
         assert all(n >= before[value] for value, n in by_value(market).items())
 
 
-def test_another_wallets_signatures_are_left_alone(bazaar: Bazaar) -> None:
+def test_another_wallets_signatures_are_left_alone(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two wallets drew from one account: each gets its own back."""
+    monkeypatch.setattr(matching, "WIDEST", 4 * matching.WINDOW)
     with bazaar.customer() as market:
         name, spelled = home(market).name, market.words()
         before = by_value(market)

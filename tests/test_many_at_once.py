@@ -86,7 +86,7 @@ def shop_and_check(root: Path, count: int, orders: int) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    shop_and_check(tmp_path, count=20, orders=3)
+    shop_and_check(tmp_path, count=12, orders=3)
 
 
 @pytest.mark.exhaustive

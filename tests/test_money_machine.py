@@ -504,6 +504,8 @@ def test_nothing_is_made_or_lost_in_many_long_histories() -> None:
 ROUNDS, AT_ONCE = 16, 3
 """A bug is found in so many rounds of so many histories, or the test fails; with ten or more Hypothesis would
 begin with the simplest histories, in which nothing happens."""
+FOUND_IN = {"release_a_late_accept": 5}
+"""The round that found it last is tried first: a change of the machine makes a hunt longer, not different."""
 
 
 @pytest.mark.parametrize(
@@ -518,10 +520,10 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(MoneyMachine, "hunts", True)
     plant(monkeypatch)
     with pytest.raises(FoundError, match=says):
-        hunt()
+        hunt(FOUND_IN.get(bug, 0))
 
 
-def hunt() -> None:
-    for number in range(ROUNDS):
+def hunt(first: int) -> None:
+    for number in sorted(range(ROUNDS), key=lambda number: number != first):
         machine = seed(number)(MoneyMachine)
         run_state_machine_as_test(machine, settings=histories(AT_ONCE, derandomize=False))
