@@ -24,8 +24,6 @@ from mosquitto import Market as RealMarket
 from mosquitto import make_market
 from veilmart.processes import NodeProcess, running
 
-PROCESSES = 4
-
 
 def make_merchant(market: RealMarket, merchant: str) -> Path:
     home = market.merchant_home(merchant)
@@ -59,13 +57,13 @@ def join_all(market: RealMarket, count: int, orders: int) -> list[Customer]:
     return customers
 
 
-def shop_all(customers: Sequence[Customer]) -> list[int]:
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
-        done = pool.map(crowd, [customers[number::PROCESSES] for number in range(PROCESSES)])
+def shop_all(customers: Sequence[Customer], processes: int) -> list[int]:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        done = pool.map(crowd, [customers[number::processes] for number in range(processes)])
         return [right for each in done for right in each]
 
 
-def shop_and_check(root: Path, count: int, orders: int) -> None:
+def shop_and_check(root: Path, count: int, orders: int, processes: int) -> None:
     with make_market(root, minimum_age_seconds=0) as market:
         broker_home, log = market.report.broker_home, root / "logs"
         merchants = {merchant: make_merchant(market, merchant) for merchant in MERCHANTS}
@@ -78,7 +76,7 @@ def shop_and_check(root: Path, count: int, orders: int) -> None:
         ]
         with running(nodes):
             customers = join_all(market, count, orders)
-            assert shop_all(customers) == [orders] * count
+            assert shop_all(customers, processes) == [orders] * count
         homes = Homes(broker_home, merchants, [customer.profile for customer in customers])
         assert check_books(homes, content={Product(n).sku: Product(n).content for n in range(PRODUCTS)}) == {
             "delivered": count * orders
@@ -86,10 +84,10 @@ def shop_and_check(root: Path, count: int, orders: int) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    shop_and_check(tmp_path, count=12, orders=3)
+    shop_and_check(tmp_path, count=12, orders=3, processes=2)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_a_thousand_orders(tmp_path: Path) -> None:
-    shop_and_check(tmp_path, count=100, orders=10)
+    shop_and_check(tmp_path, count=100, orders=10, processes=4)
