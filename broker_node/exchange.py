@@ -8,6 +8,9 @@ Rule 2. Signing is slow and runs in a pool (`signing.py`). What it rests on is c
 early, and what may have changed meanwhile (balance, order, spent coins) again in the one transaction that
 debits, spends and stores the signatures; until then none leaves the broker.
 
+Rule 3. What is posted has a reference that nobody chose: an operation's id is its customer's, and an order
+named like it would have the posting counted as its own (`order_books`).
+
 Swaps, and whatever comes back from the pool, are handled a batch at a time: that is the road that is busy.
 """
 
@@ -203,7 +206,7 @@ class Exchange:
         return _FINISH[type(result.asked.request)](self, tx, result.asked, result.signatures, now, random)
 
     def _finish_withdraw(
-        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, _random: Random
+        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, random: Random
     ) -> Response:
         request = asked.request
         if not isinstance(request, messages.Withdraw):
@@ -212,7 +215,7 @@ class Exchange:
         coins = self._check_withdraw(tx, account, request, now)
         total = sum(coins.values())
         ledger.change_balance(tx, account, -total)
-        ledger.post(tx, asked.key, {ledger.account_book(account): -total, **_books(coins, 1)}, now)
+        ledger.post(tx, random(16), {ledger.account_book(account): -total, **_books(coins, 1)}, now)
         self._count_tickets(tx, account, len(request.tickets), now)
         recovery.note_issued(tx, account, asked.key, now)
         self._mint.count_issued(tx, asked.blinded)
@@ -225,12 +228,12 @@ class Exchange:
         )
 
     def _finish_swap(
-        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, _random: Random
+        self, tx: Tx, asked: Asked, signatures: Sequence[bytes], now: int, random: Random
     ) -> Response:
         request, spent = asked.request, asked.spent
         if not isinstance(request, messages.Swap) or spent is None:
             raise TypeError("not a swap")
-        ledger.post(tx, asked.key, _net(_books(spent.by_value, -1), _books(asked.made, 1)), now)
+        ledger.post(tx, random(16), _net(_books(spent.by_value, -1), _books(asked.made, 1)), now)
         self._mint.count_issued(tx, asked.blinded)
         return messages.Swapped(operation=request.operation, signatures=list(signatures))
 
@@ -248,7 +251,7 @@ class Exchange:
         change = {"of": request.order_id, "old": state, "new": new, "more": total}
         if tx.changed(_CLAIM, change) != 1:
             raise RefusedError("wrong_state")
-        ledger.post(tx, asked.key, {ledger.ESCROW: -total, **_books(made, 1)}, now)
+        ledger.post(tx, random(16), {ledger.ESCROW: -total, **_books(made, 1)}, now)
         self._mint.count_issued(tx, asked.blinded)
         recovery.note_claim(tx, request.order_id, asked.key)
         if whole:

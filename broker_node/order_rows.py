@@ -21,6 +21,10 @@ from common.store import Row, Tx, one_of
 _ORDERS: Final = sa.select(schema.orders).where(
     schema.orders.c.order_id.in_(sa.bindparam("wanted", expanding=True))
 )
+_TAKEN: Final = tuple(
+    sa.select(column.label("id")).where(column.in_(sa.bindparam("wanted", expanding=True)))
+    for column in (schema.payouts.c.payout_id, schema.operations.c.id)
+)
 _FORGET_BODY: Final = sa.delete(schema.order_bodies).where(
     schema.order_bodies.c.order_id == sa.bindparam("of")
 )
@@ -29,6 +33,14 @@ _FORGET_BODY: Final = sa.delete(schema.order_bodies).where(
 def by_id(tx: Tx, order_ids: Sequence[bytes]) -> dict[bytes, Row]:
     """Read orders; what is not there is left out."""
     return {row["order_id"]: row for row in tx.among(_ORDERS, order_ids)}
+
+
+def taken(tx: Tx, order_ids: Sequence[bytes]) -> set[bytes]:
+    """Give those ids that no order may have, since something else was posted under them.
+
+    Payouts are, and until references were drawn at random the keys of operations were.
+    """
+    return {row["id"] for select in _TAKEN for row in tx.among(select, order_ids)}
 
 
 def get(tx: Tx, order_id: bytes) -> Row:

@@ -6,7 +6,8 @@ What becomes of a held order stands in `answers`, who is told of it in `telling`
 reaches the merchant in `settlement`.
 
 Rule. One transaction spends every coin of an order, holds its amount and keeps its sealed part. The same
-order again is a repetition; another order with one of its coins is a double spend.
+order again is a repetition; another order with one of its coins is a double spend. What something else was
+posted under is no order's id (`order_rows.taken`): an order's entries are found by its id.
 
 `place` and `answer_kept` take the whole batch of one kind, because this is the road that is busy.
 """
@@ -60,7 +61,8 @@ class Orders:
     def place(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Send]:
         """Hold the coins of every new order and forward it."""
         sends: list[Send] = []
-        known = order_rows.by_id(tx, [arrival.body.order_id for arrival in arrivals])
+        order_ids = [arrival.body.order_id for arrival in arrivals]
+        known, taken = order_rows.by_id(tx, order_ids), order_rows.taken(tx, order_ids)
         admitted = {row["id"] for row in tx.all(_MERCHANTS)}
         fresh: dict[bytes, tuple[Session, messages.PlaceOrder, bytes, Checked]] = {}
         for arrival in arrivals:
@@ -74,7 +76,7 @@ class Orders:
                 elif (other := fresh.get(order.order_id)) is not None:
                     _same(other[2], content_hash)
                 else:
-                    checked = self._check(order, admitted, now)
+                    checked = self._check(order, admitted, taken, now)
                     self._telling.remember(order.order_id, session.sid)
                     fresh[order.order_id] = (session, order, content_hash, checked)
             except RefusedError as error:
@@ -87,7 +89,9 @@ class Orders:
             sends += self._hold(tx, session, order, content_hash, checked, now, random)
         return sends
 
-    def _check(self, order: messages.PlaceOrder, admitted: set[str], now: int) -> Checked:
+    def _check(self, order: messages.PlaceOrder, admitted: set[str], taken: set[bytes], now: int) -> Checked:
+        if order.order_id in taken:
+            raise RefusedError("idempotency_conflict")
         if order.currency != self._currency:
             raise RefusedError("wrong_currency")
         if order.merchant not in admitted:

@@ -7,7 +7,8 @@ Rule 1. What is asked for is reserved in the same transaction, so that nothing c
 leaves the books when the operator says that it was paid. The operator pays by other means than this.
 
 Rule 2. A request has an id that the merchant makes. The same bytes again are told where it stands; other
-bytes are a conflict, and so is an id that another merchant has used.
+bytes are a conflict, and so is an id that another merchant has used, or an order: what is posted under an
+order's id counts as that order's.
 
 Rule 3. Where the money goes is the merchant's own text. It is in the row alone, for the operator to read.
 
@@ -24,7 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, operator_actions, schema
+from broker_node import ledger, operator_actions, order_rows, schema
 from broker_node.audit import Audit
 from broker_node.postings import MERCHANT_BOOKS
 from broker_node.sends import Session, ToMerchant
@@ -91,6 +92,8 @@ def _requested(tx: Tx, merchant: str, request: messages.RequestPayout, now: int)
         return messages.PayoutAnswer(
             payout_id=request.payout_id, state=row["state"], reason=row["reason"] or ""
         )
+    if order_rows.by_id(tx, [request.payout_id]):
+        raise RefusedError("idempotency_conflict")
     ledger.require_available(tx, merchant, request.amount)
     entries = {
         ledger.available_book(merchant): -request.amount,

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from customer_shop import Bazaar
 from world import World
 
-from broker_node import ledger, mint
+from broker_node import ledger, mint, operations, schema
 from common import blind, clock, coins, config, messages, slots
 from common.blind import BlindPrivateKey, BlindPublicKey
 from common.errors import MalformedError, RejectedError, UntrustedError
@@ -86,6 +86,71 @@ def refundable(customer: Customer, session: Session, keeper: Shopkeeper, amount:
     keeper.say(reject(keeper.hear(messages.ForwardOrder)))
     assert session.hear(messages.OrderAnswer).state == "refundable"
     return order
+
+
+# --- ids that belong to something else -----------------------------------------------------------------
+
+
+def test_order_called_like_a_withdrawal_a_swap_or_a_claim(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    world.fund("alice", 100)
+    account, session = customer.account(), customer.shop()
+    given_back = refundable(customer, session, keeper, 64)
+    asked = (
+        withdraw(world, [1]),
+        swap(world, customer.pay(2), [1, 1]),
+        given_back.claim(blinded(world, [64])),
+    )
+    account.ask(asked[0], messages.Withdrawn)
+    session.ask(asked[1], messages.Swapped)
+    session.ask(asked[2], messages.RefundIssued)
+    names = {operations.key_of(request) for request in asked} | {request.operation for request in asked}
+    # An order's own entries are found by its id, and each of these can be computed by who asked.
+    for amount, name in zip((1, 4, 8, 16, 32), names - {given_back.id}, strict=True):
+        order = customer.order(amount, order_id=name)
+        session.say(order.place)
+        settle(world)
+        session.collect()
+        assert_books_right(world)
+
+
+def test_references_of_operations_are_nobodys_choice(world: World, customer: Customer) -> None:
+    request = swap(world, customer.pay(2), [1, 1])
+    customer.shop().ask(request, messages.Swapped)
+    with world.broker.store.immediate() as tx:
+        references = {row["reference"] for row in tx.all(sa.select(schema.postings))}
+    assert not references & {request.operation, operations.key_of(request)}
+
+
+def test_order_called_like_what_a_broker_of_before_posted(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    request = swap(world, customer.pay(2), [1, 1])
+    session.ask(request, messages.Swapped)
+    order = customer.order(32, order_id=operations.key_of(request))
+    with nothing_written(world):
+        assert session.refused(order.place) == "idempotency_conflict"
+
+
+def test_payout_called_like_an_order_and_order_called_like_a_payout(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    sold = customer.order(100)
+    session.say(sold.place)
+    keeper.say(accept(keeper.hear(messages.ForwardOrder)))
+    session.hear(messages.OrderAnswer)
+    session.ask(sold.confirmed, messages.OrderAnswer)
+    wanted = messages.RequestPayout(payout_id=sold.id, amount=30, destination="a bank")
+    with nothing_written(world):
+        assert keeper.ask(wanted, messages.PayoutRefused).code == "idempotency_conflict"
+    wanted = messages.RequestPayout(payout_id=fresh(), amount=30, destination="a bank")
+    keeper.ask(wanted, messages.PayoutAnswer)
+    with nothing_written(world):
+        assert session.refused(customer.order(16, order_id=wanted.payout_id).place) == "idempotency_conflict"
+    assert_books_right(world)
 
 
 # --- double spend --------------------------------------------------------------------------------------
