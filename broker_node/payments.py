@@ -3,8 +3,9 @@
     running --a check finds a fault--> stopped --a whole check finds none--> running
 
 Rule 1. Stopped, the broker goes on relaying, browsing and delivering, and answers questions (`HARMLESS`);
-whatever else there is, or will be, is refused with `payments_stopped` and changes nothing. A merchant's
-answer to an order is not answered: the protocol repeats it until it counts.
+whatever else there is, or will be, is refused with `payments_stopped` and changes nothing. What was done
+before is answered again (`repetitions`): that moves nothing. A merchant's first answer to an order is not
+answered: the protocol repeats it until it counts.
 
 Rule 2. The state is a row, read in the transaction that would move money: a check by another process
 counts from the next transaction on, and a restart changes nothing.
@@ -29,6 +30,7 @@ from broker_node.books import Report
 from broker_node.gate import MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult
 from broker_node.postings import payments_state
+from broker_node.repetitions import is_known
 from common import messages, topics
 from common.clock import Random
 from common.config import MINUTE_MS
@@ -99,10 +101,15 @@ class Payments:
 
     def sort(self, tx: Tx, arrivals: Sequence[Arrival]) -> tuple[Sequence[Arrival], Sequence[Arrival]]:
         """Give what may go on, and what is refused."""
-        moving = [arrival for arrival in arrivals if type(arrival.body) not in HARMLESS]
-        if not moving or payments_state(tx) == "running":
+        harmless = [type(arrival.body) in HARMLESS for arrival in arrivals]
+        if all(harmless) or payments_state(tx) == "running":
             return arrivals, []
-        return [arrival for arrival in arrivals if type(arrival.body) in HARMLESS], moving
+        let_through: list[Arrival] = []
+        held_back: list[Arrival] = []
+        for arrival, moves_nothing in zip(arrivals, harmless, strict=True):
+            passes = moves_nothing or is_known(tx, arrival)
+            (let_through if passes else held_back).append(arrival)
+        return let_through, held_back
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back wanted shown."""

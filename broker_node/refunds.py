@@ -83,6 +83,11 @@ def give_back(
     return {**row, "state": new, "settle_at": settles, "refunded": row["refunded"] + amount}
 
 
+def key_of_refund(merchant: str, refund: bytes) -> bytes:
+    """Give the key under which the answer to a merchant's refund is stored."""
+    return owner_of("merchant refund", merchant.encode() + b"\0" + refund)
+
+
 class Refunds:
     """Cancels, and merchants' refunds."""
 
@@ -110,7 +115,7 @@ class Refunds:
     ) -> list[Send]:
         """Give back what the merchant asks to. Raises `RefusedError`."""
         merchant = sender.merchant or ""
-        key = owner_of("merchant refund", merchant.encode() + b"\0" + request.refund)
+        key = key_of_refund(merchant, request.refund)
         content_hash = operations.content_hash(request)
         if (stored := operations.answered(tx, key, content_hash)) is not None:
             return [ToMerchant(merchant, stored)]

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from client import Customer, Session, dump, fresh, log_in, sign_up
 from conftest import Time
+from test_payments import break_the_books
 from world import World
 
 from broker_node import accounts, charges, ledger, schema, topups
@@ -180,6 +181,17 @@ def test_a_repetition_is_not_charged_again(world: World, account: Session, gatew
             assert session.ask(question, TopUpAnswer).state == "charged"
     assert gateway.calls == ["open", "pay"]
     check_books(world, 5000)
+
+
+def test_a_repetition_is_answered_while_payments_are_stopped(
+    world: World, account: Session, gateway: Gateway
+) -> None:
+    request = top_up()
+    charged(account, request)
+    break_the_books(world)
+    assert account.ask(request, TopUpAnswer).state == "charged"
+    assert declined(account, top_up()) == "payments_stopped"
+    assert gateway.calls == ["open", "pay"]
 
 
 @pytest.mark.parametrize("change", [{"amount": 5001}, {"card": card(MASTERCARD)}])

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, get_args
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 import structlog
 from client import (
     Customer,
+    Peer,
     Shopkeeper,
     accept,
     blinded,
@@ -200,6 +202,61 @@ def test_every_message_is_refused_or_said_to_be_harmless(scope: Any) -> None:
             (send,) = broker._refusal(sender, sample, RefusedError(payments.REFUSAL))
             assert send.body.code == "payments_stopped"
             assert send.body.reference in {getattr(sample, field) for field in sample.__struct_fields__[:1]}
+
+
+# --- what was done before ------------------------------------------------------------------------------
+
+
+def test_what_was_done_before_is_answered_again_for_the_same_bytes_alone(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    world.fund("alice", 10)
+    account, session = customer.account(), customer.shop()
+    withdraw = messages.Withdraw(operation=fresh(), coins=blinded(world, [1]).tokens, tickets=[])
+    swap = messages.Swap(operation=fresh(), coins=customer.pay(2), blinded=blinded(world, [2]).tokens)
+    called_off, settled, disputed = customer.order(64), customer.order(32), customer.order(16)
+    session.say(called_off.place)
+    keeper.hear(messages.ForwardOrder)
+    for order in (settled, disputed):
+        session.say(order.place)
+        forward = keeper.hear(messages.ForwardOrder)
+        keeper.say(accept(forward))
+        session.hear(messages.OrderAnswer)
+    claim = called_off.claim(blinded(world, [64]))
+    refund = messages.RefundOrder(order_id=settled.id, refund=fresh(), amount=2)
+    payout = messages.RequestPayout(payout_id=fresh(), amount=5, destination="a bank")
+    asked: list[tuple[Peer, Any, Any]] = [
+        (account, withdraw, messages.Withdrawn),
+        (session, swap, messages.Swapped),
+        (session, settled.place, messages.OrderAnswer),
+        (session, called_off.cancelled, messages.OrderAnswer),
+        (session, claim, messages.RefundIssued),
+        (session, settled.confirmed, messages.OrderAnswer),
+        (session, disputed.dispute(), messages.OrderAnswer),
+        (keeper, refund, messages.RefundTaken),
+        (keeper, payout, messages.PayoutAnswer),
+        (keeper, accept(forward), messages.OrderOutcome),
+    ]
+    before = [peer.ask(request, kind) for peer, request, kind in asked]
+    for peer in (account, session, keeper):
+        peer.collect()
+    break_the_books(world)
+    stored = dump(world)
+    for (peer, request, kind), answer in zip(asked, before, strict=True):
+        again = peer.ask(request, kind)
+        if isinstance(answer, messages.Withdrawn | messages.Swapped | messages.RefundIssued):
+            assert again == answer
+    wanted = blinded(world, [64]).tokens
+    assert (
+        account.refused(msgspec.structs.replace(withdraw, coins=blinded(world, [1]).tokens))
+        == "idempotency_conflict"
+    )
+    assert (
+        session.refused(msgspec.structs.replace(swap, blinded=blinded(world, [2]).tokens))
+        == "idempotency_conflict"
+    )
+    assert session.refused(msgspec.structs.replace(claim, blinded=wanted)) == "idempotency_conflict"
+    assert dump(world) == stored
 
 
 # --- who hears of it -----------------------------------------------------------------------------------
