@@ -65,30 +65,6 @@ class Checkout:
         self._funds = funds
         self._refunds = refunds
 
-    # --- refused orders --------------------------------------------------------------------------------
-
-    def recall(self, session: ShopSession, order_id: bytes) -> bool:
-        """Ask whether the broker knows a refused order after all; tell whether it does: then `settle` it.
-
-        One that it does not know past its deadline is erased: it cannot be taken any more. Raises what
-        asking raises.
-        """
-        order = self._load(order_id)
-        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
-        try:
-            answer = session.ask(question, messages.OrderAnswer, self._context.timeout_ms)
-        except (NotFoundError, RejectedError):
-            if session.now > order.deadline + FRESHNESS_MS:
-                with self._context.profile.store.immediate() as tx:
-                    orders.drop_draft(tx, order.id)
-            return False
-        with self._context.profile.store.immediate() as tx:
-            self._context.wallet.retake(tx, order.id)
-            orders.step(tx, order.id, "placed", audit=answer.audit)
-        return True
-
-    # --- answer ----------------------------------------------------------------------------------------
-
     def settle(self, session: ShopSession, order_id: bytes) -> None:
         """Take an order to its end: accepted, or refunded with the reason raised.
 
@@ -135,6 +111,30 @@ class Checkout:
             tx.execute(
                 sa.update(order_rows).where(order_rows.c.order_id == order_id).values(failure=CANCELLED)
             )
+
+    # --- refused orders --------------------------------------------------------------------------------
+
+    def recall(self, session: ShopSession, order_id: bytes) -> bool:
+        """Ask whether the broker knows a refused order after all; tell whether it does: then `settle` it.
+
+        One that it does not know past its deadline is erased: it cannot be taken any more. Raises what
+        asking raises.
+        """
+        order = self._load(order_id)
+        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
+        try:
+            answer = session.ask(question, messages.OrderAnswer, self._context.timeout_ms)
+        except (NotFoundError, RejectedError):
+            if session.now > order.deadline + FRESHNESS_MS:
+                with self._context.profile.store.immediate() as tx:
+                    orders.drop_draft(tx, order.id)
+            return False
+        with self._context.profile.store.immediate() as tx:
+            self._context.wallet.retake(tx, order.id)
+            orders.step(tx, order.id, "placed", audit=answer.audit)
+        return True
+
+    # --- answers ---------------------------------------------------------------------------------------
 
     def _load(self, order_id: bytes) -> Order:
         with self._context.profile.store.immediate() as tx:

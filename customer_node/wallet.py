@@ -288,11 +288,15 @@ class Wallet:
         return coins.unblind(issuer_of(row), self._seed, row["counter"], row["blind_signature"])
 
     def take(self, tx: Tx, rows: Iterable[Row], holder: bytes) -> list[Token]:
-        """Reserve free tokens, as rows with their keys, for `holder` and give them."""
+        """Reserve free tokens, as rows with their keys, for `holder` and give them, in no order.
+
+        That of the wallet would say which of them were drawn together; that of the serials, which are
+        random, says nothing.
+        """
         taken = list(rows)
         for row in taken:
             _step(tx, row, "reserved", holder=holder)
-        return [self._token(row) for row in taken]
+        return sorted((self._token(row) for row in taken), key=lambda token: token.serial)
 
     # --- counting --------------------------------------------------------------------------------------
 

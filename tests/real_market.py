@@ -5,13 +5,9 @@ The fixture `real_market` is one for the whole run: whoever stops a node starts 
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,26 +75,10 @@ class RealMarket:
                 self.nodes[name].start()
 
 
-@functools.cache
-def _compiled() -> str:
-    """Where the run's many short commands keep compiled modules, whatever this shell says of writing them."""
-    folder = tempfile.mkdtemp(prefix="veilmart-compiled-")
-    atexit.register(shutil.rmtree, folder)
-    return folder
-
-
 def environment(**more: str) -> dict[str, str]:
     """What a shell of a person has who called `export PATH=$PWD/.venv/bin:$PATH`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("VEILMART_") and name != "PYTHONDONTWRITEBYTECODE"
-    }
-    own = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPYCACHEPREFIX": _compiled(),
-    }
-    return kept | own | more
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VEILMART_")}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | more
 
 
 def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:

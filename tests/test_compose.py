@@ -84,6 +84,8 @@ def shopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shopped]:
 def test_a_customer_buys_by_the_lines_of_the_readme(shopped: Shopped) -> None:
     assert (shopped.folder / "bought" / RIDGE.file_name).read_bytes() == RIDGE.make()
     assert '"online"' in shopped.printed
+    events = [line for line in shopped.printed.splitlines() if line.startswith("veilmart/v1/audit/event/")]
+    assert any('"veilmart.order.captured"' in event for event in events), events
 
     services = shell("docker compose ps --format '{{.Service}} {{.Health}}'", shopped.folder).stdout
     assert sorted(filter(None, services.split("\n"))) == [

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from typing import IO
 
 import pytest
 import structlog
+from cli import Terminal, veilmart
 from customer_shop import PASSWORD
 from readme import ROOT, sections
-from real_market import environment
+from real_market import RealMarket, environment
 from world import World
 
 import customer_node
@@ -27,6 +29,7 @@ from common.errors import VeilmartError
 from customer_node import Market
 from mosquitto import free_ports
 from veilmart import output
+from veilmart.demo.goods import SPORTS, make_files
 
 README = (ROOT / "README.md").read_text()
 PATIENCE_S = 60.0
@@ -36,6 +39,9 @@ def found(pattern: str) -> str:
     match = re.search(pattern, README, re.DOTALL | re.MULTILINE)
     assert match is not None, f"the README has nothing like {pattern!r}"
     return match[1]
+
+
+SESSION = found(r"```console\n(.*?)```")
 
 
 # --- by hand -------------------------------------------------------------------------------------------
@@ -126,6 +132,41 @@ def test_by_hand_in_five_terminals(tmp_path: Path) -> None:
     assert [line.count("veilmart.") > 0 for line in shown.splitlines()[-2:]] == [True, True]
     assert topic.startswith("veilmart/v1/audit/event/")
     assert json.loads(event)["specversion"] == "1.0"
+
+
+# --- the first session ---------------------------------------------------------------------------------
+
+
+def in_general(said: str, folder: Path) -> list[str]:
+    """Lines without what differs from run to run: ids, times, the width of columns, the current folder."""
+    for pattern, stands_for in ((re.escape(f"{folder}/"), ""), ("[0-9a-f]{32,64}", "ID"), (TIME, "TIME")):
+        said = re.sub(pattern, stands_for, said)
+    return [" ".join(line.split()) for line in said.splitlines()]
+
+
+TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}\+0000"
+
+
+def test_the_first_session(real_market: RealMarket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goods = next(item for item in SPORTS if item.sku == "GPX-RIDGE")
+    path = make_files((goods,), tmp_path)[goods.sku]
+    shop = ("merchant", "product")
+    more = ("--title", goods.title, "--price", "4.50", "--category", goods.category)
+    assert real_market.ran(*shop, "add", path, "--sku", goods.sku, *more).code == 0
+    customer = real_market.customer(tmp_path / "frances")
+    monkeypatch.chdir(tmp_path)
+    printed: list[str] = []
+    for part in SESSION.removeprefix("$ ").split("\n$ "):
+        command, _, shown = part.partition("\n")
+        answer = "y" if "? [y/N] y\n" in shown else ""
+        monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+        home = {"home": real_market.home, "VEILMART_PROFILE": str(customer)}
+        ran = veilmart(*shlex.split(command)[1:], **home)
+        assert ran.code == 0, (command, ran.err)
+        asked = [ran.err.strip() + f" {answer}"] if answer else []
+        printed += in_general("\n".join([f"$ {command}", *asked, ran.out]), tmp_path)
+    assert printed == in_general(SESSION, tmp_path)
+    assert real_market.ran(*shop, "remove", goods.sku).code == 0
 
 
 # --- from a program ------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def merchants(shown: Output, market: Market) -> None:
     """List the market's merchants. Takes no ticket."""
     found = market.merchants()
     words = {True: "online", False: "away", None: "unknown"}
-    rows = [(each.id, words[each.online], each.name, each.description) for each in found]
-    shown.show(found, Table(("merchant", "presence", "name", "description"), rows))
+    rows = [(each.id, words[each.online], each.name, each.description, each.fingerprint) for each in found]
+    shown.show(found, Table(("merchant", "presence", "name", "description", "identity"), rows))
 
 
 @on_profile(app)

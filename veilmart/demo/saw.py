@@ -188,12 +188,18 @@ class Records:
         return _report(evidence, values, [*self._sales(merchant), _count("sealed requests", kinds)])
 
     def _sales(self, merchant: str) -> list[str]:
-        sold = [item for item in self.bought if item.merchant == merchant]
+        """Give its sales as its own store has them: every column of an order that says something."""
+        store = self.market.merchant_home(merchant) / "merchant.db"
+        currency = self.market.report.market.currency
+        lines: dict[bytes, list[str]] = {}
+        for order_id, sku, quantity in _rows(
+            store, "SELECT order_id, sku, quantity FROM order_lines ORDER BY order_id, position"
+        ):
+            lines.setdefault(order_id, []).append(f"{quantity} x {sku}")
+        orders = _rows(store, "SELECT order_id, amount, state FROM orders ORDER BY at")
         return [
-            f"{format_amount(item.total, self.market.report.market.currency)} for "
-            + ", ".join(f"{line['quantity']} x {line['sku']}" for line in item.lines)
-            + ", from somebody"
-            for item in sold
+            f"{format_amount(amount, currency)} for {', '.join(lines[order_id])}, {state}"
+            for order_id, amount, state in orders
         ]
 
     def broker(self) -> Saw:

@@ -90,12 +90,14 @@ def _visit(
                 api.cart.add(merchant, sku, quantity)
         begun = time.monotonic()
         orders = api.buy()
+        ordered = time.monotonic() - begun
         folder = market.state / "bought" / person.name
         bought = []
         for order in orders:
+            begun = time.monotonic()
             files = api.download(order.order_id, folder, go_on)
             api.export_receipt(order.order_id, folder / f"receipt-{order.order_id}.json")
-            seconds = time.monotonic() - begun
+            seconds = ordered / len(orders) + time.monotonic() - begun
             lines_of = [_line(market, line.sku, line.quantity, files) for line in order.lines]
             state = api.order(order.order_id).state
             bought.append(Bought(order.order_id, order.merchant, state, seconds, order.total, lines_of))
