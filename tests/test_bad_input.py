@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
 from real_market import PRICE, SKU, RealMarket
 from world import World
 
-from common import cards, clock, codec, config, messages, sealing, topics
+from common import bus, cards, clock, codec, config, messages, sealing, topics
 from common.keys import IdentityKey
+from common.market_file import MarketFile
 from customer_node import Market
 from customer_node.checkout import Checkout
 from veilmart import ca
@@ -87,8 +89,6 @@ class Person:
 def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
     root = tmp_path_factory.mktemp("bazaar")
     built = Bazaar(World(root, limits=SOON))
-    # A CA that has not certified a merchant called sports yet: what a malicious CA could do.
-    shutil.copytree(built.world.ca_home, root / "other-ca")
     built.stock("sports")
     built.stock("maps")
     yield built
@@ -314,18 +314,24 @@ def test_a_market_file_of_another_market(alice: Person, tmp_path: Path) -> None:
     assert alice.ran(*BUY).code == 0
 
 
-def test_a_merchant_with_another_identity(alice: Person, retained: dict[str, bytes], tmp_path: Path) -> None:
-    assert alice.ran("cart", "add", *PLAN).code == 0
-    request = ca.make_request(tmp_path / "impostor", "sports")
-    other_ca = alice.bazaar.world.root / "other-ca"
+def with_another_identity(ca_home: Path, folder: Path, card: bytes) -> bytes:
+    """The card of the sports merchant under a key that its CA has certified for somebody else."""
+    # A CA that has not certified a merchant called sports: what a malicious CA could do.
+    other_ca = shutil.copytree(ca_home, folder / "other-ca")
     for issued in (other_ca / ca.ISSUED_FOLDER).glob("sports.*"):
         issued.unlink()
+    request = ca.make_request(folder / "impostor", "sports")
     pem = ca.sign_csr(other_ca, request, "sports", now_ms=clock.now_ms())
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    (key_file,) = (tmp_path / "impostor").glob("*.key")
-    body = codec.MERCHANT_CARD.unpack(parts(retained[SPORTS_CARD])[1])
+    (key_file,) = (folder / "impostor").glob("*.key")
+    body = codec.MERCHANT_CARD.unpack(parts(card)[1])
+    return cards.make_card(IdentityKey.load(key_file), der, "merchant", body)
+
+
+def test_a_merchant_with_another_identity(alice: Person, retained: dict[str, bytes], tmp_path: Path) -> None:
+    assert alice.ran("cart", "add", *PLAN).code == 0
     genuine = retained[SPORTS_CARD]
-    retained[SPORTS_CARD] = cards.make_card(IdentityKey.load(key_file), der, "merchant", body)
+    retained[SPORTS_CARD] = with_another_identity(alice.bazaar.world.ca_home, tmp_path, genuine)
     assert "identity" in alice.refused(("buy", "--yes"), 1, "untrusted")["message"]
     assert alice.orders() == []
     retained[SPORTS_CARD] = genuine
@@ -472,3 +478,54 @@ def test_a_real_merchant_that_comes_back(real_market: RealMarket, tmp_path: Path
     (order,) = real_market.ran(*words, profile=profile).data["orders"]
     assert (order["state"], order["total"]) == ("accepted", PRICE)
     assert real_market.ran("wallet", profile=profile).data["usable"] == BUNDLE - PRICE
+
+
+@contextmanager
+def card_holder(real_market: RealMarket) -> Iterator[bus.Connection]:
+    """Somebody with the broker's certificate, who may read and write merchants' cards at the real bus."""
+    home, nodes = real_market.home / "broker", MarketFile.load(real_market.market_file).nodes
+    files = bus.TlsFiles(home / "ca.crt", home / ca.IDENTITY_CERTIFICATE_FILE, home / ca.IDENTITY_KEY_FILE)
+    address = bus.Address(nodes.host, nodes.port, files.context())
+    connection = bus.Connection(bus.Settings(address, clock.random_bytes(16).hex(), (SPORTS_CARD,)))
+    connection.open()
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def show_card(connection: bus.Connection, card: bytes) -> None:
+    """Leave a card at the bus, and return once it has come back from there."""
+    assert connection.put(SPORTS_CARD, card, retain=True)
+    assert next_card(connection) == card
+    assert not connection.rejected
+
+
+def next_card(connection: bus.Connection) -> bytes:
+    countdown = time.monotonic() + 10
+    while not (taken := connection.take(1)):
+        assert time.monotonic() < countdown
+        connection.wait(1.0)
+    connection.acknowledge(taken)
+    return taken[0].payload
+
+
+def test_false_cards_at_a_real_bus(real_market: RealMarket, tmp_path: Path) -> None:
+    profile = real_market.customer(tmp_path / "frances")
+    assert real_market.ran("cart", "add", "sports", SKU, profile=profile).code == 0
+    with card_holder(real_market) as connection:
+        genuine = next_card(connection)
+        other = with_another_identity(real_market.home / "ca", tmp_path, genuine)
+        forged = genuine[:-1] + bytes([genuine[-1] ^ 1])
+        try:
+            for card, reason in ((forged, "signature"), (other, "identity key of sports")):
+                show_card(connection, card)
+                ran = real_market.ran("buy", "--yes", profile=profile)
+                assert (ran.code, ran.error["code"], ran.error["retryable"]) == (1, "untrusted", False)
+                assert reason in ran.error["message"]
+        finally:
+            show_card(connection, genuine)
+    assert real_market.ran("orders", profile=profile).data == []
+    assert real_market.ran("wallet", profile=profile).data["usable"] == BUNDLE
+    (order,) = real_market.ran("buy", "--yes", profile=profile).data["orders"]
+    assert (order["state"], order["total"]) == ("accepted", PRICE)

@@ -106,17 +106,6 @@ def test_an_expired_certificate_is_refused(market: Market) -> None:
         pass
 
 
-def test_a_merchant_that_imitates_mosquitto_is_seen(market: Market) -> None:
-    # A TLS server with a merchant's genuine certificate: clients look for the server's usage and host.
-    checked = subprocess.run(
-        ["openssl", "verify", "-purpose", "sslserver", "-CAfile", market.ca_path,
-         market.merchant_home("alpha") / "identity.crt"],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    assert checked.returncode != 0
-    assert b"unsuitable certificate purpose" in checked.stderr + checked.stdout
-
-
 def test_revocation_refuses_the_next_connection(market: Market) -> None:
     with market.merchant("gone") as merchant:
         crl = ca.revoke(market.report.ca_home, "gone", now_ms=now_ms())
