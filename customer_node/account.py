@@ -7,7 +7,7 @@
 Rule 1. Nothing here can shop, and nothing that shops can come here: `buy` never opens this session.
 
 Rule 2. A withdrawal's exact request is stored first, and repeated until the broker has signed or refused
-it. It costs the account once, however often it is sent.
+it; that payments are stopped refuses nothing for good. It costs the account once, however often it is sent.
 
 Rule 3. A withdrawal belongs to the account that began it: in another account's session it is not repeated,
 since the broker would refuse it there, and a refusal ends it.
@@ -26,6 +26,7 @@ from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
     InsufficientFundsError,
+    PaymentsStoppedError,
     RejectedError,
     UnreachableError,
     UntrustedError,
@@ -296,6 +297,9 @@ class Account:
         question = _WITHDRAW.unpack(operation.request)
         try:
             answer = session.ask(question, messages.Withdrawn, context.timeout_ms)
+        except PaymentsStoppedError:
+            # Not for good: a copy may have been taken before, or be taken later.
+            raise
         except (RejectedError, AuthenticationError):
             with context.profile.store.immediate() as tx:
                 context.wallet.end_operation(tx, operation.id, "refused")

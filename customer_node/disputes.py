@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 import sqlalchemy as sa
 
 from common import codec, messages
-from common.errors import RejectedError, UsageError, WireError
+from common.errors import PaymentsStoppedError, RejectedError, UsageError, WireError
 from common.store import Tx
 from customer_node import orders, standing
 from customer_node.context import Context
@@ -90,6 +90,8 @@ class Disputes:
             return
         try:
             answer = session.ask(request, messages.OrderAnswer, context.timeout_ms)
+        except PaymentsStoppedError:
+            raise
         except RejectedError:
             # Nothing was frozen: it had settled before, or was called off.
             with context.profile.store.immediate() as tx:

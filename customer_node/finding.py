@@ -16,7 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from common import codec, config, messages, slots
-from common.errors import NotFoundError, RejectedError, UntrustedError
+from common.errors import NotFoundError, PaymentsStoppedError, RejectedError, UntrustedError
 from common.store import Row, Tx
 from customer_node import issuers, kept, numbers
 from customer_node.change import refund_coins
@@ -154,6 +154,8 @@ class Finding:
                 return
             try:
                 answer = session.ask(request, messages.RefundIssued, context.timeout_ms)
+            except PaymentsStoppedError:
+                raise
             except RejectedError:
                 with context.profile.store.immediate() as tx:
                     context.wallet.end_operation(tx, request.operation, "refused")

@@ -2,7 +2,8 @@
 
     Swap (one coin in, the rest and change out) --> Swapped --> coins that pay exactly
 
-Rule 1. A swap is an operation: its exact message is stored first, and repeated until it is answered.
+Rule 1. A swap is an operation: its exact message is stored first, and repeated until it is answered. That
+payments are stopped is no answer: it is repeated once they go on.
 
 Rule 2. Coins in their last week pay first where they can pay alone; `renew` swaps what is left of them.
 
@@ -21,6 +22,7 @@ from common import codec, coins, config, messages, slots
 from common.errors import (
     IdempotencyConflictError,
     InsufficientFundsError,
+    PaymentsStoppedError,
     RejectedError,
     UntrustedError,
     VeilmartError,
@@ -58,6 +60,8 @@ class Funds:
                 return
             try:
                 self.finish(session, swap)
+            except PaymentsStoppedError:
+                raise
             except RejectedError:
                 # A coin that was spent elsewhere is out of the wallet now: go on with the others.
                 with context.profile.store.immediate() as tx:
@@ -212,7 +216,8 @@ class Funds:
         question = _SWAP.unpack(swap.request)
         try:
             answer = session.ask(question, messages.Swapped, context.timeout_ms)
-        except IdempotencyConflictError:
+        except (IdempotencyConflictError, PaymentsStoppedError):
+            # Not the end of it: under another number, or once payments go on.
             raise
         except RejectedError as error:
             with context.profile.store.immediate() as tx:
@@ -249,6 +254,8 @@ class Funds:
                 context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
             try:
                 self.finish(session, Operation(operation, "swap", request))
+            except PaymentsStoppedError:
+                raise
             except RejectedError:
                 continue
 

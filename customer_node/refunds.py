@@ -4,7 +4,7 @@
     all of it claimed, and nothing left of the order --> refunded
 
 Rule 1. A claim is an operation with an id of its own: its exact message is stored first, and repeated until
-it is answered. There is at most one open claim of an order.
+it is answered, also after payments were stopped. There is at most one open claim of an order.
 
 Rule 2. An order may be given back in parts, over time: each part is claimed when it is heard of.
 """
@@ -16,7 +16,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from common import codec, config, messages, slots
-from common.errors import RejectedError, UntrustedError
+from common.errors import PaymentsStoppedError, RejectedError, UntrustedError
 from common.store import Tx
 from customer_node import issuers, orders
 from customer_node.change import refund_coins
@@ -84,6 +84,8 @@ class Refunds:
         context = self._context
         try:
             answer = session.ask(request, messages.RefundIssued, context.timeout_ms)
+        except PaymentsStoppedError:
+            raise
         except RejectedError:
             # Refused for good (its coins' month is over): the next try asks for other coins.
             with context.profile.store.immediate() as tx:

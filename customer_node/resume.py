@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from common.errors import RejectedError, VeilmartError
+from common.errors import VeilmartError
 from customer_node import orders
 from customer_node.account import Account
 from customer_node.checkout import Checkout
@@ -87,7 +87,10 @@ class Resume:
         for order_id in refused:
             done += self._recall(order_id)
         with self._context.profile.store.immediate() as tx:
-            undelivered = orders.in_states(tx, orders.TO_DELIVER)
+            # What was said not to have arrived does not arrive behind the dispute's back.
+            disputed = unanswered(tx)
+            accepted = orders.in_states(tx, orders.TO_DELIVER)
+            undelivered = [order_id for order_id in accepted if order_id not in disputed]
         done += [self._deliver(order_id, folder) for order_id in undelivered]
         reported = {item.id for item in done}
         with self._context.profile.store.immediate() as tx:
@@ -112,11 +115,14 @@ class Resume:
     def _swap(self, swap: Operation) -> ResumedView:
         try:
             self._shop.within(f"swap/{swap.id.hex()}", lambda session: self._funds.finish(session, swap))
-        except RejectedError as error:
-            return ResumedView("swap", swap.id.hex(), "refused", error)
         except VeilmartError as error:
-            return ResumedView("swap", swap.id.hex(), "open", error)
+            return ResumedView("swap", swap.id.hex(), self._swap_state(swap), error)
         return ResumedView("swap", swap.id.hex(), "done", None)
+
+    def _swap_state(self, swap: Operation) -> str:
+        with self._context.profile.store.immediate() as tx:
+            open_ = self._context.wallet.operation(tx, swap.id)
+        return "open" if open_ else "refused"
 
     def _renew(self) -> list[ResumedView]:
         if not self._funds.ending():

@@ -1,4 +1,4 @@
-"""An order that the broker refuses, and takes after all when a repetition of it arrives."""
+"""What the broker refuses for now: it takes an order after all, or payments are stopped for a while."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from customer_shop import Bazaar, build
+from customer_shop import Bazaar, build, home
+from test_payments import break_the_books, examine, mend
 
 from broker_node.orders import Orders
 from common import config
-from common.errors import RefusedError, RejectedError
+from common.errors import PaymentsStoppedError, RefusedError, RejectedError
 from customer_node import Market, orders
+from customer_node.refunds import Refunds
 
 PRICE = 1234
 
@@ -20,6 +22,7 @@ PRICE = 1234
 @pytest.fixture(scope="module")
 def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
     built = build(tmp_path_factory.mktemp("bazaar"))
+    built.add("maps", "RARE", 31, b"rare", stock=1)
     yield built
     built.world.close()
 
@@ -104,3 +107,49 @@ def test_what_stays_refused_is_bought_anew_and_erased_in_time(
         monkeypatch.setattr(market._resume._checkout, "recall", recall_later)
         market.resume()
         assert [order.state for order in market.orders()] == ["complete"]
+
+
+# --- payments are stopped ------------------------------------------------------------------------------
+
+
+def resume_payments(bazaar: Bazaar) -> None:
+    mend(bazaar.world)
+    assert examine(bazaar.world) == "running"
+
+
+def outcomes(market: Market) -> list[str]:
+    return sorted(item.outcome for item in market.resume())
+
+
+def test_what_a_stopped_broker_refused_is_done_once_payments_go_on(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bazaar.customer(bundles=1) as market:
+        bazaar.world.fund(home(market).name, 2000)
+        order_id = market.buy_now("sports", "ROUTE").order_id
+        collect = Refunds.collect
+
+        def stopping(refunds: Refunds, *arguments: Any) -> int:
+            break_the_books(bazaar.world)
+            return collect(refunds, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("customer_node.drafts._check_offer", lambda *_: None)
+            patched.setattr(Refunds, "collect", stopping)
+            bazaar.world.merchants["maps"].inventory.edit("RARE", stock=0)
+            with pytest.raises(PaymentsStoppedError):
+                market.buy_now("maps", "RARE")
+        with pytest.raises(PaymentsStoppedError):
+            market.dispute(order_id, "not_delivered", "It never came.", reveal=False)
+        for _ in range(2):
+            with pytest.raises(PaymentsStoppedError):
+                market.withdraw()
+        assert market.wallet().open_operations == 2
+        assert outcomes(market) == ["accepted", "open", "refundable"]
+        assert market.wallet().open_operations == 2
+
+        resume_payments(bazaar)
+        assert outcomes(market) == ["disputed", "done", "refunded"]
+        shown = market.wallet()
+        assert (shown.usable, shown.reserved, shown.open_operations) == (4000 - 77, 0, 0)
+        assert [order.state for order in market.orders()] == ["disputed", "refunded"]
