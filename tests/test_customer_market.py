@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from alembic.migration import MigrationContext
 from cli import Terminal, veilmart
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
 from profile_rows import profile_rows
-from world import Publish, World
+from world import MemoryConnection, Publish, World
 
+from common import bus, topics
 from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
@@ -79,6 +81,36 @@ def test_another_markets_file_is_not_to_be_trusted(bazaar: Bazaar, tmp_path: Pat
 def test_a_profile_that_joined_nothing_is_a_usage_error(tmp_path: Path):
     with pytest.raises(UsageError, match="joined no market"):
         Market(tmp_path)
+
+
+def test_connections_of_one_profile_never_overlap(bazaar: Bazaar):
+    """Two at a time, from one address, would tie the account to what is bought."""
+    at_once: list[tuple[str, int]] = []
+    made: list[MemoryConnection] = []
+
+    class Counted(MemoryConnection):
+        def connect(self) -> None:
+            super().connect()
+            audience = "shop" if topics.ALL_MERCHANT_CARDS in self.patterns else "account"
+            at_once.append((audience, sum(each.ready for each in made)))
+
+    def connect(settings: bus.Settings) -> Counted:
+        made.append(Counted(bazaar.world, settings))
+        return made[-1]
+
+    with bazaar.customer(bundles=0) as known:
+        name = home(known).name
+        bazaar.world.fund(name, 4000)
+    with Market(home(known), connect=connect) as market:
+        market.log_in(name, PASSWORD)
+        market.withdraw()
+        market.buy_now("sports", "PLAN")
+        assert market.balance().amount == 2000
+        market.withdraw()
+        market.show("maps", "PLAN")
+    assert [audience for audience, _ in groupby(at_once, lambda each: each[0])] == ["account", "shop"] * 2
+    assert {count for _, count in at_once} == {1}
+    assert not any(each.ready for each in made)
 
 
 def test_two_processes_on_one_profile(bazaar: Bazaar):
