@@ -183,8 +183,14 @@ def add(tx: Tx, name: str, password: str, now: int) -> int:
 def credit(
     tx: Tx, name: str, amount: int, now: int, random: Random, *, reference: bytes | None = None
 ) -> int:
-    """Grant an account minor units; gives the new balance. Raises `NotFoundError`."""
-    account = existing(tx, name)["id"]
+    """Grant an account minor units; gives the new balance.
+
+    Raises `NotFoundError`, and `RejectedError` where the account is closed: nobody could draw it any more.
+    """
+    row = existing(tx, name)
+    if row["state"] == "closed":
+        raise RejectedError(f"The account {name!r} is closed.")
+    account = row["id"]
     entries = {ledger.OPERATOR: -amount, ledger.account_book(account): amount}
     ledger.post(tx, random(16) if reference is None else reference, entries, now)
     ledger.change_balance(tx, account, amount)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from client import Customer, Session, Shopkeeper, accept, blinded, dump, fresh, order_state, reject, settle
 from conftest import Time
 from world import World
 
-from broker_node import ledger
+from broker_node import ledger, mint, schema
 from broker_node.mint import owner_of
 from common import clock, coins, messages
 from common.config import DAY_MS
@@ -236,6 +238,25 @@ def test_a_double_spend_frees_nothing_that_something_else_of_that_name_has_spent
         assert session.refused(lost.place) == "double_spend"
     again = messages.Swap(operation=fresh(), coins=first, blinded=blinded(world, [64]).tokens)
     assert session.refused(again) == "double_spend"
+
+
+def test_who_loses_a_double_spend_costs_the_same_however_much_was_spent(world: World) -> None:
+    lost = mint.Checked(tuple((bytes([n]) * 32, bytes(8)) for n in range(8)), {})
+    others = [{"mark": fresh() + fresh(), "key_id": bytes(8), "owner": fresh()} for _ in range(20_000)]
+    steps = []
+    with world.broker.store.immediate() as tx:
+        assert mint.spend(tx, {b"winner": mint.Checked(lost.marks[:1], {})}) == set()
+        for more in ([], others):
+            tx.each(sa.insert(schema.spent), more)
+            count = itertools.count()
+            # So many instructions of SQLite's: a time would depend on what else this machine does.
+            tx._connection.connection.set_progress_handler(lambda count=count: next(count) < 0, 100)
+            assert mint.spend(tx, {b"loser": lost}) == {b"loser"}
+            tx._connection.connection.set_progress_handler(None, 0)
+            steps.append(next(count))
+            assert tx.scalar(sa.select(sa.func.count()).where(schema.spent.c.owner == b"loser")) == 0
+            assert tx.scalar(sa.select(sa.func.count()).where(schema.spent.c.owner == b"winner")) == 1
+    assert steps[1] < steps[0] + 10
 
 
 def test_a_hello_that_is_called_like_an_order_frees_none_of_its_coins(

@@ -18,7 +18,7 @@ from broker_node import accounts, administration, operator_actions, schema
 from broker_node.audit import Audit
 from common import clock, codec
 from common.config import SECOND_MS, Limits
-from common.errors import NotFoundError, UsageError
+from common.errors import NotFoundError, RejectedError, UsageError
 
 AUDIT = Audit(bytes(16), Limits())
 
@@ -56,6 +56,18 @@ def test_an_action_that_fails_leaves_nothing(world: World) -> None:
             act(tx, AUDIT, "nobody", "a test", now, random)
     with pytest.raises(NotFoundError), world.broker.store.immediate() as tx:
         administration.credit(tx, AUDIT, "nobody", 1, "a test", now, random)
+    assert dump(world) == before
+
+
+def test_a_closed_account_is_credited_nothing(world: World) -> None:
+    world.account("alice", "correct horse", 0)
+    now, random = clock.now_ms(), clock.random_bytes
+    with world.broker.store.immediate() as tx:
+        administration.close(tx, AUDIT, "alice", "gone", now, random)
+    settle(world)
+    before = dump(world)
+    with pytest.raises(RejectedError, match="is closed"), world.broker.store.immediate() as tx:
+        administration.credit(tx, AUDIT, "alice", 500, "a test", now, random)
     assert dump(world) == before
 
 
