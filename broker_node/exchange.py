@@ -182,6 +182,7 @@ class Exchange:
         )
         sends: list[ToSession] = []
         refused: dict[bytes, RefusedError] = {}
+        issued: list[messages.BlindedToken] = []
         for result in results:
             asked = result.asked
             try:
@@ -190,10 +191,12 @@ class Exchange:
                         raise refused[asked.key]
                     response = self._finish(tx, result, losers, now, random)
                     stored[asked.key] = operations.store(tx, asked.key, asked.content_hash, response)
+                    issued += asked.blinded
                 sends.append(ToSession(asked.session.sid, response))
             except RefusedError as error:
                 refused.setdefault(asked.key, error)
                 sends.append(self._refusal(asked, error))
+        self._mint.count_issued(tx, issued)
         return sends
 
     def _finish(
@@ -218,7 +221,6 @@ class Exchange:
         ledger.post(tx, random(16), {ledger.account_book(account): -total, **_books(coins, 1)}, now)
         self._count_tickets(tx, account, len(request.tickets), now)
         recovery.note_issued(tx, account, asked.key, now)
-        self._mint.count_issued(tx, asked.blinded)
         split = len(request.coins)
         return messages.Withdrawn(
             operation=request.operation,
@@ -234,7 +236,6 @@ class Exchange:
         if not isinstance(request, messages.Swap) or spent is None:
             raise TypeError("not a swap")
         ledger.post(tx, random(16), _net(_books(spent.by_value, -1), _books(asked.made, 1)), now)
-        self._mint.count_issued(tx, asked.blinded)
         return messages.Swapped(operation=request.operation, signatures=list(signatures))
 
     def _finish_claim(
@@ -252,7 +253,6 @@ class Exchange:
         if tx.changed(_CLAIM, change) != 1:
             raise RefusedError("wrong_state")
         ledger.post(tx, random(16), {ledger.ESCROW: -total, **_books(made, 1)}, now)
-        self._mint.count_issued(tx, asked.blinded)
         recovery.note_claim(tx, request.order_id, asked.key)
         if whole:
             self._audit.order_step(tx, new, order, now, random)

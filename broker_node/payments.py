@@ -29,7 +29,7 @@ from broker_node.audit import Audit
 from broker_node.books import Report
 from broker_node.gate import MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult
-from broker_node.postings import payments_state
+from broker_node.postings import note_payments, payments_state
 from broker_node.repetitions import is_known
 from common import messages, topics
 from common.clock import Random
@@ -70,6 +70,7 @@ def act_on(tx: Tx, report: Report, audit: Audit, now: int, random: Random) -> st
     if new != old:
         step(PAYMENTS, old, new)
         tx.insert(_CHANGE, {"at": now, "state": new, "faults": len(report.faults)})
+        note_payments(tx, new)
         if new == "stopped":
             audit.record(tx, "payments.stopped", {}, now, random)
         else:

@@ -45,7 +45,7 @@ SOURCES: Final = frozenset({OPERATOR, GATEWAY})
 MERCHANT_BOOKS: Final = ("pending", "available", "reserved")
 
 PAYMENTS: Final = "payments"
-"""Under this a transaction notes whether they are running."""
+"""Under this a transaction notes whether they are running: it is read once in each."""
 LINK_LABEL: Final = b"veilmart v1 ledger\0"
 NO_LINK: Final = bytes(32)
 
@@ -139,12 +139,20 @@ def link_of(before: bytes, posting: int, reference: bytes, at: int, entries: Map
 
 def payments_state(tx: Tx) -> str:
     """Tell whether money moves: `running` or `stopped` (`payments`)."""
-    return str(tx.scalar(_STATE) or "running")
+    if PAYMENTS not in tx.noted:
+        row = tx.first(_STATE)
+        tx.noted[PAYMENTS] = "running" if row is None else row["state"]
+    return str(tx.noted[PAYMENTS])
+
+
+def note_payments(tx: Tx, state: str) -> None:
+    """Tell the rest of a transaction that it has changed whether money moves."""
+    tx.noted[PAYMENTS] = state
 
 
 def head(tx: Tx) -> Head:
     """Give the last posting's number and link."""
-    row = tx.one(_HEAD)
+    row = tx.first(_HEAD)
     return Head() if row is None else Head(row["posting"], row["link"])
 
 
@@ -169,9 +177,7 @@ def post(tx: Tx, reference: bytes, entries: Mapping[str, int], now: int) -> None
     written = {book: amount for book, amount in entries.items() if amount}
     if not written:
         return
-    if PAYMENTS not in tx.noted:
-        tx.noted[PAYMENTS] = payments_state(tx)
-    if tx.noted[PAYMENTS] == "stopped":
+    if payments_state(tx) == "stopped":
         raise RefusedError("payments_stopped")
     last: Head = tx.noted.get(Head) or head(tx)
     number = last.posting + 1

@@ -1,6 +1,7 @@
 """What waits for the mint: requests that were checked, signed in a pool, a few dozen signatures at a time.
 
-Rule 1. A job holds several requests: handing over each of them alone would cost more than its signature.
+Rule 1. A job signs several requests: handing over each of them alone would cost more than its signature.
+Which ones it takes when it begins: what came while the pool was busy is signed, and then stored, together.
 
 Rule 2. What waits is bounded, in all and for each session, so that nobody fills the pool alone, or has one
 coin signed for in many swaps of which one can win.
@@ -8,9 +9,10 @@ coin signed for in many swaps of which one can win.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Final
 
 from broker_node import operations
@@ -62,50 +64,61 @@ class Signing:
     def __init__(self, mint: Mint) -> None:
         self._mint = mint
         self._waiting: Counter[bytes] = Counter()
-        """Requests of each session in the pool."""
-        self._admitted: Counter[bytes] = Counter()
+        """Requests of each session that are admitted and not signed yet."""
+        self._admitted: list[Asked] = []
+        self._queue: deque[Asked] = deque()
+        """What no job has taken yet: the loop adds to it, the pool's threads take."""
+        self._taking = Lock()
 
     def begin(self) -> None:
         """Forget what a transaction that was rolled back wanted signed."""
+        self._waiting -= Counter(asked.session.sid for asked in self._admitted)
         self._admitted.clear()
 
     def committed(self) -> None:
-        """Count what goes to the pool now."""
-        self._waiting.update(self._admitted)
+        """Hand over what goes to the pool now."""
+        self._queue.extend(self._admitted)
         self._admitted.clear()
 
     def admit(self, asked: Asked) -> Asked:
         """Count a request. Raises `RefusedError("busy")` beyond the bounds."""
         sid = asked.session.sid
-        if self._waiting[sid] + self._admitted[sid] >= REQUESTS_OF_A_SESSION:
+        if self._waiting[sid] >= REQUESTS_OF_A_SESSION or self._waiting.total() >= REQUESTS_WAITING:
             raise RefusedError("busy")
-        if self._waiting.total() + self._admitted.total() >= REQUESTS_WAITING:
-            raise RefusedError("busy")
-        self._admitted[sid] += 1
+        self._waiting[sid] += 1
+        self._admitted.append(asked)
         return asked
 
     def jobs(self, admitted: Sequence[Asked]) -> Iterator[Job]:
-        """Make jobs of requests that were admitted."""
-        group: list[Asked] = []
-        size = 0
-        for asked in admitted:
-            group.append(asked)
-            size += len(asked.blinded)
-            if size >= SIGNATURES_OF_A_JOB:
-                yield self._job(group)
-                group, size = [], 0
-        if group:
-            yield self._job(group)
+        """Make as many jobs as these requests need, which were admitted.
 
-    def _job(self, group: Sequence[Asked]) -> Job:
-        def done(signed: Sequence[Signed]) -> list[Arrival]:
-            self._waiting -= Counter(each.session.sid for each in group)
-            return [Arrival(each.asked.session, b"", each) for each in signed]
+        Whatever is in the queue when one of them begins, together they empty it.
+        """
+        waiting = deque(admitted)
+        while _take(waiting):
+            yield Job("mint", self._sign, self._done)
 
-        return Job("mint", lambda: [Signed(each, self._signatures(each)) for each in group], done)
+    def _sign(self) -> list[Signed]:
+        with self._taking:
+            group = _take(self._queue)
+        return [Signed(each, self._signatures(each)) for each in group]
+
+    def _done(self, signed: Sequence[Signed]) -> list[Arrival]:
+        self._waiting -= Counter(each.asked.session.sid for each in signed)
+        return [Arrival(each.asked.session, b"", each) for each in signed]
 
     def _signatures(self, asked: Asked) -> Sequence[bytes] | None:
         try:
             return self._mint.sign(asked.blinded)
         except MalformedError:
             return None
+
+
+def _take(waiting: deque[Asked]) -> list[Asked]:
+    """Take what one job signs."""
+    group: list[Asked] = []
+    size = 0
+    while waiting and size < SIGNATURES_OF_A_JOB:
+        group.append(waiting.popleft())
+        size += len(group[-1].blinded)
+    return group

@@ -40,13 +40,17 @@ class Statements:
         self._dialect = dialect
         self.many = lru_cache(STATEMENTS_KEPT)(self._many)
         """`many(statement, columns)`: for `executemany`, `columns` being an insert's, else empty."""
+        self.read = lru_cache(STATEMENTS_KEPT)(self._select)
+        """`read(statement)`: for a select without an `IN`."""
         self._among = lru_cache(STATEMENTS_KEPT)(self._expand)
 
     def _many(self, statement: sa.Executable, columns: tuple[str, ...]) -> Prepared:
         compiled = self._compile(statement, column_keys=list(columns) or None, for_executemany=True)
-        _demand_plain([bind.type for bind in compiled.binds.values()])
-        constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        return Prepared(compiled.string, _filler(compiled.positiontup, list(compiled.binds), constants))
+        return _prepared(compiled)
+
+    def _select(self, statement: sa.Select[Any]) -> Prepared:
+        _demand_plain([column.type for column in statement.selected_columns])
+        return _prepared(self._compile(statement))
 
     def among(self, statement: sa.Select[Any], values: Sequence[Any]) -> tuple[str, Parameters]:
         """Give SQL and parameters of a select whose one parameter, an expanding one, is `values`.
@@ -71,6 +75,12 @@ class Statements:
     def _compile(self, statement: sa.Executable, **options: Any) -> Any:
         # What `compile` gives is typed as the general `Compiled`; ours are all SQL.
         return statement.compile(dialect=self._dialect, **options)  # type: ignore[attr-defined] # each of ours has it
+
+
+def _prepared(compiled: Any) -> Prepared:
+    _demand_plain([bind.type for bind in compiled.binds.values()])
+    constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+    return Prepared(compiled.string, _filler(compiled.positiontup, list(compiled.binds), constants))
 
 
 def _demand_plain(types: Sequence[object]) -> None:

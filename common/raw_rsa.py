@@ -1,7 +1,7 @@
 """The private RSA operation of RFC 8017 §5.1.2 by the OpenSSL that Python itself is linked to.
 
 OpenSSL takes the root in a quarter of the time that gmpy2 needs, with blinding of its own, in constant
-time, and without the GIL: `ctypes` lets it go during every call. `cryptography` does not offer the bare
+time, and without the GIL: `ctypes` lets it go while a root is taken. `cryptography` does not offer the bare
 operation, for good reasons: without padding it signs whatever it is given. Blind signatures are exactly
 that (RFC 9474 §4.3).
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, Final, Self
 
 _PADDING: Final = (b"rsa_padding_mode", b"none")
@@ -27,7 +28,7 @@ _PADDING: Final = (b"rsa_padding_mode", b"none")
 class RawRsa:
     """A loaded private key; any thread may use it."""
 
-    def __init__(self, library: ctypes.CDLL, key: int, size: int) -> None:
+    def __init__(self, library: SimpleNamespace, key: int, size: int) -> None:
         self._library = library
         self._key = key
         self._size = size
@@ -64,21 +65,25 @@ class RawRsa:
 
 
 @cache
-def _openssl() -> ctypes.CDLL | None:
+def _openssl() -> SimpleNamespace | None:
     try:
         import _ssl  # noqa: PLC0415 - a Python may have been built without it
 
         # Symbols are looked for in what a library is linked to as well.
-        library = ctypes.CDLL(_ssl.__file__)
+        keeping, releasing = ctypes.PyDLL(_ssl.__file__), ctypes.CDLL(_ssl.__file__)
+        library = SimpleNamespace()
         for name, (result, *arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
+            function = getattr(releasing if name in _SLOW else keeping, name)
             function.restype, function.argtypes = result, arguments
+            setattr(library, name, function)
     except (ImportError, AttributeError, OSError):
         # Built in, hidden, or another library than OpenSSL.
         return None
     return library
 
 
+_SLOW: Final = frozenset({"EVP_PKEY_sign"})
+"""The others take a microsecond and keep the GIL: to get it back may take the 5 ms of Python's interval."""
 _POINTER: Final = ctypes.c_void_p
 _SIGNATURES: Final[dict[str, tuple[Any, ...]]] = {
     "ERR_clear_error": (None,),

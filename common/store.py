@@ -23,18 +23,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
 from common.errors import BusyError
-from common.prepared import AT_ONCE, Statements
+from common.prepared import AT_ONCE, Parameters, Statements
 
 Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
 
 FETCHED_AT_ONCE = 1_000
+NOTHING: Row = MappingProxyType({})
 _migrating = threading.Lock()
 _READS = "veilmart_reads"
 """The execution option of transactions that do not write."""
@@ -113,13 +115,22 @@ class Tx:
         wanted = sorted(set(values))
         rows: list[Row] = []
         for start in range(0, len(wanted), AT_ONCE):
-            sql, parameters = self._statements.among(statement, wanted[start : start + AT_ONCE])
-            # The driver's own cursor: to read what is ready, SQLAlchemy's way costs more than the reading.
-            with closing(self._connection.connection.cursor()) as cursor:
-                cursor.execute(sql, parameters)
-                names = [column[0] for column in cursor.description]
-                rows += [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            rows += self._read(*self._statements.among(statement, wanted[start : start + AT_ONCE]))
         return rows
+
+    def first(self, statement: sa.Select[Any], parameters: Row = NOTHING) -> Row | None:
+        """Give the first row, or None, of a select that is the same object each time."""
+        if self._pending:
+            self.flush()
+        prepared = self._statements.read(statement)
+        return next(iter(self._read(prepared.sql, prepared.parameters(parameters))), None)
+
+    def _read(self, sql: str, parameters: Parameters) -> list[Row]:
+        # The driver's own cursor: to read what is ready, SQLAlchemy's way costs more than the reading.
+        with closing(self._connection.connection.cursor()) as cursor:
+            cursor.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def scalar(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         """Give the first column of the first row, or None."""

@@ -212,6 +212,37 @@ def test_two_swaps_of_one_coin_at_once(world: World, customer: Customer) -> None
     check_books(world)
 
 
+def test_a_batch_of_swaps_takes_as_many_statements_as_one(world: World, customer: Customer) -> None:
+    session = customer.shop()
+    settle(world)
+
+    def written(*values: int) -> list[str]:
+        statements: list[str] = []
+
+        def note(_c: object, _k: object, statement: str, *_: object) -> None:
+            if statement.startswith(("INSERT", "UPDATE")):
+                statements.append(statement)
+
+        engine = world.broker.store._engine
+        sa.event.listen(engine, "before_cursor_execute", note)
+        halves = [blinded(world, [value // 2] * 2).tokens for value in values]
+        session.say(
+            *(
+                messages.Swap(operation=fresh(), coins=customer.pay(value), blinded=tokens)
+                for value, tokens in zip(values, halves, strict=True)
+            )
+        )
+        for _ in values:
+            session.hear(messages.Swapped)
+        sa.event.remove(engine, "before_cursor_execute", note)
+        return statements
+
+    one = written(2)
+    assert {statement.split()[2] for statement in one} >= {"spent", "operations", "postings", "ledger"}
+    assert written(4, 8, 16, 32) == one
+    check_books(world)
+
+
 # --- owners of spent coins -----------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from samples import EXAMPLES
 from test_books import check, forging, write
 from world import World
 
-from broker_node import broker, payments, run, schema
+from broker_node import broker, ledger, payments, run, schema
 from broker_node.sends import Session as Sender
 from common import clock, messages, topics
 from common.config import DAY_MS, MINUTE_MS
@@ -127,6 +127,16 @@ def test_no_money_moves_while_the_books_are_wrong(
     session.say(new.place)
     assert keeper.hear(messages.ForwardOrder).order_id == new.id
     assert check(world).faults == ()
+
+
+def test_the_transaction_that_stops_payments_moves_no_money_after_it(world: World) -> None:
+    write(world, forging(operator=-5))
+    report = check(world)
+    with world.broker.store.immediate() as tx:
+        ledger.post(tx, fresh(), {"operator": -1, "coins:1": 1}, 0)
+        payments.act_on(tx, report, world.broker.broker._audit, 1, clock.random_bytes)
+        with pytest.raises(RefusedError, match="payments_stopped"):
+            ledger.post(tx, fresh(), {"operator": -1, "coins:1": 1}, 2)
 
 
 def test_what_was_being_signed_when_payments_stopped_is_refused(world: World, customer: Customer) -> None:

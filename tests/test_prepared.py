@@ -24,6 +24,12 @@ ONCE = sqlite.insert(things).on_conflict_do_nothing()
 WANTED = sa.select(things).where(
     things.c.state == "new", things.c.id.in_(sa.bindparam("wanted", expanding=True)), things.c.amount < 10**6
 )
+LARGEST = (
+    sa.select(things.c.id, things.c.amount)
+    .where(things.c.state == sa.bindparam("wanted"), things.c.amount < 10**6)
+    .order_by(things.c.amount.desc())
+    .limit(1)
+)
 STEP = (
     sa.update(things)
     .where(things.c.id == sa.bindparam("of"), one_of(things.c.state, ("new", "odd")))
@@ -63,6 +69,16 @@ def test_rows_that_wait_are_there_before_anything_is_read(store: Store) -> None:
         assert tx.each(STEP, [{"of": b"zz", "to": 1}, {"of": b"zy", "to": 2}]) == 2
 
 
+def test_the_first_row_is_that_of_the_moment(store: Store) -> None:
+    last = 2 * AT_ONCE - 1
+    with store.immediate() as tx:
+        assert tx.first(LARGEST, {"wanted": "new"}) == {"id": name(last), "amount": last}
+        assert tx.first(LARGEST, {"wanted": "odd"}) is None
+        tx.insert(INSERT, {"id": b"zz", "state": "odd", "amount": 7})
+        assert tx.first(LARGEST, {"wanted": "odd"}) == {"id": b"zz", "amount": 7}
+        assert tx.first(sa.select(sa.func.count().label("count")).select_from(things)) == {"count": last + 2}
+
+
 def test_a_step_changes_its_row_or_raises(store: Store) -> None:
     with store.immediate() as tx:
         tx.step(STEP, [{"of": name(1), "to": 5}, {"of": name(2), "to": None}])
@@ -96,6 +112,11 @@ def test_parameters_by_name() -> None:
     parameters = step.parameters({"of": b"aa", "to": 3})
     assert isinstance(parameters, dict)
     assert {parameters["of"], parameters["to"], parameters["state"]} == {b"aa", 3, "done"}
+    largest = statements.read(LARGEST)
+    read = largest.parameters({"wanted": "new"})
+    assert isinstance(read, dict)
+    assert set(read.values()) == {1, 10**6, "new"}
+    assert largest.sql % dict.fromkeys(read, "?"), "each that it names is there"
     sql, filled = statements.among(WANTED, [b"a", b"b", b"c"])
     assert isinstance(filled, dict)
     assert sorted(value for value in filled.values() if isinstance(value, bytes)) == [b"a", b"b", b"c", b"c"]
