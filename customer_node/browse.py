@@ -57,17 +57,22 @@ class Browse:
         sort: messages.Sort,
         limit: int,
         max_tickets: int,
+        offset: int,
     ) -> SearchView:
         """Search one merchant, or all of them. Raises `TicketsNeededError`."""
-        if not 1 <= limit <= MAXIMUM_LIMIT:
+        if not 1 <= limit <= MAXIMUM_LIMIT or offset < 0:
             raise UsageError(f"A search gives 1 to {MAXIMUM_LIMIT} products.")
         question = messages.ListProducts(search=text, category=category, sort=sort, offset=0)
         if merchant is not None:
-            pages = [self._shop.at(merchant, lambda visit: _pages(visit, question, limit))]
-            return _merged(pages, {}, sort, limit)
-        return self._search_all(question, limit, max_tickets)
+            from_there = msgspec.structs.replace(question, offset=offset)
+            pages = [self._shop.at(merchant, lambda visit: _pages(visit, from_there, limit))]
+            return _merged(pages, {}, sort, slice(limit))
+        if offset + limit > MAXIMUM_LIMIT:
+            # Where a page of all merchants begins is known only from all the pages before it.
+            raise UsageError(f"All merchants together show their first {MAXIMUM_LIMIT} products.")
+        return self._search_all(question, slice(offset, offset + limit), max_tickets)
 
-    def _search_all(self, question: messages.ListProducts, limit: int, max_tickets: int) -> SearchView:
+    def _search_all(self, question: messages.ListProducts, wanted: slice, max_tickets: int) -> SearchView:
         found, untrusted = self._context.directory.merchants(self._shop.public_link())
         failures: dict[str, VeilmartError] = dict(untrusted)
         needed = sum(self._shop.visiting(merchant.id) is None for merchant in found)
@@ -76,12 +81,12 @@ class Browse:
         pages: list[SearchView] = []
         for merchant in found:
             try:
-                pages.append(self._shop.at(merchant.id, lambda visit: _pages(visit, question, limit)))
+                pages.append(self._shop.at(merchant.id, lambda visit: _pages(visit, question, wanted.stop)))
             except VeilmartError as error:
                 failures[merchant.id] = error
         if failures and not pages:
             raise next(iter(failures.values()))
-        return _merged(pages, failures, question.sort, limit)
+        return _merged(pages, failures, question.sort, wanted)
 
     def show(self, merchant: str, sku: str) -> ProductView:
         """Give a product. Raises `NotFoundError`, `UntrustedError`, and what a visit raises."""
@@ -124,7 +129,7 @@ def _pages(visit: Visit, question: messages.ListProducts, limit: int) -> SearchV
 
 def _read(visit: Visit, question: messages.ListProducts, limit: int) -> list[messages.ProductPage]:
     pages: list[messages.ProductPage] = []
-    offset, count = 0, 0
+    offset, count = question.offset, 0
     while True:
         page = visit.ask(msgspec.structs.replace(question, offset=offset), messages.ProductPage)
         pages.append(page)
@@ -136,13 +141,13 @@ def _read(visit: Visit, question: messages.ListProducts, limit: int) -> list[mes
 
 
 def _merged(
-    pages: list[SearchView], failures: dict[str, VeilmartError], sort: messages.Sort, limit: int
+    pages: list[SearchView], failures: dict[str, VeilmartError], sort: messages.Sort, wanted: slice
 ) -> SearchView:
     products = [product for page in pages for product in page.products]
     products.sort(key=_ORDER[sort])
     categories = sorted({category for page in pages for category in page.categories if category})
     total = sum(page.total for page in pages)
-    return SearchView(tuple(products[:limit]), tuple(categories), total, failures)
+    return SearchView(tuple(products[wanted]), tuple(categories), total, failures)
 
 
 def _summary(merchant: str, product: messages.ProductSummary, currency: str) -> ProductSummaryView:

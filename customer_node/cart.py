@@ -28,6 +28,8 @@ from customer_node.views import CartLineView, CartView, QuoteView
 
 MAXIMUM_CART_LINES: Final = 200
 
+_LINES: Final = sa.select(cart_lines).order_by(cart_lines.c.added, cart_lines.c.sku)
+
 Statement = TypeVar("Statement", sa.Select[Any], sa.Update, sa.Delete)
 
 
@@ -102,29 +104,8 @@ class Cart:
 
     def view(self) -> CartView:
         """Show the cart as it lies here, without asking anyone."""
-        rows = self._rows()
-        figures = [line_amounts(row["unit_price"], row["quantity"], 0, row["tax_rate"]) for row in rows]
-        lines = tuple(
-            CartLineView(
-                merchant=row["merchant"],
-                sku=row["sku"],
-                title=row["title"],
-                quantity=row["quantity"],
-                unit_price=row["unit_price"],
-                amount=each.amount,
-                tax_rate=each.tax.rate,
-                tax=each.tax.amount,
-            )
-            for row, each in zip(rows, figures, strict=True)
-        )
-        totals = _totals([(line.merchant, line.amount) for line in lines])
-        return CartView(
-            lines=lines,
-            totals=totals,
-            taxes=tax_views(add_up(figures).taxes),
-            total=sum(totals.values()),
-            currency=self._context.profile.market.currency,
-        )
+        with self._context.profile.store.immediate() as tx:
+            return cart_view(tx, self._context.profile.market.currency)
 
     def wanted(self) -> dict[str, list[Wanted]]:
         """Give the lines by merchant, in the order of adding."""
@@ -154,7 +135,34 @@ class Cart:
 
     def _rows(self) -> Sequence[Row]:
         with self._context.profile.store.immediate() as tx:
-            return tx.all(sa.select(cart_lines).order_by(cart_lines.c.added, cart_lines.c.sku))
+            return tx.all(_LINES)
+
+
+def cart_view(tx: Tx, currency: str) -> CartView:
+    """Show the cart as it lies in the profile."""
+    rows = tx.all(_LINES)
+    figures = [line_amounts(row["unit_price"], row["quantity"], 0, row["tax_rate"]) for row in rows]
+    lines = tuple(
+        CartLineView(
+            merchant=row["merchant"],
+            sku=row["sku"],
+            title=row["title"],
+            quantity=row["quantity"],
+            unit_price=row["unit_price"],
+            amount=each.amount,
+            tax_rate=each.tax.rate,
+            tax=each.tax.amount,
+        )
+        for row, each in zip(rows, figures, strict=True)
+    )
+    totals = _totals([(line.merchant, line.amount) for line in lines])
+    return CartView(
+        lines=lines,
+        totals=totals,
+        taxes=tax_views(add_up(figures).taxes),
+        total=sum(totals.values()),
+        currency=currency,
+    )
 
 
 def check_quantity(quantity: int) -> None:

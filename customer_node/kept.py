@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from common import config
-from common.store import Tx
+from common.store import Row, Tx
 
 EXPIRY_MARGIN_MS: Final = config.MINUTE_MS
 NOTES: Final = 20
@@ -51,13 +51,23 @@ def keep(tx: Tx, table: sa.Table, place: str, kept: KeptSession, **more: object)
     )
 
 
+def usable(tx: Tx, table: sa.Table, now: int) -> list[KeptSession]:
+    """Give the sessions of a table that can still be used, and change nothing."""
+    found = (_read(row) for row in tx.all(sa.select(table)))
+    return [kept for kept in found if kept.usable(now)]
+
+
+def _read(row: Row) -> KeptSession:
+    fields: dict[str, Any] = {name: row[name] for name in KeptSession.__dataclass_fields__}
+    return KeptSession(**fields)
+
+
 def find(tx: Tx, table: sa.Table, place: str, now: int) -> KeptSession | None:
     """Give the session at a place if it can still be used; one that cannot is erased."""
     row = tx.one(sa.select(table).where(table.c.place == place))
     if row is None:
         return None
-    fields: dict[str, Any] = {name: row[name] for name in KeptSession.__dataclass_fields__}
-    kept = KeptSession(**fields)
+    kept = _read(row)
     if not kept.usable(now):
         forget(tx, table, place)
         return None

@@ -41,6 +41,7 @@ from customer_node.orders import Order
 from customer_node.profile import MARKET_FILE, Profile
 from customer_node.purchasing import Purchasing
 from customer_node.quotes import Asked, Quotes, Terms, check_code
+from customer_node.reading import Reading
 from customer_node.receipts import Receipts
 from customer_node.refunds import Refunds
 from customer_node.rejections import CancelledError
@@ -149,6 +150,8 @@ class Market:
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
         """The cart: `add`, `set`, `remove`, `view`, `clear`."""
+        self.reading = Reading(context)
+        """What may be read from another thread while this market is busy."""
 
     @classmethod
     def join(cls, profile: Path, market_file_path: Path, unlock: Unlock | None = None) -> MarketView:
@@ -295,13 +298,14 @@ class Market:
         sort: messages.Sort = "title",
         limit: int = 50,
         max_tickets: int = MAXIMUM_TICKETS,
+        offset: int = 0,
     ) -> SearchView:
-        """Search one merchant's products, or those of all.
+        """Search one merchant's products, or those of all; `offset` leaves out so many of the first.
 
         Asking a merchant for the first time takes a ticket. Raises `TicketsNeededError` where that would
         take more than `max_tickets`, `OutOfTicketsError`, `NotFoundError`, `MerchantOfflineError`.
         """
-        return self._browse.search(text, merchant, category, sort, limit, max_tickets)
+        return self._browse.search(text, merchant, category, sort, limit, max_tickets, offset)
 
     def show(self, merchant: str, sku: str) -> ProductView:
         """Give a product, its record verified. Raises `NotFoundError`."""
@@ -310,6 +314,10 @@ class Market:
     def image(self, merchant: str, sku: str) -> ImageView:
         """Give a product's image, verified. Raises `NotFoundError` where there is none."""
         return self._browse.image(merchant, sku)
+
+    def leave_shops(self) -> None:
+        """End every visit here and now; the next question to a merchant opens a new one, with a ticket."""
+        self._shop.leave()
 
     # --- buying ----------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+import sqlalchemy as sa
+
 from common import codec, config, messages, sealing
 from common.errors import (
     BrokerUnreachableError,
@@ -184,6 +186,12 @@ class Shop:
     def visiting(self, merchant: str) -> KeptSession | None:
         """Give the visit to a merchant that can still be used."""
         return self._find(merchant_place(merchant))
+
+    def leave(self) -> None:
+        """End every visit on this side; the broker ends its own when they have been idle for too long."""
+        with self._context.profile.store.immediate() as tx:
+            tx.execute(sa.delete(visits))
+        self._context.uplink.close()
 
     def public_link(self) -> Link:
         """Give a connection on which cards can be read: the open one, or one without a session."""

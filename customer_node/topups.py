@@ -190,8 +190,7 @@ class TopUps:
     def views(self) -> tuple[TopUpView, ...]:
         """List the top-ups of this profile, oldest first. Asks nobody."""
         with self._context.profile.store.immediate() as tx:
-            rows = tx.all(sa.select(top_ups).order_by(top_ups.c.created))
-        return tuple(_view(row) for row in rows)
+            return top_up_views(tx)
 
     def _open(self) -> Sequence[Row]:
         with self._context.profile.store.immediate() as tx:
@@ -213,6 +212,11 @@ class TopUps:
     def _end(self, operation: bytes, state: str, **values: str) -> None:
         with self._context.profile.store.immediate() as tx:
             _step(tx, operation, state, **values)
+
+
+def top_up_views(tx: Tx) -> tuple[TopUpView, ...]:
+    """Show every top-up, oldest first."""
+    return tuple(_view(row) for row in tx.all(sa.select(top_ups).order_by(top_ups.c.created)))
 
 
 def _step(tx: Tx, operation: bytes, new: str, **values: str) -> None:

@@ -185,6 +185,14 @@ class WalletView:
 
 
 @dataclass(frozen=True)
+class VisitView:
+    """Open shop visits: how many, and when the last of them will have been idle for too long."""
+
+    count: int
+    until: int
+
+
+@dataclass(frozen=True)
 class MerchantView:
     """A merchant as its card states it. `online` is None where it has published no presence."""
 

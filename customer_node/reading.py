@@ -1,0 +1,87 @@
+"""What of a profile may be read from any thread, while another one waits for a merchant's answer.
+
+Rule. Nothing here writes, asks anybody or keeps anything in memory: each call reads one state of the store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from common.errors import NotFoundError
+from customer_node import kept, orders
+from customer_node.cart import cart_view
+from customer_node.context import Context
+from customer_node.holdings import wallet_view
+from customer_node.schema import account_sessions, deliveries, visits
+from customer_node.topups import top_up_views
+from customer_node.views import CartView, OrderView, TopUpView, VisitView, WalletView
+
+
+class Reading:
+    """The local side of a market, for as long as that is open."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def orders(self, idempotency_key: str | None = None) -> tuple[OrderView, ...]:
+        """List the orders, oldest first, or those of one purchase."""
+        with self._context.profile.store.snapshot() as tx:
+            found = orders.views(tx)
+        return tuple(each for each in found if idempotency_key in (None, each.idempotency_key))
+
+    def order(self, order_id: str) -> OrderView:
+        """Give an order by its whole id. Raises `NotFoundError`."""
+        try:
+            wanted = bytes.fromhex(order_id)
+        except ValueError:
+            raise orders.no_order(order_id) from None
+        with self._context.profile.store.snapshot() as tx:
+            found = orders.views(tx, order_id=wanted)
+        if not found:
+            raise orders.no_order(order_id)
+        return found[0]
+
+    def folder(self, order_id: str) -> Path:
+        """Give the folder that an order's files are in or on their way to. Raises `NotFoundError`."""
+        with self._context.profile.store.snapshot() as tx:
+            found: str | None = tx.scalar(
+                sa.select(deliveries.c.folder).where(deliveries.c.order_id == bytes.fromhex(order_id))
+            )
+        if found is None:
+            raise NotFoundError("Nothing was downloaded of this order yet.")
+        return Path(found)
+
+    def cart(self) -> CartView:
+        """Show the cart as it lies here."""
+        with self._context.profile.store.snapshot() as tx:
+            return cart_view(tx, self._context.profile.market.currency)
+
+    def wallet(self) -> WalletView:
+        """Count what the wallet holds; what is due next stands in `Market.wallet` alone."""
+        context, now = self._context, self._context.clock()
+        currency = context.profile.market.currency
+        with context.profile.store.snapshot() as tx:
+            logged_in = bool(kept.usable(tx, account_sessions, now))
+            return wallet_view(tx, context.wallet, now, currency, (), logged_in=logged_in)
+
+    def top_ups(self) -> tuple[TopUpView, ...]:
+        """List the top-ups, oldest first."""
+        with self._context.profile.store.snapshot() as tx:
+            return top_up_views(tx)
+
+    def logged_in(self) -> bool:
+        """Whether an account session is open."""
+        with self._context.profile.store.snapshot() as tx:
+            return bool(kept.usable(tx, account_sessions, self._context.clock()))
+
+    def visit(self) -> VisitView | None:
+        """Give the shop visits that are open, None where none is."""
+        with self._context.profile.store.snapshot() as tx:
+            found = kept.usable(tx, visits, self._context.clock())
+        return VisitView(len(found), max(each.last_used + each.idle_ms for each in found)) if found else None
+
+    def now(self) -> int:
+        """Give the time as this market counts it, in milliseconds since 1970."""
+        return self._context.clock()
