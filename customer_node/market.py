@@ -46,7 +46,7 @@ from customer_node.receipts import Receipts
 from customer_node.refunds import Refunds
 from customer_node.rejections import CancelledError
 from customer_node.restore import Restore
-from customer_node.resume import Resume
+from customer_node.resume import Part, Resume
 from customer_node.schema import account_sessions, visits
 from customer_node.seed_file import Protection, Unlock
 from customer_node.shop import Shop
@@ -500,13 +500,14 @@ class Market:
 
     # --- carrying on -----------------------------------------------------------------------------------
 
-    def resume(self, folder: Path | None = None) -> list[ResumedView]:
+    def resume(self, folder: Path | None = None, *, part: Part = "all") -> list[ResumedView]:
         """Take everything that is open to its end, and say what became of it.
 
-        Deliveries that have not begun go to `folder`, or else into the profile's own `downloads`. Raises
-        nothing of what stands in the results.
+        Deliveries that have not begun go to `folder`, or else into the profile's own `downloads`. `part`
+        is `account` for what needs the account session, `orders` for what needs shop sessions, without
+        deliveries. Raises nothing of what stands in the results.
         """
-        return self._resume.run(folder)
+        return self._resume.run(folder, part)
 
     def _load(self, order_id: bytes) -> Order:
         with self._context.profile.store.immediate() as tx:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from common.errors import VeilmartError
 from customer_node import orders
@@ -36,6 +36,9 @@ from customer_node.standing import Standing, unconfirmed, unheard
 from customer_node.topups import TopUps
 from customer_node.views import ResumedView
 from customer_node.wallet import Operation
+
+Part: TypeAlias = Literal["all", "account", "orders"]
+"""`account` is what needs the account session, `orders` what needs shop sessions, deliveries left out."""
 
 Action: TypeAlias = Callable[[ShopSession, bytes], object]
 
@@ -67,13 +70,22 @@ class Resume:
         self._checkout = checkout
         self._downloads = downloads
 
-    def run(self, folder: Path | None) -> list[ResumedView]:
-        """Carry everything on; `folder` is where deliveries go that have not begun."""
+    def run(self, folder: Path | None, part: Part = "all") -> list[ResumedView]:
+        """Carry everything on, or a part; `folder` is where deliveries go that have not begun."""
+        done = self._in_account() if part in ("all", "account") else []
+        if part in ("all", "orders"):
+            done += self._in_shops(folder, deliver=part == "all")
+        return done
+
+    def _in_account(self) -> list[ResumedView]:
         done = [ResumedView("top-up", name, state, error) for name, state, error in self._top_ups.resume()]
-        done += [
+        return done + [
             ResumedView("withdrawal", name, "open" if error else "done", error)
             for name, error in self._account.resume()
         ]
+
+    def _in_shops(self, folder: Path | None, *, deliver: bool) -> list[ResumedView]:
+        done: list[ResumedView] = []
         with self._context.profile.store.immediate() as tx:
             swaps = self._context.wallet.open_operations(tx, "swap")
         done += [self._swap(swap) for swap in swaps]
@@ -91,7 +103,7 @@ class Resume:
             disputed = unanswered(tx)
             accepted = orders.in_states(tx, orders.TO_DELIVER)
             undelivered = [order_id for order_id in accepted if order_id not in disputed]
-        done += [self._deliver(order_id, folder) for order_id in undelivered]
+        done += [self._deliver(order_id, folder) for order_id in undelivered if deliver]
         reported = {item.id for item in done}
         with self._context.profile.store.immediate() as tx:
             now = self._context.clock()

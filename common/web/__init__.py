@@ -15,7 +15,8 @@ Public names, by module:
 
     site      Site(name=, title=, package=, door=, address=, uploads=, explain=, api_token=)
               .render(request, "page.html", status=200, **values)   .redirect(path)   .notice(request, text)
-              .app(routes, lifespan=)   .stopping   .env (Jinja2: filters money, moment, size; `static(name)`)
+              .app(routes, lifespan=)   .stopping   .env (Jinja2)
+              filters money, rate, moment, size; `static(name)` gives the address of a static file
     door      Door(announce): one-time links and browser sessions; `session_of(request)`
     guard     Guard: the middleware that `Site.app` puts around everything
     forms     read(request) -> Form; Form.text("name"), .number("name"), .files("name"); FieldErrors

@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from common.config import KIB
 from common.errors import VeilmartError
 from common.logs import places
-from common.money import format_amount
+from common.money import format_amount, format_rate
 from common.web import explained, forms
 from common.web.api import ApiToken
 from common.web.door import Door, Kind, session_of
@@ -92,7 +92,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.env.filters.update(money=format_amount, moment=moment, size=size_text)
+        self.env.filters.update(money=format_amount, rate=format_rate, moment=moment, size=size_text)
         self.env.globals.update(site=self, static=self.static)
 
     # --- pages -----------------------------------------------------------------------------------------
@@ -111,9 +111,11 @@ class Site:
         )
         return HTMLResponse(page, status_code=status)
 
-    def piece(self, template: str, **values: Any) -> str:
-        """Make a part of a page, for an event."""
-        return self.env.get_template(template).render(**values)
+    def piece(self, template: str, request: Request, **values: Any) -> str:
+        """Make a part of a page, for an event; it may hold forms of its session."""
+        session = session_of(request)
+        token = session.csrf if session else ""
+        return self.env.get_template(template).render(request=request, csrf_token=token, **values)
 
     def redirect(self, path: str) -> RedirectResponse:
         """Go on elsewhere after a form, so that nothing is sent twice by looking at it again."""

@@ -12,6 +12,7 @@ from veilmart.cli import (
     customer_orders,
     customer_topup,
     customer_wallet,
+    customer_web,
 )
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="A customer, in a profile of its own.")
@@ -23,5 +24,6 @@ for part in (
     customer_buy,
     customer_orders,
     customer_wallet,
+    customer_web,
 ):
     app.add_typer(part.app)

@@ -1,0 +1,227 @@
+"""What the storefront's pages share: the market in its thread, and what goes on between two pages.
+
+Rule 1. A purchase and a delivery are tasks of the desk and of no request: whoever closes the page has
+bought all the same, and finds both under the address that the page had.
+
+Rule 2. A quote is kept here under the key of the purchase that it may become: it is bought once, in
+whichever tab, and not after it has expired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.errors import NotFoundError, VeilmartError
+from common.web.site import Site
+from common.web.worker import Worker
+from customer_node.market import Market
+from customer_node.reading import Reading
+from customer_node.views import Progress, PurchaseView, QuoteView
+
+Result = TypeVar("Result")
+
+MOST_QUOTES: Final = 32
+MOST_PURCHASES: Final = 200
+DELIVERABLE: Final = frozenset({"accepted", "downloading"})
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A quote that was shown, and the discount codes in it, by merchant."""
+
+    quote: QuoteView
+    codes: Mapping[str, str]
+
+
+@dataclass
+class Purchase:
+    """A purchase that was begun; `result` is set at its end, `error` where it had none."""
+
+    task: asyncio.Task[None] | None = None
+    result: PurchaseView | None = None
+    error: VeilmartError | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+        return self.task is not None and not self.task.done()
+
+
+@dataclass
+class Delivery:
+    """A delivery under way, or the reason why it stopped."""
+
+    task: asyncio.Task[None] | None = None
+    error: VeilmartError | None = None
+    progress: Progress | None = field(default=None)
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+        return self.task is not None and not self.task.done()
+
+
+class Desk:
+    """Made before the server starts; `market` opens the profile, in the worker's thread."""
+
+    def __init__(self, site: Site, market: Callable[[], Market], downloads: Path) -> None:
+        self.site = site
+        self.worker = Worker(market)
+        self.downloads = downloads
+        self.wait_until = 0
+        """Until when the customer chose to wait before the account is opened; 0 for no wait."""
+        self._offers: OrderedDict[str, Offer] = OrderedDict()
+        self._purchases: OrderedDict[str, Purchase] = OrderedDict()
+        self._deliveries: dict[str, Delivery] = {}
+        self._reading: Reading | None = None
+        self._currency = ""
+
+    def start(self) -> None:
+        """Open the profile. Raises what `Market` raises."""
+        market = self.worker.start()
+        self._reading, self._currency = market.reading, market.market.currency
+
+    async def stop(self) -> None:
+        """Let what is under way come to its next stop. Deliveries go on when they are asked for again."""
+        tasks = [each.task for each in self._purchases.values()]
+        tasks += [each.task for each in self._deliveries.values()]
+        await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
+
+    @property
+    def reading(self) -> Reading:
+        """What lies in the profile, to be read while the market is busy."""
+        if self._reading is None:
+            raise RuntimeError("a desk that was not opened")
+        return self._reading
+
+    @property
+    def currency(self) -> str:
+        """The market's currency."""
+        return self._currency
+
+    async def ask(self, action: Callable[[Market], Result]) -> Result:
+        """Do something with the market, after what was asked for before."""
+        return await self.worker.call(action)
+
+    def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+        """Make a page, with what the frame around every page shows."""
+        return self.site.render(request, template, status=status, **self.frame(), **values)
+
+    def frame(self) -> dict[str, Any]:
+        """Give what every page shows: the cart's count, and whether a visit or the account is open."""
+        return {
+            "in_cart": sum(line.quantity for line in self.reading.cart().lines),
+            "logged_in": self.reading.logged_in(),
+            "visit": self.reading.visit(),
+            "currency": self.currency,
+            "now": self.reading.now(),
+        }
+
+    # --- quotes and purchases --------------------------------------------------------------------------
+
+    def offer(self, quote: QuoteView, codes: Mapping[str, str]) -> str:
+        """Keep a quote that is shown; gives the key under which it may be bought."""
+        key = secrets.token_hex(16)
+        self._offers[key] = Offer(quote, dict(codes))
+        while len(self._offers) > MOST_QUOTES:
+            self._offers.popitem(last=False)
+        return key
+
+    def offered(self, key: str) -> Offer | None:
+        """Give the quote of a key, if it is known and has not expired."""
+        found = self._offers.get(key)
+        return found if found is not None and found.quote.valid_until > self.reading.now() else None
+
+    def purchase(self, key: str) -> Purchase | None:
+        """Give the purchase of a key, one of an earlier run too."""
+        present = self._purchases.get(key)
+        if present is None and self.reading.orders(key):
+            present = Purchase()
+        return present
+
+    def buy(self, key: str, offer: Offer) -> Purchase:
+        """Begin to buy what was offered, or give the purchase that the key became."""
+        present = self.purchase(key)
+        if present is not None:
+            return present
+        purchase = self._purchases[key] = Purchase()
+        while len(self._purchases) > MOST_PURCHASES:
+            self._purchases.popitem(last=False)
+        purchase.task = _begun(self._buying(key, offer, purchase))
+        return purchase
+
+    async def _buying(self, key: str, offer: Offer, purchase: Purchase) -> None:
+        totals, codes = offer.quote.totals, offer.codes
+        try:
+            purchase.result = await self.ask(lambda it: it.purchase(key, codes=codes, totals=totals))
+        except VeilmartError as error:
+            purchase.error = error
+            return
+        for order in purchase.result.orders:
+            self.deliver(order.order_id)
+
+    # --- deliveries ------------------------------------------------------------------------------------
+
+    def delivery(self, order_id: str) -> Delivery | None:
+        """Give an order's delivery, if one was begun since the server was started."""
+        return self._deliveries.get(order_id)
+
+    def deliver(self, order_id: str, *, again: bool = False) -> None:
+        """Begin to fetch an order's files, where it has any to fetch and nobody fetches them yet.
+
+        `again` fetches those of a complete order, which is asked for where they are gone.
+        """
+        state = self.reading.order(order_id).state
+        present = self._deliveries.get(order_id)
+        if (present is not None and present.running) or not (again or state in DELIVERABLE):
+            return
+        delivery = self._deliveries[order_id] = Delivery()
+        delivery.task = _begun(self._delivering(order_id, delivery))
+
+    async def _delivering(self, order_id: str, delivery: Delivery) -> None:
+        folder = self.downloads / order_id
+        with suppress(NotFoundError):
+            folder = self.reading.folder(order_id)
+        steps: Iterator[Progress] | None = None
+        try:
+            # The first step only plans: the account may be open.
+            steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder)))
+            while not self.site.stopping and not self.reading.logged_in():
+                delivery.progress = await self.ask(lambda _, it=steps: next(it, None))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                if delivery.progress is None:
+                    return
+        except VeilmartError as error:
+            delivery.error = error
+        finally:
+            if steps is not None:
+                # What has come is written down in the thread that has the store.
+                with suppress(asyncio.CancelledError):
+                    await self.ask(lambda _: _close(steps))
+
+    # --- taking up again -------------------------------------------------------------------------------
+
+    async def carry_on(self) -> None:
+        """Take open orders on, and fetch what they bring. Raises nothing of what goes no further."""
+        await self.ask(lambda market: market.resume(part="orders"))
+        for order in self.reading.orders():
+            self.deliver(order.order_id)
+
+
+def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work)
+
+
+def _close(steps: Iterator[Progress] | None) -> None:
+    close = getattr(steps, "close", None)
+    if callable(close):
+        close()
