@@ -198,6 +198,11 @@ def test_the_operator_chooses_a_gateway_and_is_warned_of_the_sandbox(tmp_path: P
     assert shown.data["kind"] == "stripe"
     assert "WARNING" not in shown.err
     assert "sk_test" not in used.out + used.err + shown.out
+    market = home / "broker" / "market.json"
+    market.write_text(market.read_text().replace('"EUR"', '"ISK"'))
+    refused = veilmart("broker", "gateway", "use", "stripe", "--json", home=home)
+    assert (refused.code, refused.error["code"]) == (2, "usage")
+    assert "ISK" in refused.error["message"]
 
 
 def test_a_market_takes_no_cards_unless_it_is_told_to(made: Path) -> None:

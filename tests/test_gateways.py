@@ -17,7 +17,7 @@ from broker_node.gateways import configuration, sandbox
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.gateways.stripe import StripeGateway
 from broker_node.payment_gateway import Charged, Declined, GatewayError, Unknown
-from common import payment_cards
+from common import money, payment_cards
 from common.config import Limits
 from common.errors import UsageError
 from common.messages import PaymentCard
@@ -223,6 +223,35 @@ def test_a_payment_that_is_faster_than_its_cancellation(stripe: Stripe, gateway:
     stripe.answer = faster  # type: ignore[method-assign, assignment]
     assert gateway.settle(charge) == Unknown()
     assert gateway.settle(charge) == Charged()
+
+
+def test_yen_have_no_decimals_at_stripe_either(stripe: Stripe, gateway: StripeGateway) -> None:
+    charge = gateway.open("key", 500, "JPY")
+    assert (stripe.intents[charge]["amount"], stripe.intents[charge]["currency"]) == (500, "jpy")
+
+
+OTHERS = ["ISK", "UGX", "MGA", "UYI", "KWD", "BHD", "CLF"]
+"""Counted otherwise at Stripe, with digits that have to be 0, or not at all."""
+
+
+@pytest.mark.parametrize("currency", OTHERS)
+def test_a_currency_that_stripe_counts_otherwise_is_not_charged(
+    stripe: Stripe, gateway: StripeGateway, currency: str
+) -> None:
+    with pytest.raises(GatewayError):
+        gateway.open("key", 500, currency)
+    assert stripe.calls == []
+
+
+def test_stripe_is_no_choice_for_a_currency_that_it_counts_otherwise() -> None:
+    refused = set()
+    for currency in money.EXPONENTS:
+        configuration.check_currency("sandbox", currency)
+        try:
+            configuration.check_currency("stripe", currency)
+        except UsageError:
+            refused.add(currency)
+    assert refused == {*OTHERS, "IQD", "JOD", "LYD", "OMR", "TND", "UYW"}
 
 
 @pytest.mark.parametrize("kind", ["500", "429", "401", "hang up"])

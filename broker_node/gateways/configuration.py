@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from broker_node.gateways import stripe
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.gateways.stripe import StripeGateway
 from broker_node.payment_gateway import PaymentGateway
@@ -50,6 +51,12 @@ def load(home: Path) -> Settings:
     if settings.api_base and not settings.api_base.startswith(("https://", _LOOPBACK)):
         raise UsageError(f"{path}: cards travel over https only")
     return settings
+
+
+def check_currency(kind: Kind, currency: str) -> None:
+    """Refuse a gateway that cannot charge in the market's currency. Raises `UsageError`."""
+    if kind == "stripe":
+        stripe.check_currency(currency)
 
 
 def save(home: Path, kind: Kind, key: str | None = None) -> None:

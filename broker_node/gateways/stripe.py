@@ -14,6 +14,9 @@ Rule 2. Whatever is not a clear answer is `Unknown`: time-outs, 5xx, 409, 429. O
 Rule 3. Nothing of an exchange is logged but the error's type, code and HTTP status: Stripe's texts may
 repeat what was sent, and the library's own log would show the card.
 
+Rule 4. Amounts go as they are, so only currencies are charged whose minor unit at Stripe is that of ISO 4217
+(docs.stripe.com/currencies): another factor would charge a hundred times too much or too little.
+
 With a key for test mode, Stripe's test numbers are sent as its test PaymentMethods. Real numbers need
 Stripe's permission ("raw card data APIs") and the operator's compliance with PCI DSS.
 """
@@ -29,6 +32,7 @@ import structlog
 from broker_node.payment_gateway import Charged, DeclineCode, Declined, GatewayError, Outcome, Unknown
 from common.errors import UsageError
 from common.messages import PaymentCard
+from common.money import exponent
 
 RETRIES: Final = 1
 """Of one call, by the library, under the same idempotency key."""
@@ -56,10 +60,32 @@ TEST_METHODS: Final[Mapping[str, str]] = {
 }
 """docs.stripe.com/testing: in test mode nobody has to be allowed to send raw numbers."""
 
+ZERO_DECIMAL: Final = frozenset(
+    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF")
+)
+"""Without decimals there and in ISO 4217. ISK and UGX have none, and two in Stripe's amounts."""
+EXPONENT_AT_STRIPE: Final = 2
+"""Of every currency that is no exception."""
+OTHER_UNIT: Final = frozenset({"MGA"})
+"""Two decimals in ISO 4217, none at Stripe."""
+
 _TEST_KEYS: Final = ("sk_test_", "rk_test_")
 _CANCELLABLE: Final = frozenset(
     {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
 )
+
+
+def check_currency(currency: str) -> None:
+    """Refuse a currency whose minor unit is another one at Stripe, or not known to be the same.
+
+    Three and four decimals too: Stripe wants the last digit to be 0. Raises `UsageError`.
+    """
+    places = exponent(currency)
+    if currency not in ZERO_DECIMAL and (places != EXPONENT_AT_STRIPE or currency in OTHER_UNIT):
+        raise UsageError(
+            f"Stripe cannot charge cards in {currency}: it counts this currency in other units.",
+            "Use another gateway, or book what was paid with `veilmart broker account credit`.",
+        )
 
 
 class StripeGateway:
@@ -96,7 +122,12 @@ class StripeGateway:
         self._log = structlog.get_logger("veilmart.stripe")
 
     def open(self, key: str, amount: int, currency: str) -> str:
-        """Create a PaymentIntent. Raises `GatewayError`."""
+        """Create a PaymentIntent. Raises `GatewayError`, also where `check_currency` refuses."""
+        try:
+            check_currency(currency)
+        except UsageError as error:
+            self._log.warning("Stripe is not asked", step="open", reason=str(error))
+            raise GatewayError("currency") from None
         wanted = {
             "amount": amount,
             "currency": currency.lower(),

@@ -65,7 +65,8 @@ def use(
     key = (
         None if key_file is None else read_small_file(key_file, LONGEST_KEY).decode(errors="replace").strip()
     )
-    with broker_store(home):
+    with broker_store(home) as desk:
+        configuration.check_currency(kind, desk.currency)
         configuration.save(home_of(home, "broker"), kind, key)
     shown = output(context)
     shown.show({"kind": kind}, f"gateway: {kind}")
