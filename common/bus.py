@@ -69,8 +69,10 @@ class Connection:
         self.rejected: Counter[str] = Counter()
         """Publishes that the server refused, by reason."""
         self._client: Client | None = None
+        self.failure = ""
+        """Why there is no connection, as far as an attempt has said; it names no client and no topic."""
         self._ready = False
-        self._failure = ""
+        self._refusal = ""
         self._inbox: list[Delivery] = []
         self._delay = RECONNECT_SHORTEST_S
         self._next_attempt = 0.0
@@ -88,7 +90,7 @@ class Connection:
         while not self._ready:
             self._connect_when_due()
             if time.monotonic() > deadline:
-                raise self.settings.address.unreachable(self._failure)
+                raise self.settings.address.unreachable(self.failure)
             wait([self], 0.05)
 
     def close(self) -> None:
@@ -118,16 +120,17 @@ class Connection:
             return
         self.epoch += 1
         self._inbox.clear()
+        self._refusal = ""
         self._client = Client(self.settings, self)
         self._next_attempt = time.monotonic() + self._delay
         self._delay = min(self._delay * 2, RECONNECT_LONGEST_S)
         try:
             self._client.open()
         except (OSError, ssl.SSLError, ValueError) as error:
-            self._lost(str(error) or type(error).__name__)
+            self._lost(_reason(error))
 
     def _lost(self, reason: str) -> None:
-        self._failure = reason
+        self.failure = reason
         self.abandon()
 
     def wait(self, timeout_s: float) -> None:
@@ -145,11 +148,12 @@ class Connection:
     def subscribed(self) -> None:
         """Begin: connected and subscribed."""
         self._ready = True
+        self.failure = ""
         self._delay = RECONNECT_SHORTEST_S
 
     def failed(self, reason: str) -> None:
-        """Remember why the server does not let us in."""
-        self._failure = reason
+        """Remember why the server does not let us in: it says more than the end that follows."""
+        self._refusal = self.failure = reason
 
     def refused(self, reason: str) -> None:
         """Count a publish that the server refused."""
@@ -208,7 +212,7 @@ class Connection:
                 client.write()
             client.look_after()
         except ConnectionLostError as error:
-            self._lost(self._failure or str(error))
+            self._lost(self._refusal or _reason(error))
 
 
 def wait(connections: Sequence[Connection], timeout_s: float, *others: socket.socket) -> None:
@@ -234,6 +238,15 @@ def wait(connections: Sequence[Connection], timeout_s: float, *others: socket.so
             readable=opened in readable or _pending(client),
             writable=opened in writable,
         )
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    said = (cause.reason or "") if isinstance(cause, ssl.SSLError) else ""
+    # An alert is what the other side says, and only our certificate makes it speak of one (RFC 8446, 6.2).
+    if "ALERT" in said and ("CERTIFICATE" in said or "UNKNOWN_CA" in said):
+        return f"the bus does not take our certificate, which may be revoked or have expired ({said})"
+    return str(error) or type(error).__name__
 
 
 def _until_attempt(connections: Sequence[Connection]) -> float:

@@ -203,6 +203,7 @@ class Loop:
         self._log = structlog.get_logger("veilmart.node")
         self._cells: deque[CellSource] = deque()
         self._next_tick = 0
+        self._failures: dict[Lane, str] = dict.fromkeys(connections, "")
         self.refused: Counter[str] = Counter()
         self.quarantined = 0
 
@@ -216,6 +217,7 @@ class Loop:
         connections = [self._connections[lane] for lane in LANES if lane in self._connections]
         idle = not any(self._cell_room() for _ in self._cells)
         self._wait(connections, timeout_s if idle else 0.0, self._pools.wake_receiver)
+        self._tell_of_failures()
         batches = {
             "main": self._connections["main"].take(self._limits.batch_messages),
             "cells": self._connections["cells"].take(self._limits.batch_cells)
@@ -230,6 +232,15 @@ class Loop:
         self._serve_cells()
         for connection in connections:
             connection.flush()
+
+    def _tell_of_failures(self) -> None:
+        # Once: the attempts that follow fail in the same way, every few seconds.
+        for lane, connection in self._connections.items():
+            before, self._failures[lane] = self._failures[lane], connection.failure
+            if connection.failure and connection.failure != before:
+                self._log.warning("no connection to the bus", lane=lane, reason=connection.failure)
+            elif before and not connection.failure:
+                self._log.info("connected to the bus again", lane=lane)
 
     # --- check -----------------------------------------------------------------------------------------
 

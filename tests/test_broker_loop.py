@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
 from typing import Any
 
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from world import World
 
 from broker_node import accounts
-from common import clock, frames, grouping, messages, topics
+from common import bus, clock, frames, grouping, messages, topics
 from common.config import KIB
 from common.node import Outgoing, TooManyFailuresError
 
@@ -65,6 +66,45 @@ def test_slow_logins_delay_no_relay(
         free.set()
     for name, login in logins.items():
         assert isinstance(login.answer(), messages.Welcome) == (name != "nobody")
+
+
+# --- no bus --------------------------------------------------------------------------------------------
+
+
+def test_a_bus_that_is_away_is_logged_when_the_reason_changes(world: World) -> None:
+    running = world.running["broker"]
+    with capture_logs() as lines:
+        for failure in ("refused", "refused", "timed out", "timed out", "", "", "timed out"):
+            running.lanes["main"].failure = failure
+            running.loop.round(0.0)
+    running.lanes["main"].failure = ""
+    assert [(line["log_level"], line["lane"], line.get("reason")) for line in lines] == [
+        ("warning", "main", "refused"),
+        ("warning", "main", "timed out"),
+        ("info", "main", None),
+        ("warning", "main", "timed out"),
+    ]
+
+
+def test_a_connection_says_why_its_last_attempt_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "RECONNECT_LONGEST_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = bus.Settings(bus.Address("127.0.0.1", port, None), "c" * 32, (topics.broker_card(),))
+    connection = bus.Connection(settings)
+    assert connection.failure == ""
+    connection.wait(0.0)
+    assert "Connection refused" in connection.failure
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while connection._client is None:
+            connection.wait(1.0)
+        # The reason stays until there is another, or a connection.
+        assert "Connection refused" in connection.failure
+        listener.accept()[0].close()
+        while connection._client is not None:
+            connection.wait(1.0)
+    assert "Connection refused" not in connection.failure
+    assert connection.failure
 
 
 # --- one bad message -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common import keys, topics, validity
+from common.bus import Address, Connection, Settings, TlsFiles
 from common.clock import now_ms
 from common.errors import BusUnreachableError, UsageError
 from mosquitto import (
@@ -98,12 +99,13 @@ def test_a_certificate_without_its_key_is_refused(market: Market, tmp_path: Path
 
 def test_an_expired_certificate_is_refused(market: Market) -> None:
     a_year_and_ten_minutes_ago = now_ms() - (365 * 24 * 60 + 10) * 60 * 1000
-    home = market.root / "expired"
+    home = market.root / "merchant-expired"
     request = ca.make_request(home, "expired", key_type=market.key_type)
     pem = ca.sign_csr(market.report.ca_home, request, "expired", now_ms=a_year_and_ten_minutes_ago)
     (home / "identity.crt").write_bytes(pem)
     with pytest.raises(RefusedConnectionError), market.node(home / "identity.crt", home / "identity.key"):
         pass
+    assert "revoked or have expired (SSLV3_ALERT_CERTIFICATE_EXPIRED)" in why_not(market, "expired")
 
 
 def test_revocation_refuses_the_next_connection(market: Market) -> None:
@@ -116,8 +118,24 @@ def test_revocation_refuses_the_next_connection(market: Market) -> None:
         assert merchant.publish(topics.merchant_out("gone"), b"still here") in ACCEPTED
     with pytest.raises(RefusedConnectionError), market.merchant("gone"):
         pass
+    assert "revoked or have expired (SSLV3_ALERT_CERTIFICATE_REVOKED)" in why_not(market, "gone")
     with market.merchant("alpha"), market.broker():
         pass
+
+
+def why_not(market: Market, merchant: str) -> str:
+    """What a node of ours says where Mosquitto does not let it in."""
+    home = market.root / f"merchant-{merchant}"
+    files = TlsFiles(market.ca_path, home / "identity.crt", home / "identity.key")
+    address = Address("localhost", market.file.nodes.port, files.context())
+    connection = Connection(Settings(address, "c" * 32, (topics.broker_card(),)))
+    try:
+        while not connection.failure:
+            connection.wait(WAIT_SECONDS)
+    finally:
+        connection.abandon()
+    assert not connection.ready
+    return connection.failure
 
 
 # What customers may.

@@ -121,6 +121,7 @@ class MemoryConnection:
         self.settings = settings
         self.epoch = 1
         self.ready = False
+        self.failure = ""
         self.under_way = 0
         self.inbox: list[bus.Delivery] = []
         self.patterns = (*settings.subscriptions, *settings.live_subscriptions)
