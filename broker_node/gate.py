@@ -90,12 +90,12 @@ class Gate:
     def _retained(
         self, topic: topics.MerchantStatus | topics.MerchantCard, payload: bytes, now: int
     ) -> Sequence[Arrival]:
-        if isinstance(topic, topics.MerchantStatus):
-            online = read_presence(payload).state == "online"
-            return [Arrival(None, b"", MerchantPresence(topic.merchant_id, online=online))]
         if not payload:
             # A revoked merchant's, which we cleared.
             return []
+        if isinstance(topic, topics.MerchantStatus):
+            online = read_presence(payload).state == "online"
+            return [Arrival(None, b"", MerchantPresence(topic.merchant_id, online=online))]
         card = cards.open_merchant_card(payload, self._keys.ca_der, self._keys.market, topic.merchant_id, now)
         return [Arrival(None, b"", MerchantShown(card))]
 

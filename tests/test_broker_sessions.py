@@ -515,7 +515,9 @@ def test_a_revoked_merchant_loses_session_and_card(
     assert session.refused(ask) == "merchant_offline"
     assert [type(body) for body in keeper.collect()] == [messages.SessionEnded]
     assert refusal(keeper.log_in()) == ("revoked", 0)
-    assert world.running["broker"].loop.refused["stale"] == 1
+    # What it clears itself, status and card, comes back to it, and is not refused; "a card" was.
+    assert [p.payload for p in world.bus.passed if p.topic == topics.merchant_status("sports")][-1] == b""
+    assert world.running["broker"].loop.refused == {"stale": 1, "malformed": 1}
     assert [p.topic for p in world.bus.passed].count(topics.audit_event("merchant.revoked")) == 1
 
 
