@@ -272,6 +272,8 @@ class Client:
 
     def _close(self) -> None:
         self._client.loop_stop()
+        # paho leaves the pair that wakes its thread to the garbage collector.
+        self._client._reset_sockets(sockpair_only=True)
         # A connection that was refused half way stays open otherwise.
         sock = self._client.socket()
         if sock is not None:

@@ -138,6 +138,13 @@ def why_not(market: Market, merchant: str) -> str:
     return connection.failure
 
 
+def test_a_client_that_is_closed_leaves_no_socket(market: Market) -> None:
+    # The collector would find it later, in some other test, and fail that one.
+    with market.customer() as customer:
+        pair = customer._client._sockpairR, customer._client._sockpairW
+    assert [each.fileno() for each in pair] == [-1, -1]
+
+
 # What customers may.
 
 
