@@ -9,8 +9,8 @@ book, until somebody gives it back or it is decided.
 Rule 2. Where the evidence is a proof (`evidence`) the dispute is decided in the transaction that opens it.
 Everything else is decided by the market's operator, who reads what both sides say.
 
-Rule 3. Evidence shows what was bought. It is stored for the operator alone, and erased `answer_kept_ms` after
-the end; no event, log or other message has anything of it.
+Rule 3. Evidence shows what was bought, and so may what both sides say. All of it is stored for the operator
+alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it.
 """
 
 from __future__ import annotations
@@ -154,12 +154,14 @@ class Disputes:
         return [ToMerchant(merchant, messages.DisputeAnswered(order_id=request.order_id))]
 
     def sweep(self, tx: Tx, now: int) -> None:
-        """Erase the evidence of disputes that ended long ago."""
+        """Erase evidence, statement and answer of disputes that ended long ago."""
         disputes = schema.disputes.c
+        ended = disputes.decided < now - self._limits.answer_kept_ms
+        left = sa.or_(disputes.evidence.is_not(None), disputes.statement != "", disputes.answer != "")
+        # The answer stays one, if an empty one: another word of the merchant's does not count any more.
+        answer = sa.case((disputes.answer.is_not(None), ""))
         tx.execute(
-            sa.update(schema.disputes)
-            .where(disputes.decided < now - self._limits.answer_kept_ms, disputes.evidence.is_not(None))
-            .values(evidence=None)
+            sa.update(schema.disputes).where(ended, left).values(evidence=None, statement="", answer=answer)
         )
 
 

@@ -357,22 +357,31 @@ def test_what_is_said_after_the_end_is_refused(world: World, customer: Customer,
     assert keeper.refused(late) == "wrong_state"
 
 
-def test_evidence_is_erased_thirty_days_after_the_end(
+def test_evidence_and_what_both_said_are_erased_thirty_days_after_the_end(
     world: World, customer: Customer, keeper: Shopkeeper, time: Time
 ) -> None:
     session = customer.shop()
     order = bought(customer, session, keeper)
     shown = evidence(world, keeper, order)
-    session.ask(order.dispute(evidence=[shown]), messages.OrderAnswer)
+    opened = order.dispute(evidence=[shown], statement="the maps of the ridge are empty")
+    answer = messages.AnswerDispute(order_id=order.id, statement="that ridge has no paths")
+    session.ask(opened, messages.OrderAnswer)
+    keeper.ask(answer, messages.DisputeAnswered)
     time.advance(40 * DAY_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
-        assert disputes.find(tx, order.id.hex()).evidence is not None
+        kept = disputes.find(tx, order.id.hex())
+    assert (kept.evidence, kept.statement, kept.answer) == (shown, opened.statement, answer.statement)
     decide(world, order, "refunded")
     time.advance(30 * DAY_MS + HOUR_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
-        assert disputes.find(tx, order.id.hex()).evidence is None
+        erased = disputes.find(tx, order.id.hex())
+    assert (erased.evidence, erased.statement, erased.answer) == (None, "", "")
+    assert not any("ridge" in str(row) for rows in dump(world).values() for row in rows)
+    keeper.open()
+    keeper.say(answer)
+    assert keeper.hear(messages.Refused).code == "idempotency_conflict"
 
 
 def test_nothing_of_a_dispute_reaches_the_log(
