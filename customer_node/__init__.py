@@ -23,6 +23,7 @@ from common.errors import (
     UsageError,
     VeilmartError,
 )
+from customer_node.invoices.model import Buyer
 from customer_node.market import Market
 from customer_node.refusals import TicketsNeededError
 from customer_node.seed_file import KeyFile, Passphrase
@@ -32,6 +33,7 @@ __all__ = [
     "BrokerUnreachableError",
     "BusUnreachableError",
     "BusyError",
+    "Buyer",
     "CardDeclinedError",
     "DeadlineError",
     "DiscountRefusedError",

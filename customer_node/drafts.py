@@ -215,6 +215,7 @@ def _store(
             "request_hash": key.request_hash,
             "place_order": codec.pack(place),
             "merchant_certificate": visit.merchant.certificate,
+            "merchant_name": visit.merchant.card.name,
         },
     )
     for position, (line, product, figures) in enumerate(basket.lines()):

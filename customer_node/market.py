@@ -37,6 +37,8 @@ from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
 from customer_node.funds import Funds
 from customer_node.holdings import wallet_view
+from customer_node.invoices.issue import Invoices
+from customer_node.invoices.model import Buyer, Invoice
 from customer_node.orders import Order
 from customer_node.profile import MARKET_FILE, Profile
 from customer_node.purchasing import Purchasing
@@ -128,6 +130,7 @@ class Market:
         standing = Standing(context, refunds)
         self._downloads = Downloads(context, self._shop, standing)
         self._receipts = Receipts(context)
+        self._invoices = Invoices(context, self._receipts)
         funds = Funds(context)
         checkout = self._checkout = Checkout(context, funds, refunds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
@@ -494,9 +497,31 @@ class Market:
         """Verify a receipt and write it to a file that anyone in this market can verify."""
         return self._receipts.export(self._find(order_id), path)
 
-    def verify_receipt(self, path: Path) -> ReceiptView:
-        """Verify an exported receipt off line. Raises `UntrustedError`."""
-        return self._receipts.verify(path)
+    def verify_receipt(self, source: Path | str) -> ReceiptView:
+        """Verify an exported receipt off line: a file, or the text of an invoice's QR codes.
+
+        Raises `UntrustedError`.
+        """
+        return (
+            self._receipts.verify_text(source) if isinstance(source, str) else self._receipts.verify(source)
+        )
+
+    def invoice(self, order_id: str, buyer: Buyer | None = None) -> Invoice:
+        """Make an order's invoice of its verified receipt; `buyer` None takes the name and address kept here.
+
+        `customer_node.invoices.pdf.render` and `.page.render` make a file of it. Nobody is asked or told.
+        Raises `NotFoundError`, `UntrustedError`.
+        """
+        return self._invoices.of(self._find(order_id), buyer)
+
+    @property
+    def buyer(self) -> Buyer:
+        """The name and address that invoices show; kept in this profile, sealed, and sent to nobody."""
+        return self._invoices.buyer
+
+    def keep_buyer(self, buyer: Buyer) -> None:
+        """Keep name and address for later invoices; `Buyer()` erases them."""
+        self._invoices.keep_buyer(buyer)
 
     # --- carrying on -----------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ only if it says exactly what was ordered: lines, signed records, prices, discoun
 Every figure in it is worked out anew; one that does not add up proves nothing, whoever signed it.
 
 Rule 2. An exported bundle is verified off line, against the CA of this profile's market and never against
-the one inside; the readable part is not trusted, it is made anew from the signed bytes.
+the one inside; the readable part is not trusted, it is made anew from the signed bytes. So is the short
+form that an invoice's QR codes hold (`proofs`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from common.keys import (
 )
 from common.receipts import check_sums
 from common.store import Row, Tx
-from customer_node import orders
+from customer_node import orders, proofs
 from customer_node.context import Context
 from customer_node.earlier import read_receipt
 from customer_node.figures import tax_views
@@ -134,13 +135,34 @@ class Receipts:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
         return view
 
+    def proof(self, order_id: bytes) -> tuple[str, ...]:
+        """Give an order's signed receipt as texts for QR codes. Raises `NotFoundError`."""
+        row = self._row(order_id)
+        return proofs.write(
+            proofs.Proof(
+                receipt=row["receipt"], signature=row["signature"], certificate=row["merchant_certificate"]
+            )
+        )
+
     def verify(self, path: Path) -> ReceiptView:
-        """Verify a bundle off line. Raises `UsageError` if it cannot be read, `UntrustedError`."""
+        """Verify a bundle off line, or a file with the texts of QR codes.
+
+        Raises `UsageError` if it cannot be read, `UntrustedError`.
+        """
         try:
             with path.open("rb") as file:
                 data = file.read(MAXIMUM_BUNDLE + 1)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        text = data.decode("ascii", errors="replace")
+        return self.verify_text(text) if proofs.is_proof(text) else self._verify_bundle(path, data)
+
+    def verify_text(self, text: str) -> ReceiptView:
+        """Verify the texts of an invoice's QR codes off line. Raises `UsageError`, `UntrustedError`."""
+        proof = proofs.read(text)
+        return self._verified(proof.receipt, proof.signature, proof.certificate)
+
+    def _verify_bundle(self, path: Path, data: bytes) -> ReceiptView:
         try:
             bundle = msgspec.json.decode(data[:MAXIMUM_BUNDLE], type=Bundle)
             certificate = x509.load_pem_x509_certificate(bundle.certificate.encode())

@@ -326,7 +326,9 @@ order_secrets: Final = sa.Table(
     sa.Column("request_hash", sa.LargeBinary, nullable=False),
     sa.Column("place_order", Sealed("order_secrets.place_order"), nullable=False),
     sa.Column("merchant_certificate", sa.LargeBinary, nullable=False),
+    sa.Column("merchant_name", SealedText("order_secrets.merchant_name")),
 )
+"""`merchant_name`: what the merchant's card called it then."""
 
 receipts: Final = sa.Table(
     "receipts",
@@ -335,6 +337,14 @@ receipts: Final = sa.Table(
     sa.Column("receipt", Sealed("receipts.receipt"), nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+
+buyer: Final = sa.Table(
+    "buyer",
+    metadata,
+    sa.Column("name", SealedText("buyer.name"), nullable=False),
+    sa.Column("address", SealedText("buyer.address"), nullable=False),
+)
+"""At most one row: what the owner of this profile wants to be called on invoices. Nobody is sent it."""
 
 claims: Final = sa.Table(
     "claims",

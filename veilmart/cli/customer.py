@@ -9,6 +9,7 @@ from veilmart.cli import (
     customer_browse,
     customer_buy,
     customer_changes,
+    customer_invoice,
     customer_orders,
     customer_topup,
     customer_wallet,
@@ -23,6 +24,7 @@ for part in (
     customer_browse,
     customer_buy,
     customer_orders,
+    customer_invoice,
     customer_wallet,
     customer_web,
 ):

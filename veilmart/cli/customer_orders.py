@@ -16,6 +16,7 @@ from common.errors import UsageError
 from common.money import format_amount, format_rate
 from customer_node import Market
 from customer_node.disputes import Kind
+from customer_node.proofs import is_proof
 from customer_node.views import OrderView, Progress, ReceiptView
 from veilmart.cli.homes import output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
@@ -41,7 +42,7 @@ receipt_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     cls=ReceiptGroup,
-    help="Receipts: [ORDER|--last] --out FILE, or verify FILE.",
+    help="Receipts: [ORDER|--last] --out FILE, or verify FILE-OR-QR-TEXT.",
 )
 app.add_typer(order_app, name="order", help="One order.")
 app.add_typer(receipt_app, name="receipt")
@@ -187,7 +188,7 @@ def download(
     last: Last = False,
 ) -> None:
     """Download an order's files, going on where an earlier call ended."""
-    chosen = _chosen(market, order, last=last).order_id
+    chosen = chosen_order(market, order, last=last).order_id
     with _progress() as progress:
         files = market.download(chosen, to, progress)
     rows = [(each.path, each.size, each.sha256) for each in files]
@@ -218,31 +219,38 @@ def receipt(
     last: Last = False,
 ) -> None:
     """Verify an order's receipt, show it, and write it to a file."""
-    chosen = _chosen(market, order, last=last).order_id
+    chosen = chosen_order(market, order, last=last).order_id
     found = market.receipt(chosen) if out is None else market.export_receipt(chosen, out)
-    views = _receipt_views(found)
+    views = receipt_views(found)
     shown.show({"receipt": found, "path": out}, *views, *([f"written to {out}"] if out is not None else []))
 
 
 @receipt_app.command("verify")
 def verify_receipt(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="An exported receipt.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="An exported receipt, or the texts of an invoice's QR codes.", metavar="FILE"),
+    ],
     market: Annotated[
         Path | None, typer.Option(help="The market file; without it, the profile's market counts.")
     ] = None,
     profile: ProfileHome = None,
 ) -> None:
-    """Verify an exported receipt. Asks nobody."""
+    """Verify an exported receipt, or the QR codes of an invoice. Asks nobody."""
+    proof = " ".join(source)
+    if not is_proof(proof) and len(source) > 1:
+        raise UsageError("One receipt at a time.", "Only the QR codes of one invoice may be several.")
+    given = proof if is_proof(proof) else Path(proof)
     if market is None:
         with opened(profile, 30.0, None, now=False) as own:
-            found = own.verify_receipt(file)
+            found = own.verify_receipt(given)
     else:
         with tempfile.TemporaryDirectory() as folder:
             Market.join(Path(folder), market)
             with Market(Path(folder)) as other:
-                found = other.verify_receipt(file)
-    output(context).show(found, *_receipt_views(found), "the receipt holds")
+                found = other.verify_receipt(given)
+    output(context).show(found, *receipt_views(found), "the receipt holds")
 
 
 @on_profile(app)
@@ -262,13 +270,15 @@ def resume(
     shown.show(done, *views)
 
 
-def _chosen(market: Market, order: str | None, *, last: bool) -> OrderView:
+def chosen_order(market: Market, order: str | None, *, last: bool) -> OrderView:
+    """Give the order that a command line names. Raises `UsageError`, `NotFoundError`."""
     if (order is None) != last:
         raise UsageError("Which order?", "Give its id, or --last for the newest.")
     return market.last_order() if order is None else market.order(order)
 
 
-def _receipt_views(receipt: ReceiptView) -> list[View]:
+def receipt_views(receipt: ReceiptView) -> list[View]:
+    """Show a receipt to a person."""
     facts = [
         ("order", receipt.order_id),
         ("merchant", receipt.merchant),
