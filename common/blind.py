@@ -88,6 +88,9 @@ class BlindPublicKey:
 
         Raises ForgedError.
         """
+        # Step 1, which OpenSSL leaves out: one that begins with a zero byte has no second, shorter spelling.
+        if len(signature) != _modulus_bytes(self.modulus):
+            raise ForgedError("blind signature has another length")
         try:
             self._key.verify(signature, prepared, _PSS, _HASH)
         except InvalidSignature:

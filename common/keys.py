@@ -147,6 +147,9 @@ def verify_identity(public: PublicIdentity, label: bytes, data: bytes, signature
     try:
         if isinstance(public, Ed25519PublicKey):
             public.verify(signature, bound)
+        elif len(signature) != public.key_size // 8:
+            # RFC 8017 §8.1.2, step 1, which OpenSSL leaves out.
+            raise ForgedError("the signature has another length")
         else:
             public.verify(signature, bound, PSS_SHA256, hashes.SHA256())
     except InvalidSignature as error:

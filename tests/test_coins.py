@@ -167,6 +167,19 @@ def test_every_truncation_and_extension_of_a_signature_fails(issuer: IssuerKey, 
             coins.verify_token(issuer, msgspec.structs.replace(token, signature=signature))
 
 
+def test_a_signature_that_begins_with_zero_has_no_shorter_spelling(private: blind.BlindPrivateKey):
+    """OpenSSL alone would take it without that byte: one of 256 is so."""
+    for number in range(10_000):
+        prepared = number.to_bytes(2)
+        blinded, inverse = blind.blind(private.public, prepared, bytes(48), 3)
+        signature = blind.finalize(private.public, prepared, private.blind_sign(blinded), inverse)
+        if signature[0] == 0:
+            break
+    private.public.verify(prepared, signature)
+    with pytest.raises(ForgedError):
+        private.public.verify(prepared, signature[1:])
+
+
 def test_a_signature_plus_the_modulus_fails(private: blind.BlindPrivateKey, issuer: IssuerKey, token: Token):
     larger = int.from_bytes(token.signature) + private.public.modulus
     with pytest.raises(ForgedError):

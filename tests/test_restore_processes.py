@@ -90,7 +90,7 @@ def killed_again_and_again(environment: dict[str, str], words: tuple[str | Path,
     for killed in range(100):
         with command(environment, *words) as process:
             try:
-                out, _ = process.communicate(timeout=0.6 + 0.4 * killed)
+                out, _ = process.communicate(timeout=0.8 * 1.6**killed)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
