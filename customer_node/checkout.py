@@ -12,8 +12,8 @@ Rule 2. That an order is called off is stored before it is said (`failure` is `c
 first at the broker wins, the cancel or the merchant's accept.
 
 Rule 3. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
-refused until its deadline: where the broker turns out to know it (`recall`), it goes on. Afterwards only
-`captured` and `refundable` end an order.
+refused while a copy of it may still arrive: where the broker turns out to know it (`recall`), it goes on.
+Afterwards only `captured` and `refundable` end an order.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class Checkout:
     def recall(self, session: ShopSession, order_id: bytes) -> bool:
         """Ask whether the broker knows a refused order after all; tell whether it does: then `settle` it.
 
-        One that it does not know past its deadline is erased: it cannot be taken any more. Raises what
+        One that it does not know, and of which no copy can arrive any more, is erased, and its number is
+        given again. Raises what
         asking raises.
         """
         order = self._load(order_id)
@@ -125,9 +126,12 @@ class Checkout:
         try:
             answer = session.ask(question, messages.OrderAnswer, self._context.timeout_ms)
         except (NotFoundError, RejectedError):
-            if session.now > order.deadline + FRESHNESS_MS:
+            # It was never sent after its refusal: when no copy counts any more the answer stays as it is.
+            last = min(order.deadline, order.heard or order.deadline)
+            if session.now > last + 2 * FRESHNESS_MS:
                 with self._context.profile.store.immediate() as tx:
                     orders.drop_draft(tx, order.id)
+                    self._context.wallet.give_back(tx, "order", order.id, self._context.clock())
             return False
         with self._context.profile.store.immediate() as tx:
             self._context.wallet.retake(tx, order.id)
@@ -240,7 +244,7 @@ class Checkout:
                     # Another order has this id for ever, so that this one can never be taken.
                     orders.drop_draft(tx, order.id)
                 else:
-                    orders.step(tx, order.id, "refused")
+                    orders.step(tx, order.id, "refused", heard=session.now)
         raise error
 
     def _still_open(

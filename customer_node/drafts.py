@@ -61,11 +61,11 @@ class Drafts:
         purchase: str,
         deadline_ms: int | None,
         terms: Terms,
-        skipped: int = 0,
+        skipped: int | None = None,
     ) -> bytes:
         """Read the products anew, reserve the coins, store the order, and give its id.
 
-        `skipped` numbers of orders are left out (`numbers`).
+        `skipped` is how many numbers are left out where the last one turned out to be used.
         Raises `PriceChangedError`, `OutOfStockError`, `DiscountRefusedError`, `InsufficientFundsError`,
         `RejectedError`, and what a visit raises. Nothing has been paid then.
         """
@@ -81,13 +81,19 @@ class Drafts:
         deadline = visit.session.now + min(deadline_ms or limit, limit)
         month = slots.month_of(visit.session.now)
         with self._context.profile.store.immediate() as tx:
-            order_id = self._context.wallet.new_id(tx, "order", month, skipped)
+            order_id = self._new_id(tx, month, skipped)
             secret = order_secret(self._context.profile.seed, order_id)
             coins = self._funds.reserve(tx, order_id, amount)
             basket = _Basket(wanted, products, lines, terms.code)
             place, key = self._seal(visit, order_id, secret, amount, deadline, coins, basket)
             _store(tx, visit, place, key, secret, purchase, self._context.clock(), basket)
         return order_id
+
+    def _new_id(self, tx: Tx, month: str, skipped: int | None) -> bytes:
+        wallet = self._context.wallet
+        if skipped is None:
+            return wallet.new_id(tx, "order", month, self._context.clock())
+        return wallet.other_id(tx, "order", month, skipped)
 
     def _seal(
         self,

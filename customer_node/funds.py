@@ -22,6 +22,7 @@ from common import codec, coins, config, messages, slots
 from common.errors import (
     IdempotencyConflictError,
     InsufficientFundsError,
+    NotFoundError,
     PaymentsStoppedError,
     RejectedError,
     UntrustedError,
@@ -32,6 +33,7 @@ from customer_node import ageing, issuers, numbers
 from customer_node.change import change_for, refund_coins, spread_swap
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError, RetiredKeyError
+from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS
 from customer_node.shop import ShopSession
 from customer_node.wallet import Key, Operation
 
@@ -51,9 +53,10 @@ class Funds:
         """Swap until the wallet can pay `amount` exactly.
 
         Raises `InsufficientFundsError`, `RejectedError`, `UntrustedError`, and what asking raises; after
-        silence `resume` completes the swap.
+        silence, or where payments are stopped, `resume` completes the swap.
         """
         context = self._context
+        self.hear_of_payments(session)
         for _ in range(MOST_SWAPS):
             swap = self._next_swap(session, amount)
             if swap is None:
@@ -68,6 +71,24 @@ class Funds:
                     if not context.wallet.held(tx, context.clock()):
                         raise
         raise InsufficientFundsError("The wallet's coins cannot pay that.", "`veilmart withdraw` draws more.")
+
+    def hear_of_payments(self, session: ShopSession) -> None:
+        """Ask whether payments go on, where something is open or was refused: no number is used in vain.
+
+        Raises `PaymentsStoppedError`, and what asking raises.
+        """
+        context, now = self._context, self._context.clock()
+        with context.profile.store.immediate() as tx:
+            if not any(numbers.untraced(tx, kind, now) for kind in numbers.KINDS):
+                return
+        # About an order that there is not: it moves no money, and is refused by the one reason or the other.
+        question = messages.CancelOrder(order_id=context.random(16), claim_secret=context.random(32))
+        try:
+            session.ask(question, messages.OrderAnswer, context.timeout_ms)
+        except PaymentsStoppedError:
+            raise
+        except (NotFoundError, RejectedError):
+            return
 
     def _next_swap(self, session: ShopSession, amount: int) -> Operation | None:
         context, now = self._context, self._context.clock()
@@ -103,6 +124,7 @@ class Funds:
         """
         context = self._context
         context.broker(session.link)
+        self.hear_of_payments(session)
         month, most = slots.month_of(session.now), config.MAXIMUM_COINS
         while True:
             with context.profile.store.immediate() as tx:
@@ -124,6 +146,7 @@ class Funds:
         """
         context = self._context
         context.broker(session.link)
+        self.hear_of_payments(session)
         month = slots.month_of(session.now)
         for _ in range(MOST_SWAPS):
             with context.profile.store.immediate() as tx:
@@ -141,6 +164,7 @@ class Funds:
         """
         context = self._context
         context.broker(session.link)
+        self.hear_of_payments(session)
         most, lost = config.MAXIMUM_COINS, None
         while (swap := self._next_exchange(session, most)) is not None:
             try:
@@ -165,7 +189,7 @@ class Funds:
             rows = ageing.to_exchange(tx, now, most)
             if not rows:
                 return None
-            operation = context.wallet.new_id(tx, "swap", month)
+            operation = context.wallet.new_id(tx, "swap", month, now)
             worth = sum(row["value"] for row in rows)
             wanted = refund_coins(worth, context.wallet.held(tx, now), issuers.top(tx, month))
             tokens = context.wallet.take(tx, rows, operation)
@@ -173,7 +197,7 @@ class Funds:
 
     def _begin(self, tx: Tx, given: list[int], wanted: list[int], month: str) -> Operation:
         context, now = self._context, self._context.clock()
-        operation = context.wallet.new_id(tx, "swap", month)
+        operation = context.wallet.new_id(tx, "swap", month, now)
         tokens = context.wallet.reserve(tx, operation, given, now)
         return self._store_swap(tx, operation, tokens, wanted, month)
 
@@ -184,8 +208,9 @@ class Funds:
         kinds: list[Key] = [("coin", value) for value in wanted]
         blinded = context.wallet.draw(tx, operation, kinds, month)
         request = codec.pack(messages.Swap(operation=operation, coins=tokens, blinded=blinded))
-        context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
-        return Operation(operation, "swap", request)
+        now = context.clock()
+        context.wallet.begin_operation(tx, operation, "swap", request, now)
+        return Operation(operation, "swap", request, begun=now)
 
     def finish(self, session: ShopSession, swap: Operation) -> None:
         """Ask until a swap is answered. Raises `RejectedError` for a refusal, and what asking raises."""
@@ -205,7 +230,7 @@ class Funds:
         """Take another number for a swap: this one was used, before the profile came back from a copy."""
         context = self._context
         with context.profile.store.immediate() as tx:
-            operation = context.wallet.new_id(tx, "swap", slots.month_of(session.now), skipped)
+            operation = context.wallet.other_id(tx, "swap", slots.month_of(session.now), skipped)
             question = msgspec.structs.replace(_SWAP.unpack(swap.request), operation=operation)
             request = codec.pack(question)
             context.wallet.renumber(tx, swap.id, operation, request)
@@ -226,6 +251,7 @@ class Funds:
                 else:
                     context.wallet.release(tx, swap.id)
                 context.wallet.end_operation(tx, swap.id, "refused")
+                context.wallet.give_back(tx, "swap", swap.id, self._forgotten_from(swap))
             raise
         try:
             with context.profile.store.immediate() as tx:
@@ -234,6 +260,12 @@ class Funds:
         except UntrustedError:
             context.profile.keep_evidence("swap", codec.pack(answer), context.clock())
             raise
+
+    def _forgotten_from(self, swap: Operation) -> int:
+        """Give the time from which no copy of a refused swap, and no answer to one, can arrive any more."""
+        now = self._context.clock()
+        sent_once = now - swap.begun < REPEAT_FIRST_MS
+        return now if sent_once else now + 2 * FRESHNESS_MS
 
     def sift(self, session: ShopSession, order_id: bytes) -> None:
         """Swap each coin of a refused order for another one: those that were spent before stay out.
@@ -247,13 +279,14 @@ class Funds:
             rows = context.wallet.reserved_for(tx, order_id)
         for row in rows:
             with context.profile.store.immediate() as tx:
-                operation = context.wallet.new_id(tx, "swap", month)
+                operation = context.wallet.new_id(tx, "swap", month, context.clock())
                 token = context.wallet.pass_on(tx, row, operation)
                 blinded = context.wallet.draw(tx, operation, [("coin", row["value"])], month)
                 request = codec.pack(messages.Swap(operation=operation, coins=[token], blinded=blinded))
-                context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
+                now = context.clock()
+                context.wallet.begin_operation(tx, operation, "swap", request, now)
             try:
-                self.finish(session, Operation(operation, "swap", request))
+                self.finish(session, Operation(operation, "swap", request, begun=now))
             except PaymentsStoppedError:
                 raise
             except RejectedError:

@@ -7,8 +7,8 @@
 Rule 1. Three secrets follow from one order secret: `claim` for a refund, `status` for questions, `fetch`
 for the cells. The locks of the first two are in `PlaceOrder`, that of the third in its sealed part alone.
 
-Rule 2. A refused order's secrets stay until its deadline: a repetition of `PlaceOrder` that is still under
-way may be taken, and then they alone bring the money back.
+Rule 2. A refused order's secrets stay while a repetition of `PlaceOrder` that is under way may be taken: then
+they alone bring the money back.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ class Order:
     failure_value: int | None
     refunded: int
     claimed: int
+    heard: int
     secrets: Secrets = field(repr=False)
     answer_key: sealing.AnswerKey = field(repr=False)
     place_order: messages.PlaceOrder = field(repr=False)
@@ -147,6 +148,7 @@ def load(tx: Tx, order_id: bytes) -> Order:
         failure_value=row["failure_value"],
         refunded=row["refunded"],
         claimed=row["claimed"],
+        heard=row["heard"],
         secrets=Secrets.of(row["secret"]),
         answer_key=sealing.AnswerKey(row["answer_secret"], row["request_hash"]),
         place_order=_PLACE.unpack(row["place_order"]),

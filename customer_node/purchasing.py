@@ -161,7 +161,7 @@ class Purchasing:
                 self._checkout.settle(visit.session, there.id)
                 return
             for tries in range(MOST_RENUMBERED):
-                skipped = min(tries, numbers.MOST_SKIPPED)
+                skipped = min(tries, numbers.MOST_SKIPPED) or None
                 order_id = self._drafts.draft(visit, lines, purchase, deadline_ms, terms, skipped)
                 try:
                     self._checkout.settle(visit.session, order_id)

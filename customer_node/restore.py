@@ -35,8 +35,6 @@ from customer_node.views import RestoredOrderView, RestoreView
 TICKETS: Final = 16
 """How many tickets are drawn, less those that came back, for the sessions that look for swaps and orders."""
 
-KINDS: Final[tuple[numbers.Kind, ...]] = ("swap", "order")
-
 
 class Restore:
     """Brings a wallet back into a profile that has its seed."""
@@ -124,7 +122,7 @@ class Restore:
                 tx.execute(sa.insert(eras), {"era": numbers.era_of(seed, name, count)})
             there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
             own = {each["era"] for each in tx.all(sa.select(eras))}
-            for kind in KINDS:
+            for kind in numbers.KINDS:
                 for era in before:
                     for each in months:
                         if (kind, era, each) not in there and era not in own:

@@ -130,6 +130,17 @@ numbers: Final = sa.Table(
 )
 """The next unused number of swaps and orders, of which their ids follow (`numbers`)."""
 
+freed_numbers: Final = sa.Table(
+    "freed_numbers",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("era", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("month", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("usable_from", sa.BigInteger, nullable=False),
+)
+"""Numbers that were given, and of whose swap or order the broker keeps nothing: they are given again."""
+
 eras: Final = sa.Table(
     "eras",
     metadata,
@@ -298,9 +309,9 @@ orders: Final = sa.Table(
     sa.Column("heard", sa.BigInteger, nullable=False, default=0),
     sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
-"""What the broker said last, at `heard`: the order's state there (`standing`), when its money settles by
-itself (0: it does not), by when a dispute is decided and why it ended, how much of it was given back.
-`claimed` is how much of that is in the wallet.
+"""What the broker said last, at `heard` (a refusal: on the broker's clock): the order's state there
+(`standing`), when its money settles by itself (0: it does not), by when a dispute is decided and why it
+ended, how much of it was given back. `claimed` is how much of that is in the wallet.
 """
 
 order_lines: Final = sa.Table(

@@ -83,6 +83,8 @@ class Operation:
     kind: str
     request: bytes
     account: bytes | None = None
+    begun: int = 0
+    """When it was stored, where it was never sent before; else 0."""
 
 
 class Wallet:
@@ -152,9 +154,23 @@ class Wallet:
 
     # --- operations ------------------------------------------------------------------------------------
 
-    def new_id(self, tx: Tx, kind: numbers.Kind, month: str, skipped: int = 0) -> bytes:
-        """Give the id of a new swap or order, which a restored wallet finds again."""
-        return numbers.next_id(tx, self._seed, kind, month, skipped)
+    def new_id(self, tx: Tx, kind: numbers.Kind, month: str, now: int) -> bytes:
+        """Give the id of a new swap or order, which a restored wallet finds again.
+
+        Raises `RejectedError` where too many are unanswered or refused.
+        """
+        return numbers.next_id(tx, self._seed, kind, month, now)
+
+    def other_id(self, tx: Tx, kind: numbers.Kind, month: str, skipped: int) -> bytes:
+        """Give another id for what has one that was used before the profile came back from a copy."""
+        return numbers.other_id(tx, self._seed, kind, month, skipped)
+
+    def give_back(self, tx: Tx, kind: numbers.Kind, given: bytes, usable_from: int) -> None:
+        """Let the id of a refused swap or order be given again: nothing is left that refers to it."""
+        tx.execute(
+            sa.update(tokens).where(tokens.c.holder == given, tokens.c.state == "free").values(holder=None)
+        )
+        numbers.give_back(tx, self._seed, kind, given, usable_from)
 
     def renumber(self, tx: Tx, operation: bytes, new: bytes, request: bytes) -> None:
         """Let an open operation go on under another id, with the same tokens."""

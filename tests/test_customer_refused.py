@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from customer_shop import Bazaar, build, home
+from test_customer_crash import lose_change
 from test_payments import break_the_books, examine, mend
 
+from broker_node.exchange import Exchange
 from broker_node.orders import Orders
 from common import config
 from common.errors import PaymentsStoppedError, RefusedError, RejectedError
-from customer_node import Market, orders
+from customer_node import Market, orders, schema
 from customer_node.refunds import Refunds
 
 PRICE = 1234
@@ -107,6 +110,8 @@ def test_what_stays_refused_is_bought_anew_and_erased_in_time(
         monkeypatch.setattr(market._resume._checkout, "recall", recall_later)
         market.resume()
         assert [order.state for order in market.orders()] == ["complete"]
+        # A restored wallet finds no hole where the refused one was.
+        assert market.buy_now("sports", "ROUTE").order_id == refused
 
 
 # --- payments are stopped ------------------------------------------------------------------------------
@@ -153,3 +158,57 @@ def test_what_a_stopped_broker_refused_is_done_once_payments_go_on(
         shown = market.wallet()
         assert (shown.usable, shown.reserved, shown.open_operations) == (4000 - 77, 0, 0)
         assert [order.state for order in market.orders()] == ["disputed", "refunded"]
+
+
+def given(market: Market) -> dict[str, int]:
+    """How many numbers of each kind were given."""
+    with market._context.profile.store.immediate() as tx:
+        return {row["kind"]: row["next"] for row in tx.all(sa.select(schema.numbers))}
+
+
+def test_trying_while_payments_are_stopped_uses_up_no_numbers(bazaar: Bazaar) -> None:
+    """A restored wallet looks for numbers one after the other: a hole must not grow wider than it looks."""
+    with bazaar.customer(bundles=1) as market:
+        break_the_books(bazaar.world)
+        for _ in range(3):
+            with pytest.raises(PaymentsStoppedError):
+                market.buy_now("sports", "ROUTE", idempotency_key="monday")
+        assert given(market) == {"order": 1}
+        left = lose_change(market)
+        for _ in range(3):
+            with pytest.raises(PaymentsStoppedError):
+                market.buy_now("sports", "ROUTE")
+        assert given(market) == {"order": 1}
+        assert money(market) == left
+        resume_payments(bazaar)
+        assert market.buy_now("sports", "ROUTE", idempotency_key="monday").state == "accepted"
+
+
+def test_a_swap_that_meets_stopped_payments_is_done_later(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        left = lose_change(market)
+        break_the_books(bazaar.world)
+        for _ in range(3):
+            with pytest.raises(PaymentsStoppedError):
+                market.buy_now("sports", "ROUTE")
+        assert given(market) == {"swap": 1}
+        assert [(item.kind, item.outcome) for item in market.resume()] == [("swap", "open")]
+        resume_payments(bazaar)
+        assert outcomes(market) == ["done"]
+        assert market.buy_now("sports", "ROUTE").state == "accepted"
+        assert market.wallet().usable == left - 77
+
+
+def test_a_refused_swaps_number_is_the_next_ones(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RefusedError("wrong_amount")
+
+    with bazaar.customer(bundles=1) as market:
+        lose_change(market)
+        with monkeypatch.context() as patched:
+            patched.setattr(Exchange, "_check_swap", refuse)
+            with pytest.raises(RejectedError):
+                market.buy_now("sports", "ROUTE")
+        assert given(market) == {"swap": 1}
+        assert market.buy_now("sports", "ROUTE").state == "accepted"
+        assert given(market) == {"swap": 1, "order": 1}

@@ -24,6 +24,7 @@ from common.messages import IssuerKey, Swap, Swapped
 from common.slots import month_of
 from common.states import UnlistedStepError
 from common.store import Store
+from customer_node import numbers
 from customer_node.change import change_for, refund_coins
 from customer_node.funds import Funds
 from customer_node.issuers import learn
@@ -427,3 +428,28 @@ WalletMachine.TestCase.settings = settings(
     max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestWalletMachine = WalletMachine.TestCase
+
+
+def test_a_number_that_was_given_back_is_given_again_in_time(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    with store.immediate() as tx:
+        first, second, third = (wallet.new_id(tx, "swap", MONTH, NOW) for _ in range(3))
+        wallet.give_back(tx, "swap", second, NOW + 1)
+        fourth = wallet.new_id(tx, "swap", MONTH, NOW)
+        assert fourth not in {first, second, third}
+        assert wallet.new_id(tx, "order", MONTH, NOW + 1) not in {first, second, third, fourth}
+        assert wallet.new_id(tx, "swap", MONTH, NOW + 1) == second
+        assert wallet.new_id(tx, "swap", MONTH, NOW + 1) not in {first, second, third, fourth}
+
+
+def test_a_hole_in_the_numbers_never_grows_wider_than_a_search(store: Store):
+    wallet = Wallet(SEED, allow_young=False)
+    with store.immediate() as tx:
+        refused = [wallet.new_id(tx, "swap", MONTH, NOW) for _ in range(numbers.MOST_UNTRACED)]
+        for each in refused:
+            wallet.give_back(tx, "swap", each, NOW + 1)
+        with pytest.raises(RejectedError, match="refused or did not answer"):
+            wallet.new_id(tx, "swap", MONTH, NOW)
+        assert wallet.other_id(tx, "swap", MONTH, 0) not in refused
+        assert {wallet.new_id(tx, "swap", MONTH, NOW + 1) for _ in refused} == {*refused}
+    assert numbers.MOST_UNTRACED + numbers.MOST_SKIPPED < numbers.GAP
