@@ -303,7 +303,7 @@ orders: Final = sa.Table(
     sa.Column("standing", sa.Text),
     sa.Column("settles", sa.BigInteger, nullable=False, default=0),
     sa.Column("decide_by", sa.BigInteger, nullable=False, default=0),
-    sa.Column("decision", sa.Text, nullable=False, default=""),
+    sa.Column("decision", SealedText("orders.decision"), nullable=False, default=""),
     sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
     sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
     sa.Column("heard", sa.BigInteger, nullable=False, default=0),

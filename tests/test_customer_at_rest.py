@@ -27,6 +27,7 @@ from common.errors import AuthenticationError, UntrustedError, UsageError
 from customer_node import KeyFile, Market, Passphrase, profile, schema, seed_file, words
 from customer_node.orders import Secrets
 from customer_node.profile import open_store
+from customer_node.sealed_columns import RowCipher, attach
 from veilmart.evidence import Evidence
 
 SEED = bytes(range(32))
@@ -254,27 +255,56 @@ def test_joining_again_leaves_the_wallet_sealed(bazaar: Bazaar, sealed: Path) ->
 # --- profiles of before --------------------------------------------------------------------------------
 
 
-def test_an_older_profile_is_sealed_when_it_is_opened(tmp_path: Path) -> None:
-    path = tmp_path / "profile.db"
-    engine = sa.create_engine(f"sqlite:///{path}")
+def older(home: Path, revision: str, *rows: str) -> None:
+    """Make a profile as it was at some revision."""
+    engine = sa.create_engine(f"sqlite:///{home / 'profile.db'}")
+    attach(engine.dialect, RowCipher(SEED, clock.random_bytes))
     settings = Config()
     settings.set_main_option("script_location", str(Path(customer_node.migrations.__file__).parent))
     with engine.begin() as connection:
         settings.attributes["connection"] = connection
-        command.upgrade(settings, "0005")
-        connection.exec_driver_sql(
-            "INSERT INTO operations VALUES (x'01', 'swap', 'open', x'73656372657420636f696e73', 1, NULL)"
-        )
-        connection.exec_driver_sql("INSERT INTO cart_lines VALUES ('sports', 'A', 1, 'A title in it', 9, 1)")
+        command.upgrade(settings, revision)
+        for row in rows:
+            connection.exec_driver_sql(row)
     engine.dispose()
-    (tmp_path / profile.SEED_FILE).write_bytes(SEED)
-    assert b"secret coins" in path.read_bytes()
+    (home / profile.SEED_FILE).write_bytes(SEED)
+
+
+def content(home: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in home.glob("profile.db*"))
+
+
+def test_an_older_profile_is_sealed_when_it_is_opened(tmp_path: Path) -> None:
+    older(
+        tmp_path,
+        "0005",
+        "INSERT INTO operations VALUES (x'01', 'swap', 'open', x'73656372657420636f696e73', 1, NULL)",
+        "INSERT INTO cart_lines VALUES ('sports', 'A', 1, 'A title in it', 9, 1)",
+    )
+    assert b"secret coins" in content(tmp_path)
 
     assert profile_rows(tmp_path, schema.operations.c.request) == [(b"secret coins",)]
     assert profile_rows(tmp_path, schema.cart_lines.c.title) == [("A title in it",)]
-    content = b"".join(each.read_bytes() for each in tmp_path.glob("profile.db*"))
-    assert b"secret coins" not in content
-    assert b"A title in it" not in content
+    assert b"secret coins" not in content(tmp_path)
+    assert b"A title in it" not in content(tmp_path)
+
+
+def test_why_an_older_profiles_dispute_ended_is_sealed_too(tmp_path: Path) -> None:
+    older(
+        tmp_path,
+        "0012",
+        "INSERT INTO orders (order_id, merchant, purchase, state, amount, currency, created, deadline, visit,"
+        " settles, refunded, claimed, heard, decision)"
+        " VALUES (x'01', 'sports', 'a', 'complete', 1, 'EUR', 1, 1, x'00', 0, 0, 0, 0, 'the film is whole')",
+        "INSERT INTO orders (order_id, merchant, purchase, state, amount, currency, created, deadline, visit,"
+        " settles, refunded, claimed, heard)"
+        " VALUES (x'02', 'sports', 'b', 'complete', 1, 'EUR', 1, 1, x'00', 0, 0, 0, 0)",
+    )
+    assert b"the film is whole" in content(tmp_path)
+
+    ended = [(b"\x01", "the film is whole"), (b"\x02", "")]
+    assert profile_rows(tmp_path, schema.orders.c.order_id, schema.orders.c.decision) == ended
+    assert b"the film is whole" not in content(tmp_path)
 
 
 # --- the command ---------------------------------------------------------------------------------------
