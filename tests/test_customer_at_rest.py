@@ -292,7 +292,7 @@ def test_an_older_profile_is_sealed_when_it_is_opened(tmp_path: Path) -> None:
 def test_why_an_older_profiles_dispute_ended_is_sealed_too(tmp_path: Path) -> None:
     older(
         tmp_path,
-        "0012",
+        "0013",
         "INSERT INTO orders (order_id, merchant, purchase, state, amount, currency, created, deadline, visit,"
         " settles, refunded, claimed, heard, decision)"
         " VALUES (x'01', 'sports', 'a', 'complete', 1, 'EUR', 1, 1, x'00', 0, 0, 0, 0, 'the film is whole')",

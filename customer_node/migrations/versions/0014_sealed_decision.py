@@ -7,8 +7,8 @@ from alembic import op
 
 from customer_node.sealed_columns import cipher_of
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 
 
 def upgrade() -> None:
