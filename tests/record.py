@@ -44,6 +44,7 @@ PUBLIC_TABLES = {
     "checkpoints",
     "checked_books",
     "totals",
+    "spent_chunks",
     "alembic_version",
     "sqlite_master",
 }
@@ -52,6 +53,7 @@ TABLES: dict[str, Side] = {
     **dict.fromkeys(SHOP_TABLES, "shop"),
     **dict.fromkeys(PUBLIC_TABLES, "public"),
 }
+PUBLIC_FOLDERS = tuple(f"{topics.PREFIX}/{name}/" for name in ("audit", "spent"))
 ACCOUNT_CREDENTIALS = (messages.SignUp, messages.LogIn)
 
 
@@ -366,7 +368,7 @@ class Record:
 
 def is_public(topic: str) -> bool:
     """Whether both ACL files let everybody read a topic."""
-    return topic.endswith(("/card", "/status")) or topic.startswith(f"{topics.PREFIX}/audit/")
+    return topic.endswith(("/card", "/status")) or topic.startswith(PUBLIC_FOLDERS)
 
 
 def _broker_card(payload: bytes) -> messages.BrokerCard:

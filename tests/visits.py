@@ -37,6 +37,8 @@ from veilmart.demo.goods import mountains
 
 Values = dict[str, bytes | str]
 
+LIMITS = {"totals_minimum_orders": 3, "totals_period_ms": 1000}
+"""So that totals and spent sets are published while somebody shops."""
 PIECE = 20
 PLACES = (0.0, 0.31, 0.5, 0.77)
 
@@ -304,7 +306,7 @@ def stock(world: World, goods: tuple[Product, ...] = GOODS) -> None:
 def visit(root: Path) -> Visits:
     """Let everything happen, and give its record."""
     with recording() as recorder:
-        world = World(root)
+        world = World(root, limits=LIMITS)
         try:
             stock(world)
             alice_comes(world, recorder)
