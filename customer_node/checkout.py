@@ -36,6 +36,7 @@ from common.errors import (
     WireError,
 )
 from common.keys import verify_certificate
+from common.references import reference_of
 from common.store import Tx
 from customer_node import cart, orders, receipts, standing
 from customer_node.connection import POLL_MS
@@ -48,7 +49,7 @@ from customer_node.rejections import CANCELLED, rejection_error
 from customer_node.schema import orders as order_rows
 from customer_node.schema import purchases
 from customer_node.schema import receipts as receipt_rows
-from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS, REPEAT_LONGEST_MS, reference
+from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS, REPEAT_LONGEST_MS
 from customer_node.shop import PROBE_MS, ShopSession
 from customer_node.timing import Countdown, Repeater
 
@@ -155,7 +156,7 @@ class Checkout:
             if repeater.due():
                 session.post(question if known else order.place_order)
             for body in session.receive(countdown.slice_s(POLL_MS)):
-                if reference(body) != order.id:
+                if reference_of(body) != order.id:
                     continue
                 error = answer_error(body)
                 if error is not None:

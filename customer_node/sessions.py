@@ -16,6 +16,7 @@ from common.errors import (
     VeilmartError,
     WireError,
 )
+from common.references import reference_of
 from customer_node.connection import POLL_MS, Link
 from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError, answer_error
@@ -101,14 +102,14 @@ class Session(Generic[Down]):
         Raises what `refusal_error` says for a refusal, `DeadlineError` or `BrokerUnreachableError` for
         silence, `SessionOverError`.
         """
-        wanted = reference(question)
+        wanted = reference_of(question)
         countdown = Countdown(self._clock, timeout_ms)
         repeater = Repeater(self._clock, REPEAT_FIRST_MS, REPEAT_LONGEST_MS)
         while not countdown.over:
             if repeater.due():
                 self.post(question)
             for body in self.receive(countdown.slice_s(POLL_MS)):
-                if reference(body) != wanted:
+                if reference_of(body) != wanted:
                     continue
                 if isinstance(body, kind) and until(body):
                     return body
@@ -123,7 +124,7 @@ class Session(Generic[Down]):
         countdown = Countdown(self._clock, timeout_ms)
         self.post(probe)
         while not countdown.over:
-            if any(reference(body) == probe.order_id for body in self.receive(countdown.slice_s(POLL_MS))):
+            if any(reference_of(body) == probe.order_id for body in self.receive(countdown.slice_s(POLL_MS))):
                 return True
         return False
 
@@ -132,58 +133,3 @@ class Session(Generic[Down]):
         return self.link.silence() or DeadlineError(
             "The broker did not answer in time.", "Try again, or allow more time (`--timeout`).", hop="broker"
         )
-
-
-_BY_REQUEST: Final = (
-    messages.GetBalance,
-    messages.Balance,
-    messages.FetchIssued,
-    messages.Issued,
-    messages.ChangePassword,
-    messages.EnableTotp,
-    messages.DisableTotp,
-    messages.CloseAccount,
-    messages.AccountChanged,
-    messages.LogOut,
-    messages.LoggedOut,
-    messages.AskMerchant,
-    messages.MerchantAnswer,
-    messages.FetchCells,
-    messages.MerchantCell,
-)
-_BY_OPERATION: Final = (
-    messages.TopUp,
-    messages.AskTopUp,
-    messages.TopUpAnswer,
-    messages.Withdraw,
-    messages.Withdrawn,
-    messages.Swap,
-    messages.Swapped,
-    messages.ClaimRefund,
-    messages.RefundIssued,
-    messages.BeginRestore,
-    messages.RestoreBegun,
-    messages.RepeatSwap,
-)
-_BY_ORDER: Final = (
-    messages.PlaceOrder,
-    messages.AskOrder,
-    messages.AnswerKept,
-    messages.ConfirmDelivery,
-    messages.CancelOrder,
-    messages.OpenDispute,
-    messages.OrderAnswer,
-    messages.FindOrder,
-    messages.OrderFound,
-)
-
-
-def reference(body: messages.Message) -> bytes | None:
-    """Give the id by which a question and its answer belong together."""
-    if isinstance(body, _BY_REQUEST):
-        return body.request
-    if isinstance(body, _BY_OPERATION):
-        return body.operation
-    if isinstance(body, _BY_ORDER):
-        return body.order_id
-    return body.reference if isinstance(body, messages.Refused | messages.KeyRetired) else None
