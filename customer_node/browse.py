@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Final, TypeAlias
 
 import msgspec
@@ -143,7 +144,9 @@ def _read(visit: Visit, question: messages.ListProducts, limit: int) -> list[mes
 def _merged(
     pages: list[SearchView], failures: dict[str, VeilmartError], sort: messages.Sort, wanted: slice
 ) -> SearchView:
-    products = [product for page in pages for product in page.products]
+    # When something was put on sale is the merchant's own business: the newest of each take turns.
+    turns = zip_longest(*(page.products for page in pages))
+    products = [product for turn in turns for product in turn if product is not None]
     products.sort(key=_ORDER[sort])
     categories = sorted({category for page in pages for category in page.categories if category})
     total = sum(page.total for page in pages)

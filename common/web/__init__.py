@@ -13,7 +13,8 @@ and what to do next.
 
 Public names, by module:
 
-    site      Site(name=, title=, package=, door=, address=, uploads=, explain=, api_token=)
+    site      Site(name=, title=, package=, door=, address=, uploads=, explain=, api_token=, layout=)
+              .frame = what gives the values that every page's layout needs
               .render(request, "page.html", status=200, **values)   .redirect(path)   .notice(request, text)
               .app(routes, lifespan=)   .stopping   .env (Jinja2)
               filters money, rate, moment, size; `static(name)` gives the address of a static file

@@ -68,14 +68,18 @@ class Site:
         uploads: Mapping[str, int] | None = None,
         explain: Callable[[VeilmartError], Explained] = explain,
         api_token: ApiToken | None = None,
+        layout: str = "base.html",
     ) -> None:
         """Take templates and static files from `package` first, then from this one.
 
         `uploads` are the bytes that a path which begins so may be sent, where that is more than a form.
+        `layout` is the template around the pages for errors too.
         """
         self.name = name
         self.title = title
         self.stopping = False
+        self.frame: Callable[[], Mapping[str, Any]] = dict
+        """Gives what every page of a session has beside its own values: what its layout shows."""
         self._door = door
         self._address = address
         self._uploads = dict(uploads or {})
@@ -93,21 +97,22 @@ class Site:
             lstrip_blocks=True,
         )
         self.env.filters.update(money=format_amount, rate=format_rate, moment=moment, size=size_text)
-        self.env.globals.update(site=self, static=self.static)
+        self.env.globals.update(site=self, static=self.static, layout=layout)
 
     # --- pages -----------------------------------------------------------------------------------------
 
     def render(self, request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-        """Make a page. Beside `values` it has `request`, `path`, `csrf_token` and `notices`."""
+        """Make a page. Beside `values` it has the frame's, `request`, `path`, `csrf_token` and `notices`."""
         session = session_of(request)
         # What a part of the page is asked for by htmx shows no notices: the next whole page does.
         whole = session is not None and "hx-request" not in request.headers
+        frame = self.frame() if session is not None else {}
         page = self.env.get_template(template).render(
             request=request,
             path=request.url.path,
             csrf_token=session.csrf if session else "",
             notices=session.take_notices() if session and whole else [],
-            **values,
+            **{**frame, **values},
         )
         return HTMLResponse(page, status_code=status)
 
@@ -115,7 +120,8 @@ class Site:
         """Make a part of a page, for an event; it may hold forms of its session."""
         session = session_of(request)
         token = session.csrf if session else ""
-        return self.env.get_template(template).render(request=request, csrf_token=token, **values)
+        frame = {**self.frame(), **values}
+        return self.env.get_template(template).render(request=request, csrf_token=token, **frame)
 
     def redirect(self, path: str) -> RedirectResponse:
         """Go on elsewhere after a form, so that nothing is sent twice by looking at it again."""

@@ -47,7 +47,7 @@ class CatalogPages:
         most = MOST_PAGES if merchant else MAXIMUM_LIMIT // PAGE
         page = forms.asked_number(request, "page", default=1, most=most)
         agreed = forms.asked_number(request, "tickets", default=MAXIMUM_TICKETS, most=MOST_TICKETS)
-        merchants = await self._desk.ask(lambda market: market.merchants())
+        merchants = await self._desk.merchants()
         try:
             found = await self._desk.ask(
                 lambda market: market.search(
@@ -67,7 +67,6 @@ class CatalogPages:
             request,
             "catalog.html",
             merchants=merchants,
-            names={each.id: each.name for each in merchants},
             chosen=next((each for each in merchants if each.id == merchant), None),
             found=found,
             asked=asked,

@@ -26,7 +26,7 @@ from common.web.site import Site
 from common.web.worker import Worker
 from customer_node.market import Market
 from customer_node.reading import Reading
-from customer_node.views import Progress, PurchaseView, QuoteView
+from customer_node.views import MerchantView, Progress, PurchaseView, QuoteView
 
 Result = TypeVar("Result")
 
@@ -80,6 +80,8 @@ class Desk:
         self.downloads = downloads
         self.wait_until = 0
         """Until when the customer chose to wait before the account is opened; 0 for no wait."""
+        self.names: dict[str, str] = {}
+        """The merchants' names by their ids, as far as they were read off their cards."""
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._purchases: OrderedDict[str, Purchase] = OrderedDict()
         self._deliveries: dict[str, Delivery] = {}
@@ -90,6 +92,7 @@ class Desk:
         """Open the profile. Raises what `Market` raises."""
         market = self.worker.start()
         self._reading, self._currency = market.reading, market.market.currency
+        self.site.frame = self.frame
 
     async def stop(self) -> None:
         """Let what is under way come to its next stop. Deliveries go on when they are asked for again."""
@@ -113,9 +116,15 @@ class Desk:
         """Do something with the market, after what was asked for before."""
         return await self.worker.call(action)
 
+    async def merchants(self) -> tuple[MerchantView, ...]:
+        """List the merchants; their names are known to every page from then on."""
+        found = await self.ask(lambda market: market.merchants())
+        self.names.update({each.id: each.name for each in found})
+        return found
+
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
-        """Make a page, with what the frame around every page shows."""
-        return self.site.render(request, template, status=status, **self.frame(), **values)
+        """Make a page."""
+        return self.site.render(request, template, status=status, **values)
 
     def frame(self) -> dict[str, Any]:
         """Give what every page shows: the cart's count, and whether a visit or the account is open."""
@@ -124,6 +133,7 @@ class Desk:
             "logged_in": self.reading.logged_in(),
             "visit": self.reading.visit(),
             "currency": self.currency,
+            "names": self.names,
             "now": self.reading.now(),
         }
 

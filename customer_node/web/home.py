@@ -33,7 +33,7 @@ class HomePages:
 
     async def home(self, request: Request) -> Response:
         """Show the newest products of all merchants."""
-        merchants = await self._desk.ask(lambda market: market.merchants())
+        merchants = await self._desk.merchants()
         agreed = forms.asked_number(request, "tickets", default=MAXIMUM_TICKETS, most=MOST_TICKETS)
         try:
             found = await self._desk.ask(
@@ -46,8 +46,7 @@ class HomePages:
         return self._shown(request, merchants, found)
 
     def _shown(self, request: Request, merchants: tuple[MerchantView, ...], found: SearchView) -> Response:
-        names = {each.id: each.name for each in merchants}
-        return self._desk.page(request, "home.html", merchants=merchants, names=names, found=found)
+        return self._desk.page(request, "home.html", merchants=merchants, found=found)
 
     def _welcome(self, request: Request, merchants: tuple[MerchantView, ...]) -> Response:
         wallet, top_ups = self._desk.reading.wallet(), self._desk.reading.top_ups()
@@ -55,5 +54,5 @@ class HomePages:
 
     async def merchants(self, request: Request) -> Response:
         """List the merchants; that takes no ticket."""
-        merchants = await self._desk.ask(lambda market: market.merchants())
+        merchants = await self._desk.merchants()
         return self._desk.page(request, "merchants.html", merchants=merchants)

@@ -29,14 +29,13 @@ class ProductPages:
         """Show a product."""
         merchant, sku = request.path_params["merchant"], request.path_params["sku"]
         product = await self._desk.ask(lambda market: market.show(merchant, sku))
-        merchants = await self._desk.ask(lambda market: market.merchants())
+        await self._desk.merchants()
         return self._desk.page(
             request,
             "product.html",
             product=product,
             variants=await self._variants(product),
             kind=PurePath(product.file_name).suffix.lstrip(".").upper() or "Data",
-            names={each.id: each.name for each in merchants},
         )
 
     async def _variants(self, product: ProductView) -> tuple[ProductSummaryView, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from customer_node.web.words import explain
 NAME: Final = "shop"
 TITLE: Final = "Veilmart"
 DOWNLOADS: Final = "downloads"
+TINTS: Final = 8
 
 
 def storefront(desk: Desk) -> ASGIApp:
@@ -83,10 +85,23 @@ def run_storefront(
             address=address,
             explain=explain,
             api_token=ApiToken(home / API_TOKEN_FILE),
+            layout="shop.html",
         )
+        site.env.filters.update(tint=tint, initials=initials)
         desk = Desk(site, market, home / DOWNLOADS)
         desk.start()
         try:
             serve(site, storefront(desk), address, door.announce)
         finally:
             desk.worker.stop()
+
+
+def tint(text: str) -> int:
+    """Give which of the style's tints stands in for a picture: always the same one for the same thing."""
+    return zlib.crc32(text.encode()) % TINTS
+
+
+def initials(title: str) -> str:
+    """Give two letters that stand in for a picture."""
+    words = [word for word in title.split() if word[0].isalnum()]
+    return "".join(word[0] for word in words[:2]) if len(words) > 1 else title[:2]
