@@ -155,6 +155,13 @@ class PaymentsStoppedError(RejectedError):
     retryable = True
 
 
+class TooSoonError(RejectedError):
+    """Shop work keeps a minimum age away from the account; it goes on by itself later."""
+
+    code = "too_soon"
+    retryable = True
+
+
 class OutOfTicketsError(RejectedError):
     """No usable ticket is left to open a shop session with."""
 

@@ -35,7 +35,7 @@ from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError, RetiredKeyError
 from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS
 from customer_node.shop import ShopSession
-from customer_node.wallet import Key, Operation
+from customer_node.wallet import ENDING_MS, Key, Operation
 
 _SWAP: Final[codec.Codec[messages.Swap]] = codec.Codec(messages.Swap)
 MOST_SWAPS: Final = 16
@@ -112,10 +112,10 @@ class Funds:
             raise self._explained(tx, InsufficientFundsError("The wallet holds less than that."))
         return context.wallet.reserve(tx, order_id, values, now)
 
-    def ending(self) -> bool:
-        """Tell whether coins are in their last week."""
+    def ending(self, within_ms: int = ENDING_MS) -> bool:
+        """Tell whether coins will be void within a time, or within a week."""
         with self._context.profile.store.immediate() as tx:
-            return bool(self._context.wallet.ending(tx, self._context.clock()))
+            return bool(self._context.wallet.ending(tx, self._context.clock(), within_ms))
 
     def renew(self, session: ShopSession) -> None:
         """Swap the coins that are in their last week for coins of this month. Raises as `finish` does.

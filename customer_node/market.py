@@ -147,6 +147,7 @@ class Market:
             top_ups=self._top_ups,
             refunds=refunds,
             disputes=self._disputes,
+            hurried=allow_young,
         )
         self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
         self._restore = Restore(context, self._account, self._shop)

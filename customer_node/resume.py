@@ -12,7 +12,10 @@
     disputes           said until they are answered, then asked about until they are decided
     money given back   claimed
 
-Rule. One thing that goes no further does not hold up the others: each is reported with its error.
+Rule 1. Account and shop keep apart by the market's minimum age: in a run for everything, while the account
+was used less than that ago, what takes a shop session waits, coins in their last day excepted.
+
+Rule 2. One thing that goes no further does not hold up the others: each is reported with its error.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from common.errors import VeilmartError
+from common import config
+from common.errors import TooSoonError, VeilmartError
 from customer_node import orders
-from customer_node.account import Account
+from customer_node.account import Account, last_used
 from customer_node.checkout import Checkout
 from customer_node.context import Context
 from customer_node.disputes import Disputes, unanswered
@@ -58,6 +62,8 @@ class Resume:
         top_ups: TopUps,
         refunds: Refunds,
         disputes: Disputes,
+        *,
+        hurried: bool,
     ) -> None:
         self._context = context
         self._refunds = refunds
@@ -69,10 +75,13 @@ class Resume:
         self._funds = funds
         self._checkout = checkout
         self._downloads = downloads
+        self._hurried = hurried
 
     def run(self, folder: Path | None, part: Part = "all") -> list[ResumedView]:
         """Carry everything on, or a part; `folder` is where deliveries go that have not begun."""
         done = self._in_account() if part in ("all", "account") else []
+        if part == "all" and (soon := self._too_soon()) is not None:
+            return done + self._waiting(soon)
         if part in ("all", "orders"):
             done += self._in_shops(folder, deliver=part == "all")
         return done
@@ -83,6 +92,36 @@ class Resume:
             ResumedView("withdrawal", name, "open" if error else "done", error)
             for name, error in self._account.resume()
         ]
+
+    def _too_soon(self) -> TooSoonError | None:
+        """Say until when shop work waits, where the account was used a moment ago."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            used = last_used(tx)
+        until = used + 1000 * context.profile.market.minimum_age_seconds
+        now = context.clock()
+        if self._hurried or not used or until <= now:
+            return None
+        return TooSoonError(
+            "The account was used a moment ago: what a shop would see next to that could be tied to it.",
+            f"`veilmart resume` in {-(-(until - now) // config.MINUTE_MS)} min, or with `--now` at once.",
+        )
+
+    def _waiting(self, soon: TooSoonError) -> list[ResumedView]:
+        """List what would be carried on in shop sessions."""
+        with self._context.profile.store.immediate() as tx:
+            swaps = self._context.wallet.open_operations(tx, "swap")
+            ids = [
+                *(unanswered(tx) + orders.in_states(tx, (*orders.OPEN, *orders.TO_DELIVER, "disputed"))),
+                *(unconfirmed(tx) + unheard(tx, self._context.clock()) + uncollected(tx)),
+            ]
+        waiting = [ResumedView("swap", swap.id.hex(), "waiting", soon) for swap in swaps]
+        # Coins that end within a day would be lost by waiting.
+        urgent = self._funds.ending(config.DAY_MS)
+        waiting += self._renew() if urgent else []
+        if self._funds.ending() and not urgent:
+            waiting.append(ResumedView("renewal", "", "waiting", soon))
+        return waiting + [ResumedView("order", each.hex(), "waiting", soon) for each in dict.fromkeys(ids)]
 
     def _in_shops(self, folder: Path | None, *, deliver: bool) -> list[ResumedView]:
         done: list[ResumedView] = []

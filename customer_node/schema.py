@@ -103,7 +103,8 @@ tending: Final = sa.Table(
     sa.Column("what", sa.Text, primary_key=True),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
-"""When the wallet does what by itself: times drawn beforehand; and, as `swapped`, when it last did."""
+"""When the wallet does what by itself: times drawn beforehand; when it last did, as `swapped`; and, as
+`account`, when a session of the account was last used."""
 
 operations: Final = sa.Table(
     "operations",

@@ -514,6 +514,8 @@ class RestoreView:
 class ResumedView:
     """One thing that was taken up again. `outcome` is its state now, `error` why it goes no further.
 
+    `waiting` is what takes a shop session, while the account was used less than the minimum age ago.
+
     A `renewal`, the swap of coins that would be void within a week, has no id.
     """
 

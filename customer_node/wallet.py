@@ -320,10 +320,10 @@ class Wallet:
         """Count usable coins by value."""
         return dict(Counter(row["value"] for row in self._usable(tx, "coin", now)))
 
-    def ending(self, tx: Tx, now: int) -> dict[int, int]:
-        """Count usable coins by value that will be void within a week."""
+    def ending(self, tx: Tx, now: int, within_ms: int = ENDING_MS) -> dict[int, int]:
+        """Count usable coins by value that will be void within a time."""
         month = slots.month_of(now)
-        if slots.month_of(now + ENDING_MS) == month:
+        if slots.month_of(now + within_ms) == month:
             return {}
         old = [row["value"] for row in self._usable(tx, "coin", now) if row["month"] != month]
         return dict(Counter(old))

@@ -43,6 +43,7 @@ EXIT_CODES = {
     "out_of_stock": 4,
     "discount_refused": 4,
     "insufficient_funds": 4,
+    "too_soon": 4,
     "out_of_tickets": 4,
     "idempotency_conflict": 4,
     "card_declined": 4,

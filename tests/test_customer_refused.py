@@ -1,4 +1,4 @@
-"""What the broker refuses for now: it takes an order after all, or payments are stopped for a while."""
+"""What the broker refuses for now: it takes an order after all, payments are stopped, or it is too soon."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from customer_shop import Bazaar, build, home
@@ -15,7 +16,7 @@ from test_payments import break_the_books, examine, mend
 from broker_node.exchange import Exchange
 from broker_node.orders import Orders
 from common import config
-from common.errors import PaymentsStoppedError, RefusedError, RejectedError
+from common.errors import PaymentsStoppedError, RefusedError, RejectedError, TooSoonError
 from customer_node import Market, orders, schema
 from customer_node.refunds import Refunds
 
@@ -212,3 +213,36 @@ def test_a_refused_swaps_number_is_the_next_ones(bazaar: Bazaar, monkeypatch: py
         assert given(market) == {"swap": 1}
         assert market.buy_now("sports", "ROUTE").state == "accepted"
         assert given(market) == {"swap": 1, "order": 1}
+
+
+# --- the account was just used -------------------------------------------------------------------------
+
+
+def resting(market: Market) -> None:
+    """Let the market have a minimum age."""
+    profile = market._context.profile
+    profile.market = msgspec.structs.replace(profile.market, minimum_age_seconds=3600)
+
+
+def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        market.buy_now("sports", "ROUTE")
+        resting(market)
+        (waiting,) = market.resume()
+        assert (waiting.kind, waiting.outcome) == ("order", "waiting")
+        assert isinstance(waiting.error, TooSoonError)
+        assert "60 min" in waiting.error.hint
+        assert market.last_order().state == "accepted"
+        with market._context.profile.store.immediate() as tx:
+            long_ago = schema.tending.c.at - 3700_000
+            tx.execute(
+                sa.update(schema.tending).where(schema.tending.c.what == "account").values(at=long_ago)
+            )
+        assert [item.outcome for item in market.resume()] == ["complete"]
+        # A question in the account session counts as well, and `--now` does not wait.
+        market.balance()
+        market.buy_now("sports", "EMPTY")
+        assert [item.outcome for item in market.resume()] == ["waiting"]
+    with bazaar.again(market, allow_young=True) as market:
+        resting(market)
+        assert [item.outcome for item in market.resume()] == ["complete"]

@@ -259,7 +259,10 @@ def resume(
     market: Market,
     to: Annotated[Path | None, typer.Option(help="Where deliveries go that have not begun.")] = None,
 ) -> None:
-    """Take everything that is open to its end: withdrawals, swaps, orders, downloads."""
+    """Take everything that is open to its end: withdrawals, swaps, orders, downloads.
+
+    Next to the account nothing is done in a shop: that waits for the market's minimum age.
+    """
     done = market.resume(to)
     rows = [(each.kind, each.id, each.outcome, each.error.message if each.error else "") for each in done]
     views: list[View] = [Table(("what", "id", "now", "why"), rows)] if done else ["nothing is open"]
