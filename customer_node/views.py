@@ -362,7 +362,8 @@ class OrderView:
 
     `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
-    whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not.
+    whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not:
+    money that was given back stays at the broker until it is claimed, however long that takes.
     `decision` is why a dispute ended.
     """
 

@@ -16,6 +16,7 @@ from common import clock, config
 from common.errors import DeadlineError, RejectedError
 from customer_node import Market
 from merchant_node.refunds import RefundReport, Refunds
+from veilmart.cli.customer_orders import _waits
 
 PRICE = 1234
 
@@ -241,7 +242,9 @@ def test_a_claim_that_was_not_answered_is_repeated_and_comes_once(bazaar: Bazaar
         with pytest.raises(LostError):
             market.ask(order_id)
         refunds._claim = collect
-        assert market.order(order_id).waits_for == "broker"
+        waiting = market.order(order_id)
+        assert (waiting.waits_for, waiting.waits_until) == ("broker", None)
+        assert "without a limit" in _waits(waiting)
     with bazaar.again(market) as market:
         market.ask(order_id)
         assert market.order(order_id).claimed == 300

@@ -167,6 +167,8 @@ def _given_back(order: OrderView) -> str:
 def _waits(order: OrderView) -> str:
     if order.waits_for is None:
         return ""
+    if order.refunded > order.claimed:
+        return f"the {order.waits_for}, which keeps the money without a limit: `veilmart resume` brings it"
     until = f", until {minute_of(order.waits_until)}" if order.waits_until else ""
     return f"the {order.waits_for}{until}"
 
