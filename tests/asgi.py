@@ -33,6 +33,8 @@ class Browser:
     app: Any
     host: str
     cookies: dict[str, str] = field(default_factory=dict)
+    runner: asyncio.Runner | None = None
+    """Where what a request leaves behind goes on with the next one; without it, it ends."""
 
     def get(self, path: str, **headers: str) -> Answer:
         return self.send("GET", path, b"", headers)
@@ -63,7 +65,8 @@ class Browser:
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 1),
         }
-        answer = asyncio.run(_call(self.app, scope, body))
+        run = asyncio.run if self.runner is None else self.runner.run
+        answer = run(_call(self.app, scope, body))
         jar: SimpleCookie = SimpleCookie(answer.headers.get("set-cookie", ""))
         self.cookies |= {name: morsel.value for name, morsel in jar.items()}
         return answer
@@ -77,7 +80,9 @@ async def _call(app: Any, scope: dict[str, Any], body: bytes) -> Answer:
     async def receive() -> dict[str, Any]:
         if pieces:
             return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
-        return {"type": "http.disconnect"}
+        # A browser stays until it has its answer; whoever waits for its leaving is cancelled then.
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets")
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

@@ -96,9 +96,12 @@ class Desk:
 
     async def stop(self) -> None:
         """Let what is under way come to its next stop. Deliveries go on when they are asked for again."""
-        tasks = [each.task for each in self._purchases.values()]
-        tasks += [each.task for each in self._deliveries.values()]
-        await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
+        # A purchase that ends begins its deliveries.
+        while tasks := [each.task for each in self._tasks() if each.running and each.task is not None]:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tasks(self) -> list[Purchase | Delivery]:
+        return [*self._purchases.values(), *self._deliveries.values()]
 
     @property
     def reading(self) -> Reading:

@@ -66,6 +66,12 @@ def storefront(desk: Desk) -> ASGIApp:
     return desk.site.app(routes, lifespan)
 
 
+def desk_of(site: Site, market: Callable[[], Market], home: Path) -> Desk:
+    """Give the desk of a profile, with what its templates need."""
+    site.env.filters.update(tint=tint, initials=initials)
+    return Desk(site, market, home / DOWNLOADS)
+
+
 def run_storefront(
     home: Path, market: Callable[[], Market], port: int, announce: Callable[[str], None]
 ) -> None:
@@ -87,8 +93,7 @@ def run_storefront(
             api_token=ApiToken(home / API_TOKEN_FILE),
             layout="shop.html",
         )
-        site.env.filters.update(tint=tint, initials=initials)
-        desk = Desk(site, market, home / DOWNLOADS)
+        desk = desk_of(site, market, home)
         desk.start()
         try:
             serve(site, storefront(desk), address, door.announce)

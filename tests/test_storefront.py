@@ -1,0 +1,435 @@
+"""The storefront's pages over a market in memory: what a browser's test could not bring about."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi import Answer, Browser
+from conftest import Time
+from customer_shop import PRICES, Bazaar, build, content, home, lose
+from test_customer_refunds import deaf
+
+from common import clock, config
+from common.errors import NotFoundError
+from common.web.door import Door
+from common.web.server import Address
+from common.web.site import Site
+from customer_node import Market
+from customer_node.views import OrderView
+from customer_node.web import storefront
+from customer_node.web.desk import Delivery, Desk
+from customer_node.web.orders import timeline
+from customer_node.web.words import explain
+
+CARD = {"number": "4242424242424242", "expiry": "12/34", "security_code": "123", "name": "A. Lovelace"}
+
+
+@dataclass
+class Front:
+    """A storefront and a browser inside it; its customer is logged in and has coins."""
+
+    bazaar: Bazaar
+    profile: Path
+    address: Address
+    runner: asyncio.Runner
+    desk: Desk
+    browser: Browser
+
+    def post(self, path: str, **fields: str) -> Answer:
+        session = next(iter(self.door._sessions.values()))
+        return self.browser.post(path, {"csrf": session.csrf, **fields})
+
+    @property
+    def door(self) -> Door:
+        return self.desk.site._door
+
+    @property
+    def market(self) -> Market:
+        assert self.desk.worker._owned is not None
+        return self.desk.worker._owned
+
+    def log_out(self) -> None:
+        assert self.post("/account/logout", onward="/").status == 303
+
+    def add(self, merchant: str = "sports", sku: str = "PLAN", quantity: int = 1) -> None:
+        fields = {"merchant": merchant, "sku": sku, "quantity": str(quantity)}
+        assert self.post("/cart/add", **fields).status == 303
+
+    def review(self) -> str:
+        """Look at the review; gives the key under which it can be paid."""
+        page = self.browser.get("/review")
+        found = re.search(r'name="key" value="([0-9a-f]+)"', page.text)
+        assert found, page.text
+        return found[1]
+
+    def settled(self) -> None:
+        """Let every purchase and delivery come to its end."""
+        self.runner.run(self.desk.stop())
+
+
+@pytest.fixture
+def bazaar(tmp_path: Path, time: Time) -> Iterator[Bazaar]:
+    built = build(tmp_path)
+    yield built
+    built.world.close()
+
+
+@pytest.fixture
+def front(bazaar: Bazaar) -> Iterator[Front]:
+    with bazaar.customer() as market:
+        profile = home(market)
+    yield from opened(bazaar, profile)
+
+
+def opened(bazaar: Bazaar, profile: Path) -> Iterator[Front]:
+    address, runner = Address.free(), asyncio.Runner()
+    site = Site(
+        name="shop",
+        title="Veilmart",
+        package="customer_node.web",
+        door=Door(),
+        address=address,
+        explain=explain,
+        layout="shop.html",
+    )
+
+    def market() -> Market:
+        return Market(profile, connect=bazaar.world.connect, timeout_s=2.0, clock=clock_now)
+
+    desk = storefront.desk_of(site, market, profile)
+    desk.start()
+    browser = Browser(storefront.storefront(desk), f"127.0.0.1:{address.port}", runner=runner)
+    browser.get(f"/enter?token={site._door.token()}")
+    with address.socket, runner:
+        yield Front(bazaar, profile, address, runner, desk, browser)
+        runner.run(desk.stop())
+        desk.worker.stop()
+
+
+def clock_now() -> int:
+    return clock.now_ms()
+
+
+def gate(answer: Answer) -> str:
+    found = re.search(r'data-gate="(\w+)"', answer.text)
+    return found[1] if found else ""
+
+
+# --- account and visits --------------------------------------------------------------------------------
+
+
+def test_account_and_visits_are_never_open_together(front: Front) -> None:
+    assert front.desk.reading.logged_in()
+    for path in ("/", "/catalog", "/products/sports/PLAN", "/pictures/sports/PLAN", "/merchants"):
+        assert (front.browser.get(path).status, gate(front.browser.get(path))) == (409, "account")
+    assert gate(front.post("/cart/add", merchant="sports", sku="PLAN", quantity="1")) == "account"
+    assert front.desk.reading.visit() is None
+
+    front.log_out()
+    assert "New in all shops" in front.browser.get("/").text
+    for path in ("/account", "/wallet/top-up"):
+        assert gate(front.browser.get(path)) == "shop"
+    for path in ("/account/login", "/account/signup", "/wallet/top-up"):
+        assert gate(front.post(path)) == "shop"
+    assert not front.desk.reading.logged_in()
+    # What lies here is shown in either mode, and opens nothing.
+    for path in ("/cart", "/orders", "/library", "/wallet"):
+        assert front.browser.get(path).status == 200
+    left = front.post("/visit/leave", onward="/account")
+    assert (left.status, left.headers["location"]) == (303, "/account")
+    assert front.desk.reading.visit() is None
+    assert "Choose a name" in front.browser.get("/account").text
+
+
+def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:
+    front.log_out()
+    front.browser.get("/catalog")
+    visit = front.desk.reading.visit()
+    assert visit is not None
+    waiting = front.post("/visit/wait", onward="/wallet/top-up").headers["location"]
+    page = front.browser.get(waiting)
+    assert "Waiting for the visit to end" in page.text
+    assert '<meta http-equiv="refresh"' in page.text
+    time.advance(visit.until - clock.now_ms())
+    onward = front.browser.get(waiting)
+    assert (onward.status, onward.headers["location"]) == (303, "/wallet/top-up")
+
+
+def test_nobody_is_led_elsewhere_by_a_form(front: Front) -> None:
+    assert front.post("/account/logout", onward="https://evil.example/").headers["location"] == "/"
+
+
+# --- paying --------------------------------------------------------------------------------------------
+
+
+def test_an_expired_quote_is_not_paid(front: Front, time: Time) -> None:
+    front.log_out()
+    front.add()
+    key = front.review()
+    time.advance(config.HOUR_MS)
+    again = front.post("/pay", key=key)
+    assert (again.status, again.headers["location"]) == (303, "/review")
+    assert "These prices have expired. Nothing was paid" in front.browser.get("/cart").text
+    assert front.desk.reading.orders() == ()
+    assert front.post("/pay", key="0" * 32).headers["location"] == "/review"
+    assert front.browser.get("/purchases/" + "0" * 32).headers["location"] == "/review"
+
+
+def test_a_quote_is_bought_once_however_often_it_is_sent(front: Front) -> None:
+    front.log_out()
+    front.add("sports", "PLAN", 2)
+    front.add("maps", "ROUTE")
+    key = front.review()
+    first = front.post("/pay", key=key)
+    assert first.headers["location"] == f"/purchases/{key}"
+    front.settled()
+    assert front.post("/pay", key=key).headers["location"] == f"/purchases/{key}"
+    front.settled()
+    orders = front.desk.reading.orders()
+    assert [(each.merchant, each.state, each.total) for each in orders] == [
+        ("sports", "complete", 2 * PRICES["PLAN"]),
+        ("maps", "complete", PRICES["ROUTE"]),
+    ]
+    page = front.browser.get(f"/purchases/{key}")
+    assert page.text.count('data-state="complete"') == 2
+    events = front.browser.get(f"/purchases/{key}/events")
+    assert events.headers["content-type"].startswith("text/event-stream")
+    assert events.text.startswith("event: piece\n")
+    assert events.text.endswith("event: done\ndata:\n\n")
+
+
+def test_a_purchase_of_an_earlier_run_is_found_under_its_address(front: Front) -> None:
+    front.log_out()
+    front.add()
+    key = front.review()
+    front.post("/pay", key=key)
+    front.settled()
+    front.desk._purchases.clear()
+    assert 'data-state="complete"' in front.browser.get(f"/purchases/{key}").text
+
+
+def test_a_changed_price_is_shown_before_it_is_paid(front: Front) -> None:
+    front.log_out()
+    front.add()
+    front.bazaar.world.merchants["sports"].inventory.edit("PLAN", price=1500)
+    page = front.browser.get("/review").text
+    assert "A price has changed" in page
+    assert "was <del>12.34 EUR</del>" in page
+    assert "Pay 15.00 EUR" in page
+
+
+def test_what_is_missing_is_said_before_anything_is_paid(front: Front) -> None:
+    front.log_out()
+    front.add("sports", "PLAN", 4)
+    page = front.browser.get("/review").text
+    assert "9.36 EUR are missing." in page
+    assert 'action="/pay"' not in page
+
+
+def test_a_code_that_is_not_taken_is_said_at_its_field(front: Front) -> None:
+    front.log_out()
+    front.add()
+    page = front.browser.get("/review?code.sports=SUMMER-99").text
+    assert 'aria-invalid="true"' in page
+    assert "knows no such discount code" in page
+    assert "Pay 12.34 EUR" in page
+
+
+# --- orders --------------------------------------------------------------------------------------------
+
+
+def test_an_order_that_waits_says_for_whom_and_is_called_off(front: Front) -> None:
+    front.log_out()
+    front.add()
+    key = front.review()
+    with deaf(front.bazaar, front.market, "sports/in"):
+        place = front.post("/pay", key=key).headers["location"]
+        front.settled()
+    (order,) = front.desk.reading.orders()
+    assert place in (f"/orders/{order.order_id}", f"/purchases/{key}")
+    page = front.browser.get(f"/orders/{order.order_id}").text
+    assert 'data-state="placed"' in page
+    assert "Waiting for the merchant" in page
+    assert "Without an answer the money comes back by itself." in page
+    assert f'sse-connect="/orders/{order.order_id}/events"' in page
+    called_off = front.post(f"/orders/{order.order_id}/cancel")
+    assert called_off.headers["location"] == f"/orders/{order.order_id}"
+    page = front.browser.get(f"/orders/{order.order_id}").text
+    assert "You called it off." in page
+    assert "sse-connect" not in page
+    assert front.desk.reading.wallet().usable == 4000
+
+
+def test_an_open_order_is_taken_up_again(front: Front, time: Time) -> None:
+    front.log_out()
+    front.add()
+    key = front.review()
+    with deaf(front.bazaar, front.market, "sports/in"):
+        front.post("/pay", key=key)
+        front.settled()
+    # The broker says it again after a while.
+    time.advance(config.MINUTE_MS)
+    assert front.post("/orders/resume", onward="/orders").status == 303
+    front.settled()
+    assert [each.state for each in front.desk.reading.orders()] == ["complete"]
+
+
+def test_a_delivery_that_stops_says_so_and_goes_on(front: Front) -> None:
+    front.log_out()
+    front.add()
+    key = front.review()
+    with front.bazaar.tampering(lose("sports/cells")):
+        front.post("/pay", key=key)
+        front.settled()
+    (order,) = front.desk.reading.orders()
+    page = front.browser.get(f"/orders/{order.order_id}").text
+    assert "What has come is kept" in page
+    assert 'class="step step-bad"' in page
+    front.post(f"/orders/{order.order_id}/deliver")
+    front.settled()
+    assert front.desk.reading.order(order.order_id).state == "complete"
+
+
+def test_files_are_asked_for_by_number(front: Front) -> None:
+    front.log_out()
+    front.add()
+    front.post("/pay", key=front.review())
+    front.settled()
+    (order,) = front.desk.reading.orders()
+    file = front.browser.get(f"/orders/{order.order_id}/files/1")
+    assert file.body == content("sports PLAN", 150_000)
+    assert file.headers["content-disposition"] == 'attachment; filename="plan.bin"'
+    for path in ("0", "2", "-1", "..%2Fseed", "../seed"):
+        assert front.browser.get(f"/orders/{order.order_id}/files/{path}").status == 404
+    for order_id in ("0" * 32, "zz", order.order_id[:8]):
+        assert front.browser.get(f"/orders/{order_id}").status == 404
+        assert front.browser.get(f"/orders/{order_id}/events").status == 404
+    receipt = front.browser.get(f"/orders/{order.order_id}/receipt.json")
+    assert receipt.headers["content-type"] == "application/json"
+    assert receipt.status == 200
+
+
+STATES = {
+    "draft": "now later later later later",
+    "placed": "done done now later later",
+    "accepted": "done done done now later",
+    "downloading": "done done done now later",
+    "complete": "done done done done done",
+    "disputed": "done done done now later now",
+    "refused": "done bad",
+    "refundable": "done done bad now",
+    "refunded": "done done bad done",
+}
+
+
+@pytest.mark.parametrize(("state", "steps"), STATES.items())
+def test_every_state_of_an_order_has_its_road(state: Any, steps: str) -> None:
+    order = OrderView(
+        order_id="00",
+        merchant="sports",
+        state=state,
+        lines=(),
+        code="",
+        subtotal=0,
+        discount=0,
+        taxes=(),
+        total=0,
+        currency="EUR",
+        created=0,
+        deadline=0,
+        idempotency_key="",
+        audit=None,
+        failure=None,
+        refunded=0,
+        claimed=0,
+        decision="",
+        waits_for=None,
+        waits_until=None,
+        cells_done=3,
+        cells=8,
+        files=(),
+    )
+    assert " ".join(step.state for step in timeline(order)) == steps
+    broken = timeline(order, Delivery(error=NotFoundError("gone")))
+    assert ("bad" in [step.state for step in broken]) == (
+        state in ("accepted", "downloading", "disputed", "refused", "refundable", "refunded")
+    )
+    assert "12 of 12" not in timeline(replace(order, cells=None))[-1].text
+
+
+# --- account -------------------------------------------------------------------------------------------
+
+
+def test_money_is_moved_in_bundles(front: Front) -> None:
+    name = front.profile.name
+    front.bazaar.world.fund(name, 2500)
+    page = front.browser.get("/account").text
+    assert 'data-balance="2500"' in page
+    assert '<option value="1">20.00 EUR</option>' in page
+    assert front.post("/account/withdraw", bundles="1").status == 303
+    assert 'data-balance="500"' in front.browser.get("/account").text
+    assert front.post("/account/withdraw", bundles="0").status == 400
+    assert front.post("/account/withdraw", bundles="1").status == 409
+
+
+def test_a_declined_card_keeps_what_was_typed_but_its_security_code(front: Front) -> None:
+    answer = front.post("/wallet/top-up", amount="2000", move="yes", **CARD | {"number": "4000000000000002"})
+    assert answer.status == 422
+    assert "The card was declined." in answer.text
+    assert 'value="A. Lovelace"' in answer.text
+    field = answer.text.split('id="field-security_code"')[1].split("</div>")[0]
+    assert "value" not in field
+    # The same form is charged once, however often it is sent.
+    for _ in range(2):
+        assert front.post("/wallet/top-up", amount="2500", key="k" * 32, **CARD).status == 303
+    assert 'data-balance="2500"' in front.browser.get("/account").text
+    (refused, charged) = front.desk.reading.top_ups()
+    assert (refused.state, charged.state, charged.last_four) == ("refused", "charged", "4242")
+
+
+def test_whoever_has_no_ticket_is_welcomed(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=0) as market:
+        market.log_out()
+        profile = home(market)
+    for front in opened(bazaar, profile):
+        page = front.browser.get("/").text
+        assert "Welcome" in page
+        assert "sports" in page
+        assert front.browser.get("/catalog").status == 409
+        assert "No ticket is left" in front.browser.get("/catalog").text
+
+
+# --- what pages read beside the market -----------------------------------------------------------------
+
+
+def test_what_lies_here_is_read_while_the_market_is_busy(front: Front) -> None:
+    market = front.market
+    front.log_out()
+    front.add()
+    assert front.desk.reading.cart() == market.cart.view()
+    assert replace(market.wallet(), due=()) == front.desk.reading.wallet()
+    assert front.desk.reading.top_ups() == market.top_ups() == ()
+    with pytest.raises(NotFoundError):
+        front.desk.reading.order("00")
+
+
+def test_pages_of_a_search_hold_every_product_once(front: Front) -> None:
+    for number in range(30):
+        front.bazaar.add("maps", f"MAP-{number:02}", 100 + number, b"map")
+    front.log_out()
+    seen: list[tuple[str, str]] = []
+    for offset in range(0, 40, 8):
+        found = front.market.search(sort="price", limit=8, offset=offset)
+        seen += [(each.merchant, each.sku) for each in found.products]
+        assert found.total == 36
+    assert len(seen) == len(set(seen)) == 36
+    alone = [front.market.search(merchant="maps", limit=5, offset=offset).products for offset in (0, 5)]
+    assert [each.sku for page in alone for each in page] == [
+        each.sku for each in front.market.search(merchant="maps", limit=10).products
+    ]
