@@ -498,7 +498,7 @@ EVERY_TIME = 4
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1800)
 def test_nothing_is_made_or_lost_in_many_long_histories() -> None:
-    run_state_machine_as_test(MoneyMachine, settings=histories(300, 60))
+    run_state_machine_as_test(MoneyMachine, settings=histories(100, 60))
 
 
 ROUNDS, AT_ONCE = 16, 3
