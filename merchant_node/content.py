@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import BinaryIO, Final, Literal, TypeAlias
 
 from common.config import CELL_CONTENT, IMAGE_ANSWER, KIB
 from common.errors import UsageError
@@ -28,6 +30,17 @@ IMAGE_MAXIMUM: Final = IMAGE_ANSWER - KIB
 COPY_PIECE: Final = 1024 * KIB
 LARGEST_FILE: Final = 2**40
 """Twenty lines of this size still fit the cell numbers of one order's stream."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent here. `name` is what its sender calls it: a text, and never a path."""
+
+    name: str
+    stream: BinaryIO = field(repr=False)
+
+
+Source: TypeAlias = Path | Upload
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class ContentFolder:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.image = lru_cache(maxsize=64)(self._read_image)
 
-    def add(self, source: Path) -> Stored:
+    def add(self, source: Source) -> Stored:
         """Copy a file in, hashing what is copied. Raises `UsageError` where it cannot be read."""
         partial = self._content / f".{secrets.token_hex(8)}.partial"
         try:
@@ -67,27 +80,35 @@ class ContentFolder:
             partial.replace(self._content / stored.digest.hex())
             _sync_folder(self._content)
         except OSError as error:
-            raise UsageError(f"cannot take {source} in: {error.strerror}") from error
+            raise UsageError(f"cannot take {_called(source)} in: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
         return stored
 
-    def add_image(self, source: Path) -> bytes:
+    def add_image(self, source: Source) -> bytes:
         """Copy an image in and give its digest. Raises `UsageError` for a type or size that is not shown."""
         try:
-            with source.open("rb") as file:
+            with _opened(source) as file:
                 image = file.read(IMAGE_MAXIMUM + 1)
         except OSError as error:
-            raise UsageError(f"cannot read the image {source}: {error.strerror}") from error
+            raise UsageError(f"cannot read the image {_called(source)}: {error.strerror}") from error
         if len(image) > IMAGE_MAXIMUM:
             raise UsageError(
-                f"the image {source} is larger than {IMAGE_MAXIMUM // KIB} KiB",
+                f"the image {_called(source)} is larger than {IMAGE_MAXIMUM // KIB} KiB",
                 "Scale it down, or save it with a stronger compression.",
             )
         media_type(image)
         digest = hashlib.sha256(image).digest()
         replace_file(self._images / digest.hex(), image, mode=PRIVATE_FILE_MODE)
         return digest
+
+    def holds(self, digest: bytes) -> bool:
+        """Tell whether a file of this digest is here."""
+        return (self._content / digest.hex()).is_file()
+
+    def size(self, digest: bytes) -> int:
+        """Give the length of a file that is here, in bytes."""
+        return (self._content / digest.hex()).stat().st_size
 
     def _read_image(self, digest: bytes) -> bytes:
         return (self._images / digest.hex()).read_bytes()
@@ -102,15 +123,29 @@ class ContentFolder:
             os.close(descriptor)
 
 
-def _copy(source: Path, target: Path) -> Stored:
+@contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    if isinstance(source, Upload):
+        source.stream.seek(0)
+        yield source.stream
+        return
+    with source.open("rb") as file:
+        yield file
+
+
+def _called(source: Source) -> str:
+    return source.name if isinstance(source, Upload) else str(source)
+
+
+def _copy(source: Source, target: Path) -> Stored:
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE)
-    with os.fdopen(descriptor, "wb") as out, source.open("rb") as file:
+    with os.fdopen(descriptor, "wb") as out, _opened(source) as file:
         while piece := file.read(COPY_PIECE):
             digest.update(piece)
             size += len(piece)
             if size > LARGEST_FILE:
-                raise UsageError(f"{source} is larger than {LARGEST_FILE >> 30} GiB")
+                raise UsageError(f"{_called(source)} is larger than {LARGEST_FILE >> 30} GiB")
             out.write(piece)
         out.flush()
         os.fsync(out.fileno())

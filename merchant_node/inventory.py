@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -30,7 +29,7 @@ from common.errors import NotFoundError, UsageError
 from common.store import Store, Tx
 from merchant_node import buckets, schema, stock
 from merchant_node.catalog import Product, catalog_version, read_on_sale
-from merchant_node.content import ContentFolder
+from merchant_node.content import ContentFolder, Source
 from merchant_node.discounts import Discount
 from merchant_node.renewal import earlier_record
 from merchant_node.shop import Shop
@@ -108,7 +107,7 @@ class Inventory:
 
     def add(
         self,
-        file: Path,
+        file: Source,
         sku: str,
         *,
         title: str,
@@ -116,7 +115,7 @@ class Inventory:
         category: str = "",
         tags: Sequence[str] = (),
         description: str = "",
-        image: Path | None = None,
+        image: Source | None = None,
         image_alt: str = "",
         stock: int | None = None,
         group: str = "",
@@ -160,13 +159,13 @@ class Inventory:
         self,
         sku: str,
         *,
-        file: Path | None = None,
+        file: Source | None = None,
         title: str | None = None,
         price: int | None = None,
         category: str | None = None,
         tags: Sequence[str] | None = None,
         description: str | None = None,
-        image: Path | None = None,
+        image: Source | None = None,
         image_alt: str | None = None,
         stock: int | UnsetType | None = UNSET,
         group: str | None = None,

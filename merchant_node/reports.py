@@ -97,7 +97,7 @@ class Reports:
         if state is not None:
             query = query.where(schema.orders.c.state == state)
         with self._store.immediate() as tx:
-            return _reports(tx, tx.all(query))
+            return with_lines(tx, tx.all(query))
 
     def order(self, order_id: bytes) -> OrderReport:
         """Give one order. Raises `NotFoundError`."""
@@ -105,7 +105,7 @@ class Reports:
             rows = tx.all(sa.select(schema.orders).where(schema.orders.c.order_id == order_id))
             if not rows:
                 raise NotFoundError("no such order")
-            return _reports(tx, rows)[0]
+            return with_lines(tx, rows)[0]
 
     def find(self, text: str) -> bytes:
         """Give the id of the order whose hex id begins with `text`. Raises `NotFoundError`."""
@@ -127,7 +127,7 @@ class Reports:
         query = _SALES.where(schema.sales.c.number > number).order_by(schema.sales.c.number).limit(limit)
         with self._store.immediate() as tx:
             rows = tx.all(query)
-            reports = _reports(tx, rows)
+            reports = with_lines(tx, rows)
         return [Sale(row["sale"], row["sold_at"], report) for row, report in zip(rows, reports, strict=True)]
 
     def takings(self, *, since: int = 0) -> list[Takings]:
@@ -167,7 +167,8 @@ def _line(row: Any) -> OrderLineReport:
     )
 
 
-def _reports(tx: Tx, rows: Sequence[Any]) -> list[OrderReport]:
+def with_lines(tx: Tx, rows: Sequence[Any]) -> list[OrderReport]:
+    """Make reports of rows of `orders`, in their order."""
     lines: defaultdict[bytes, list[OrderLineReport]] = defaultdict(list)
     ids = [row["order_id"] for row in rows]
     for row in tx.execute(_LINES, {"ids": ids}) if ids else ():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from backoffice import backoffice
 from playwright.sync_api import expect
 from shopfront import PATIENCE_MS, browser, opened, playwright, shopfront, web_market
 
-__all__ = ["browser", "opened", "playwright", "shopfront", "web_market"]  # fixtures
+__all__ = ["backoffice", "browser", "opened", "playwright", "shopfront", "web_market"]  # fixtures
 
 expect.set_options(timeout=PATIENCE_MS)

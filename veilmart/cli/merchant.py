@@ -22,7 +22,7 @@ from merchant_node.home import CERTIFICATE, MARKET, PROFILE, MerchantHome, Profi
 from merchant_node.reports import OrderReport, Reports, Sale
 from merchant_node.run import run_merchant
 from veilmart import ca
-from veilmart.cli import discount, merchant_disputes, merchant_money, merchant_refunds, product
+from veilmart.cli import discount, merchant_disputes, merchant_money, merchant_refunds, merchant_web, product
 from veilmart.cli.homes import (
     Home,
     MerchantId,
@@ -194,6 +194,7 @@ def sales(
 app.command()(merchant_refunds.refund)
 app.command()(merchant_refunds.refunds)
 app.add_typer(merchant_disputes.app, name="dispute")
+app.command()(merchant_web.web)
 
 
 @app.command()

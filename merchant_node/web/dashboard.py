@@ -1,0 +1,83 @@
+"""The dashboard put together: site, desk, pages, and running them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from common.config import KIB
+from common.web.door import Door
+from common.web.server import Address, serve
+from common.web.site import Site
+from merchant_node.web.desk import Desk
+from merchant_node.web.orders import OrderPages
+from merchant_node.web.products import ProductPages
+from merchant_node.web.today import TodayPages
+
+NAME: Final = "dashboard"
+TITLE: Final = "Veilmart"
+UPLOADS: Final = "uploads"
+LARGEST_UPLOAD: Final = 8 * KIB * KIB * KIB
+
+
+def make_site(door: Door, address: Address) -> Site:
+    """Give the dashboard's site."""
+    return Site(
+        name=NAME,
+        title=TITLE,
+        package="merchant_node.web",
+        door=door,
+        address=address,
+        uploads={"/products/": LARGEST_UPLOAD},
+    )
+
+
+def dashboard(desk: Desk) -> ASGIApp:
+    """Give the application of a desk that was opened."""
+    pages = (TodayPages(desk), OrderPages(desk), ProductPages(desk))
+    routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            desk.site.stopping = True
+
+    return desk.site.app(routes, lifespan)
+
+
+def run_dashboard(home: Path, port: int, announce: Callable[[str], None]) -> None:
+    """Serve a merchant's pages until a signal ends it; `announce` is told each one-time link.
+
+    It runs beside the merchant's node, or without it. Raises `VeilmartError` where the home is not usable
+    and `UsageError` where the port is taken.
+    """
+    address = Address.free(port)
+    door = Door(lambda token: announce(f"{address.url}/enter?token={token}"))
+    with address.socket:
+        desk = Desk(make_site(door, address), home)
+        desk.start()
+        try:
+            with _uploads_in(home / UPLOADS):
+                serve(desk.site, dashboard(desk), address, door.announce)
+        finally:
+            desk.worker.stop()
+
+
+@contextmanager
+def _uploads_in(folder: Path) -> Iterator[None]:
+    """Have what is sent written to the merchant's own disk: the system's folder may be memory."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
