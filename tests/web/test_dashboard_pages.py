@@ -10,7 +10,7 @@ import pytest
 from backoffice import Backoffice
 from playwright.sync_api import Page, expect
 from shopfront import Shopfront
-from test_storefront import ready_to_shop, saved
+from test_storefront_pages import ready_to_shop, saved
 
 pytestmark = [pytest.mark.web, pytest.mark.timeout(180)]
 
