@@ -9,7 +9,9 @@ a process of its own:
     python crashing.py broker|merchant HOME MESSAGE/MOMENT ...    runs until one of these, which it names
     python crashing.py customer PROFILE FOLDER STEP ACCOUNT       shops until that step, or names how many
 
-`shop` is what every customer here does, as a script would: begun again after any crash it goes on.
+`shop` is what every customer here does, as a script would: begun again after any crash it goes on. One that
+quarrels also calls an order off and disputes one; `give_in` is what merchant and operator do then, and
+`make_up` how the customer takes its money back.
 """
 
 from __future__ import annotations
@@ -31,24 +33,26 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, payouts, relay, schema
+from broker_node import disputes, ledger, payouts, relay, schema
 from broker_node.audit import Audit
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.run import open_store, run_broker
 from common import clock, messages, payment_cards
 from common.config import load_limits
-from common.errors import OutOfStockError, VeilmartError
+from common.errors import DeadlineError, OutOfStockError, VeilmartError
 from common.logs import log_to_stderr
 from common.market_file import MarketFile
 from common.node import Loop
-from common.store import Store
+from common.store import Store, Tx
 from customer_node import Market, checkout, fetching, files, hello, sessions
 from customer_node.standing import unconfirmed
 from customer_node.views import ResumedView
 from merchant_node import money
 from merchant_node import schema as merchant_schema
 from merchant_node import session as merchant_session
+from merchant_node.disputes import Disputes
 from merchant_node.home import MerchantHome
+from merchant_node.refunds import Refunds
 from merchant_node.run import run_merchant
 from merchant_node.treasury import Treasury
 
@@ -59,8 +63,10 @@ TOPPED_UP = 5_000
 PATIENCE = 20
 MOST_WAITS = 600
 CELLS = 3
-BOUGHT, REFUSED = "ROUTE", "RARE"
-PRICES = {BOUGHT: 77, REFUSED: 29}
+BOUGHT, REFUSED, UNANSWERED = "ROUTE", "RARE", "SLOW"
+PRICES = {BOUGHT: 77, REFUSED: 29, UNANSWERED: 41}
+"""Of the last one every order is left unanswered, so that it can be called off."""
+GIVEN_BACK = 10
 CONTENT = {sku: hashlib.shake_256(sku.encode()).digest(CELLS * 64 * 1024 - 100) for sku in PRICES}
 RARE_LEFT = 2
 LIMITS = "reforward_first_ms = 200\nreforward_longest_ms = 1000\ntop_up_ask_first_ms = 200\n"
@@ -87,6 +93,10 @@ BROKER_MESSAGES = (
     "FetchCells",
     "Cell",
     "ConfirmDelivery",
+    "CancelOrder",
+    "OpenDispute",
+    "AnswerDispute",
+    "RefundOrder",
     "ClaimRefund",
     "GetStatement",
     "RequestPayout",
@@ -97,6 +107,9 @@ MERCHANT_MESSAGES = (
     "ForwardOrder",
     "OrderOutcome",
     "ForwardFetch",
+    "DisputeOpened",
+    "DisputeAnswered",
+    "RefundTaken",
     "Statement",
     "PayoutAnswer",
 )
@@ -165,7 +178,7 @@ def arm(loop: Loop, points: Collection[Point], die: Callable[[Point], NoReturn])
     reached: dict[Moment, Point] = {}
 
     def deciding(tx: Any, arrivals: Sequence[Any], now: int, random: Any) -> Any:
-        sends = receive_all(tx, arrivals, now, random)
+        sends = receive_all(tx, [each for each in arrivals if not _unanswered(each.body)], now, random)
         kinds = {type(arrival.body).__name__ for arrival in arrivals}
         reached.update({point.moment: point for point in points if point.message in kinds})
         if "before the commit" in reached:
@@ -188,6 +201,10 @@ def arm(loop: Loop, points: Collection[Point], die: Callable[[Point], NoReturn])
 
     core.receive_all, core.seen = deciding, committed
     loop.deliver = delivering  # type: ignore[method-assign]
+
+
+def _unanswered(body: Any) -> bool:
+    return isinstance(body, messages.ForwardOrder) and body.amount == PRICES[UNANSWERED]
 
 
 # --- customers -----------------------------------------------------------------------------------------
@@ -274,22 +291,74 @@ def _changes(tx: Any) -> int:
     return changes
 
 
-def shop(market: Market, name: str, folder: Path) -> None:
+def shop(market: Market, name: str, folder: Path, *, quarrels: bool = False) -> None:
     """Buy one thing that is delivered and one that the merchant refuses, and take all to its end.
 
-    What fails is begun again, as a person would do it who sees an error; raises the last one after a while.
+    Who quarrels also orders one that is called off, and disputes one, which stays so. What fails is begun
+    again, as a person would do it who sees an error; raises the last one after a while.
     """
+    expected = QUARRELLED if quarrels else ENDS
+    _until_done(lambda: _shop(market, name, folder, quarrels=quarrels), lambda: all_done(market, expected))
+
+
+ENDS = frozenset({"complete", "refunded"})
+QUARRELLED = ENDS | {"disputed"}
+
+
+def _until_done(go_on: Callable[[], list[ResumedView]], done: Callable[[], bool]) -> None:
     for attempt in range(PATIENCE):
         try:
-            results = _shop(market, name, folder)
+            results = go_on()
         except VeilmartError as error:
             failure: VeilmartError | None = error
         else:
             failure = next((result.error for result in results if result.error), None)
-            if not failure and all_done(market):
+            if not failure and done():
                 return
         time.sleep(0.05 * attempt)
     raise AssertionError("something is still open") from failure
+
+
+def give_in(broker_home: Path, merchant_home: Path, market: Market, wait: Callable[[], object]) -> None:
+    """Let the merchant give a part of one order back and speak to the dispute, which the operator decides."""
+    merchant, broker = MerchantHome(merchant_home).store(), open_store(broker_home)
+    given, said = Refunds(merchant), Disputes(merchant)
+    delivered, disputed = _order_of(market, "one"), _order_of(market, "four")
+    try:
+        _until(lambda: disputed in {each.order_id for each in said.listing()}, wait)
+        said.answer(disputed, "it was fetched")
+        # One after the other: a node dies at one point of a batch, and never comes to the others of it again.
+        _until(lambda: all(each.sent for each in said.listing() if each.order_id == disputed), wait)
+        given.ask(delivered, GIVEN_BACK, "it rained", clock.now_ms(), clock.random_bytes)
+        _until(lambda: given.listing(delivered)[0].state == "done", wait)
+        with broker.immediate() as tx:
+            limits = load_limits(broker_home)
+            audit = Audit(MarketFile.load(broker_home / "market.json").market_id, limits)
+            now, random = clock.now_ms(), clock.random_bytes
+            disputes.decide(tx, audit, limits, disputed, "refunded", "no cell went out", now, random)
+        _until(lambda: disputed not in {each.order_id for each in said.listing()}, wait)
+    finally:
+        merchant.close()
+        broker.close()
+
+
+def make_up(market: Market, folder: Path) -> None:
+    """Take back what was given back after `shop`."""
+
+    def go_on() -> list[ResumedView]:
+        for key in ("one", "four"):
+            market.ask(_order_of(market, key).hex())
+        return market.resume(folder)
+
+    def done() -> bool:
+        one = market.order(_order_of(market, "one").hex())
+        return all_done(market) and one.refunded == one.claimed == GIVEN_BACK
+
+    _until_done(go_on, done)
+
+
+def _order_of(market: Market, key: str) -> bytes:
+    return next(bytes.fromhex(each.order_id) for each in market.orders() if each.idempotency_key == key)
 
 
 def pay_out(broker_home: Path, merchant_home: Path, wait: Callable[[], object]) -> None:
@@ -325,14 +394,14 @@ def _until(there: Callable[[], bool], wait: Callable[[], object]) -> None:
     raise AssertionError("it never came")
 
 
-def all_done(market: Market) -> bool:
+def all_done(market: Market, expected: Collection[str] = ENDS) -> bool:
     """Tell whether every order has come to its end, and the broker knows of it."""
     with market._context.profile.store.immediate() as tx:
         waiting = unconfirmed(tx)
-    return not waiting and {order.state for order in market.orders()} <= {"complete", "refunded"}
+    return not waiting and {order.state for order in market.orders()} <= set(expected)
 
 
-def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
+def _shop(market: Market, name: str, folder: Path, *, quarrels: bool) -> list[ResumedView]:
     if all(each.state != "charged" for each in market.top_ups()):
         _log_in(market, name)
         market.top_up(TOPPED_UP, sandbox_card(), "the first")
@@ -342,7 +411,48 @@ def _shop(market: Market, name: str, folder: Path) -> list[ResumedView]:
         if key not in known:
             with contextlib.suppress(OutOfStockError):
                 market.buy_now(MERCHANT, sku, quantity, key)
+    if quarrels:
+        _call_off(market)
+        _dispute(market)
     return [result for result in market.resume(folder) if not isinstance(result.error, OutOfStockError)]
+
+
+def _call_off(market: Market) -> None:
+    """Order what nobody answers, and call it off."""
+    if _state_of(market, "three") in OPENED:
+        with contextlib.suppress(DeadlineError), _waiting(market, SHORT_WAIT_MS):
+            market.buy_now(MERCHANT, UNANSWERED, 1, "three")
+    if _state_of(market, "three") == "placed":
+        market.cancel(_order_of(market, "three").hex())
+
+
+def _dispute(market: Market) -> None:
+    """Buy what is there, and dispute it before it is fetched."""
+    if _state_of(market, "four") in {*OPENED, "placed"}:
+        market.buy_now(MERCHANT, BOUGHT, 1, "four")
+    if _state_of(market, "four") == "accepted":
+        market.dispute(_order_of(market, "four").hex(), "not_delivered", "nothing came", reveal=False)
+
+
+OPENED = ("", "draft", "refused")
+
+
+def _state_of(market: Market, key: str) -> str:
+    return next((each.state for each in market.orders() if each.idempotency_key == key), "")
+
+
+@contextmanager
+def _waiting(market: Market, milliseconds: int) -> Iterator[None]:
+    context = market._context
+    before = context.timeout_ms
+    object.__setattr__(context, "timeout_ms", milliseconds)
+    try:
+        yield
+    finally:
+        object.__setattr__(context, "timeout_ms", before)
+
+
+SHORT_WAIT_MS = 600
 
 
 def draw(market: Market, name: str) -> None:
@@ -455,6 +565,7 @@ class _Broker:
                 names = {row["id"]: row["name"] for row in tx.all(sa.select(schema.accounts))}
                 entries = tx.all(sa.select(schema.ledger).where(schema.ledger.c.book.startswith("account:")))
                 paid = tx.all(sa.select(schema.payouts))
+                self.kept = _commissions(tx, load_limits(home).commission_basis_points)
         finally:
             store.close()
         assert self.report.faults == ()
@@ -479,6 +590,20 @@ class _Broker:
             book: amount for book, amount in self.report.books.items() if book.startswith("coins:") and amount
         }
         assert owed == {ledger.coins_book(value): value * n for value, n in self.outstanding.items()}
+
+
+def _commissions(tx: Tx, basis_points: int) -> Counter[str]:
+    """Give what the operator kept of each merchant's settled orders, having computed it anew."""
+    kept: Counter[str] = Counter()
+    lines, entries = schema.merchant_lines.c, schema.ledger.c
+    for line in tx.all(sa.select(lines.merchant, lines.posting).where(lines.kind == "settled")):
+        of = sa.select(entries.book, entries.amount).where(entries.posting == line["posting"])
+        moved = {row["book"]: row["amount"] for row in tx.all(of)}
+        share = moved.get(ledger.COMMISSION, 0)
+        left = -moved[ledger.pending_book(line["merchant"])]
+        assert share == ledger.commission_of(left, basis_points), "another commission than was agreed"
+        kept[line["merchant"]] += share
+    return kept
 
 
 def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
@@ -512,7 +637,8 @@ def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
     in_books = sum(
         broker.report.books.get(book(merchant), 0) for book in (ledger.available_book, ledger.reserved_book)
     )
-    assert in_books + broker.paid_out[merchant] == earned, "a merchant has another sum than it earned"
+    had = in_books + broker.paid_out[merchant] + broker.kept[merchant]
+    assert had == earned, "a merchant has another sum than it earned"
     for payout, state in wishes.items():
         assert broker.payouts.get(payout) == state or (state == "refused" and payout not in broker.payouts)
     sold: Counter[str] = Counter()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from client import Blinded, Customer, Order, Peer, Session, Shopkeeper, accept, blinded, fresh, reject
 from simulation import TIME, Simulation
 
-from broker_node import schema
+from broker_node import operations, schema
 from common import coins, messages
 from common.config import HOUR_MS, MINUTE_MS
 from common.errors import ForgedError, WireError
@@ -75,13 +75,15 @@ class Films(Shopkeeper):
                 self.say(refund)
                 self.say(refund, beyond)
 
-    def want_payout(self, amount: int) -> None:
-        """Ask for a payout twice, for another sum under its id, and for more than there can be."""
-        wish = messages.RequestPayout(payout_id=fresh(), amount=amount, destination="mine")
+    def want_payout(self, amount: int, payout_id: bytes = b"") -> bytes:
+        """Ask for a payout twice, for another sum under its id, and for more than there is; gives the id."""
+        payout_id = payout_id or fresh()
+        wish = messages.RequestPayout(payout_id=payout_id, amount=amount, destination="mine")
         other = messages.RequestPayout(payout_id=wish.payout_id, amount=amount + 1, destination="mine")
         more = messages.RequestPayout(payout_id=fresh(), amount=10**9, destination="mine")
         self.say(wish)
         self.say(wish, other, more)
+        return payout_id
 
 
 class Thief:
@@ -160,12 +162,14 @@ class Thief:
             chosen.append(token)
         return chosen
 
-    def pay(self, merchant: str, paid: list[messages.Token]) -> Order | None:
+    def pay(self, merchant: str, paid: list[messages.Token], order_id: bytes = b"") -> Order | None:
         """Order for what these coins are worth."""
         if not paid:
             return None
-        amount = sum(map(self.value, paid))
-        order = self.customer.order(amount, merchant, coins=paid, deadline=TIME.ms + HOUR_MS)
+        amount, order_id = sum(map(self.value, paid)), order_id or fresh()
+        order = self.customer.order(
+            amount, merchant, coins=paid, deadline=TIME.ms + HOUR_MS, order_id=order_id
+        )
         self.paid[order.id] = order
         self.spent |= {token.serial for token in paid}
         self.shop().say(order.place)
@@ -204,6 +208,13 @@ class Thief:
                 evidence=[],
             )
             self.shop().say(dispute, dispute)
+
+    def names(self) -> list[bytes]:
+        """Give ids, in hand or computed, of what it did that is no order: to call an order like it."""
+        requests = [request for asked in self.asked.values() for request, _ in asked]
+        names = [request.operation for request in requests] + list(map(operations.key_of, requests))
+        names += [session.sid for session, _ in self._sessions.values()]
+        return [name for name in dict.fromkeys(names) if name not in self.paid]
 
     def cancel_all(self) -> None:
         """Call off whatever there is."""

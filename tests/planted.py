@@ -21,6 +21,7 @@ from broker_node import (
     operations,
     order_rows,
     orders,
+    payments,
     schema,
     telling,
     topups,
@@ -29,6 +30,7 @@ from broker_node.sends import ToSession
 from broker_node.signing import Asked
 from common import messages
 from common.errors import RefusedError
+from customer_node import account, funds
 from customer_node.account import Account
 from customer_node.wallet import Wallet
 
@@ -59,6 +61,36 @@ def skip_a_row(patch: pytest.MonkeyPatch) -> None:
         post(Forgetful(tx, books[-1]) if len(books) > 2 else tx, reference, entries, now)  # type: ignore[arg-type]
 
     patch.setattr(ledger, "post", posting)
+
+
+def let_ids_collide(patch: pytest.MonkeyPatch) -> None:
+    """Nobody asks whether something else was posted under an order's id."""
+    patch.setattr(order_rows, "taken", lambda _tx, _order_ids: set())
+
+
+def charge_for_what_was_given_back(patch: pytest.MonkeyPatch) -> None:
+    """The operator's share is computed of the whole order, whatever was given back of it."""
+
+    def settling(tx: Any, rows: Any, basis_points: int, now: int) -> None:
+        for row in rows:
+            left = row["amount"] - row["refunded"]
+            share = min(left, ledger.commission_of(row["amount"], basis_points))
+            books = (ledger.pending_book(row["merchant"]), ledger.available_book(row["merchant"]))
+            entries = dict(zip((*books, ledger.COMMISSION), (-left, left - share, share), strict=True))
+            ledger.post(tx, row["order_id"], entries, now)
+
+    patch.setattr(ledger, "settle", settling)
+
+
+def refuse_stored_answers(patch: pytest.MonkeyPatch) -> None:
+    """While payments are stopped nothing is answered, and the wallet takes that for the last word."""
+    patch.setattr(payments, "is_known", lambda _tx, _arrival: False)
+    patch.setattr(account, "PaymentsStoppedError", NeverError)
+    patch.setattr(funds, "PaymentsStoppedError", NeverError)
+
+
+class NeverError(Exception):
+    """Raised by nobody."""
 
 
 def skip_swaps(patch: pytest.MonkeyPatch) -> None:
@@ -207,7 +239,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (sign_twice, "coins owed and coins held differ"),
         (release_a_late_accept, "captured after its deadline"),
         (see_no_double_spend, "coins were issued"),
-        (skip_swaps, "coins were issued"),
+        (skip_swaps, "coins were issued|coins:.* is negative"),
         (forget_answers, "coins owed and coins held differ"),
         (pay_for_a_void_order, "told both|told that it is paid|at the merchant"),
         (free_the_winners_coins, "coins were issued"),
@@ -218,6 +250,9 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (take_silence_for_no, "failed in its own code|gateway"),
         (keep_spent_coins, "coins owed and coins held differ|OrderView|customers/alice|another sum"),
         (forget_withdrawals, "customers/alice"),
+        (let_ids_collide, "its entries are those of another state|no hold of its amount"),
+        (charge_for_what_was_given_back, "another commission"),
+        (refuse_stored_answers, "coins owed and coins held differ|customers/alice|another sum"),
     )
 }
 """Name -> the plant and what its finder says."""

@@ -40,6 +40,7 @@ from merchant_node.run import MerchantNode
 STEP_MS = 100
 NO_ENDS_OF_A_DAY = {"top_ups_per_day": 10_000, "tickets_per_day": 10_000}
 """A history of hours does what nobody does in a day; what waits for the next day would be open at its end."""
+COMMISSION = {"commission_basis_points": 250}
 MOST_HELD_BACK = 6
 HONEST, THIEF = "alice", "mallory"
 PURSE = (*coins.BUNDLE, *coins.BUNDLE, 64, 64, 32, 32)
@@ -124,7 +125,7 @@ class Simulation(CrashingWorld):
         self.deadly = {}
         self.weather = Weather()
         limits = {name: int(value) for name, value in (line.split(" = ") for line in LIMITS.splitlines())}
-        World.__init__(self, root, limits=limits | NO_ENDS_OF_A_DAY)
+        World.__init__(self, root, limits=limits | NO_ENDS_OF_A_DAY | COMMISSION)
         self.bus.tamper = self.meet
         if (root / "merchants" / MERCHANT).exists():
             self.start_merchant(MERCHANT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,6 +304,37 @@ def test_an_operation_of_one_orders_claim_is_nothing_at_another(
         issued = session.ask(order.claim(blinded(world, [32]), operation=shared), messages.RefundIssued)
         assert issued.operation == shared
     assert books(world).get("escrow", 0) == 0
+
+
+def test_of_what_was_given_back_before_no_commission_is_kept_and_of_the_rest_it_stays(tmp_path: Path) -> None:
+    world = World(tmp_path, limits={"commission_basis_points": 250})
+    try:
+        customer, keeper = Customer(world), Shopkeeper(world)
+        session = customer.shop()
+        order = bought(customer, session, keeper)
+        keeper.ask(give_back(order, 36), messages.RefundTaken)
+        session.collect()
+        assert session.ask(order.confirmed, messages.OrderAnswer).state == "settled"
+        assert {name: books(world)[name] for name in KEPT} == {
+            "available:sports": 62,
+            "commission": 2,
+            "escrow": 36,
+        }
+        # All that is left is 64, of which the operator has 2: a merchant gives back what it has.
+        assert keeper.refused(give_back(order, 0)) == "insufficient_funds"
+        assert keeper.ask(give_back(order, 62), messages.RefundTaken).left == 2
+        assert order_state(world, order.id) == "settled"
+        session.ask(claim(world, order, [64, 32, 2]), messages.RefundIssued)
+        assert {name: books(world)[name] for name in KEPT} == {
+            "available:sports": 0,
+            "commission": 2,
+            "escrow": 0,
+        }
+    finally:
+        world.close()
+
+
+KEPT = ("available:sports", "commission", "escrow")
 
 
 def test_refund_coins_pay_like_others(world: World, customer: Customer, keeper: Shopkeeper) -> None:

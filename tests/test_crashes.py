@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ from crashing import (
     Point,
     check_books,
     crash,
+    give_in,
     last,
+    make_up,
     pay_out,
     shop,
     stepping,
@@ -59,6 +62,8 @@ from mosquitto import Market as RealMarket
 from mosquitto import make_market
 
 DONE = {"delivered": 1, "refunded": 1}
+QUARRELLED = {"delivered": 1, "refunded": 3}
+"""Two more, one of which was called off and one disputed."""
 
 
 # --- in memory -----------------------------------------------------------------------------------------
@@ -77,12 +82,23 @@ def world(tmp_path: Path) -> Iterator[CrashingWorld]:
     made.close()
 
 
-def shop_through(world: CrashingWorld, name: str) -> None:
+def shop_through(world: CrashingWorld, name: str, *, quarrels: bool = False) -> None:
     """Shop until all is done, whatever it takes."""
     profile = world.join(name)
+    homes = (world.broker_home, world.root / "merchants" / MERCHANT)
     with Market(profile, connect=world.connect, timeout_s=5.0) as market:
-        shop(market, name, profile / "bought")
-    pay_out(world.broker_home, world.root / "merchants" / MERCHANT, lambda: world.pump(lambda: False, 0.02))
+        shop(market, name, profile / "bought", quarrels=quarrels)
+        if quarrels:
+            make_up_after(homes, market, profile, lambda: world.pump(lambda: False, 0.02))
+    pay_out(*homes, lambda: world.pump(lambda: False, 0.02))
+
+
+def make_up_after(
+    homes: tuple[Path, Path], market: Market, profile: Path, wait: Callable[[], object]
+) -> None:
+    """Let merchant and operator give in, and the customer take its money."""
+    give_in(*homes, market, wait)
+    make_up(market, profile / "bought")
 
 
 def points(messages: Collection[str], moment: Moment) -> set[Point]:
@@ -95,10 +111,10 @@ def test_nodes_that_die_at_each_message(world: CrashingWorld, moment: Moment) ->
     world.deadly[MERCHANT] |= points(MERCHANT_MESSAGES, moment)
     world.stop(MERCHANT)
     world.start_merchant(MERCHANT)
-    shop_through(world, "alice")
+    shop_through(world, "alice", quarrels=True)
     assert not world.deadly["broker"] | world.deadly[MERCHANT], "points that no journey came to"
     world.close()
-    assert check_books(world.homes()) == DONE
+    assert check_books(world.homes()) == QUARRELLED
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,23 +132,27 @@ def still_open(profile: Path) -> bool:
         return {order.state for order in market.orders()} != {"complete", "refunded"}
 
 
-def live(world: CrashingWorld, profile: Path, step: int) -> bool:
+def live(world: CrashingWorld, profile: Path, step: int, *, quarrels: bool = False) -> bool:
     """Let a customer's process shop until a step; tells whether it came to its end before."""
     with Market(profile, connect=world.connect, timeout_s=5.0) as market:
         try:
             with stepping(market, last(step, crash)):
-                shop(market, profile.name, profile / "bought")
+                shop(market, profile.name, profile / "bought", quarrels=quarrels)
         except Crash:
             return False
     return True
 
 
-def die_at(world: CrashingWorld, step: int) -> bool:
+def die_at(world: CrashingWorld, step: int, *, quarrels: bool = False) -> bool:
     """Let a new customer die at a step and then go on; tells whether it died."""
     profile = world.join(f"customer{step}")
-    survived = live(world, profile, step)
+    survived = live(world, profile, step, quarrels=quarrels)
     if not survived:
-        live(world, profile, 0)
+        live(world, profile, 0, quarrels=quarrels)
+    if quarrels:
+        homes = (world.broker_home, world.root / "merchants" / MERCHANT)
+        with Market(profile, connect=world.connect, timeout_s=5.0) as market:
+            make_up_after(homes, market, profile, lambda: world.pump(lambda: False, 0.02))
     return not survived
 
 
@@ -147,10 +167,10 @@ def test_a_customer_that_dies_at_some_step(world: CrashingWorld) -> None:
 @pytest.mark.timeout(1200)
 def test_a_customer_that_dies_at_each_step(world: CrashingWorld) -> None:
     step = 1
-    while die_at(world, step):
+    while die_at(world, step, quarrels=True):
         step += 1
     world.close()
-    assert check_books(world.homes()) == dict.fromkeys(DONE, step)
+    assert check_books(world.homes()) == {end: step * count for end, count in QUARRELLED.items()}
 
 
 @pytest.mark.exhaustive
@@ -163,10 +183,10 @@ def test_a_node_that_dies_once(world: CrashingWorld, name: str, message: str, mo
     world.deadly[name].add(Point(message, moment))
     world.stop(MERCHANT)
     world.start_merchant(MERCHANT)
-    shop_through(world, "alice")
+    shop_through(world, "alice", quarrels=True)
     assert not world.deadly[name]
     world.close()
-    assert check_books(world.homes()) == DONE
+    assert check_books(world.homes()) == QUARRELLED
 
 
 @pytest.mark.parametrize("message", ["PlaceOrder", "AnswerOrder"])
@@ -282,6 +302,7 @@ class RealWorld:
     market: RealMarket
     merchant_home: Path
     customers: int = 0
+    quarrelled: int = 0
 
     def join(self) -> Path:
         """A customer's profile, with an account that has money."""
@@ -297,10 +318,11 @@ class RealWorld:
         return profile
 
     def check(self) -> None:
-        """Every customer of this market got one thing, and the money back for the other."""
+        """Every customer of this market got one thing, and the money back for the others."""
         profiles = sorted((self.market.root / "customers").iterdir())
         homes = Homes(self.market.report.broker_home, {MERCHANT: self.merchant_home}, profiles)
-        assert check_books(homes) == dict.fromkeys(DONE, len(profiles))
+        expected = Counter({end: len(profiles) * count for end, count in DONE.items()})
+        assert check_books(homes) == expected + Counter(refunded=2 * self.quarrelled)
 
     def nodes(self, broker: Collection[Point] = (), merchant: Collection[Point] = ()) -> Any:
         """Run both nodes until they have died at each of these points, and on."""
@@ -309,12 +331,16 @@ class RealWorld:
             MortalNode("merchant", self.merchant_home, merchant),
         )
 
-    def shop(self, at: Callable[[int], None] = lambda _step: None) -> int:
+    def shop(self, at: Callable[[int], None] = lambda _step: None, *, quarrels: bool = False) -> int:
         """Let a customer shop until all is done, whatever it takes; gives how many steps it took."""
         profile = self.join()
+        homes = (self.market.report.broker_home, self.merchant_home)
+        self.quarrelled += quarrels
         with Market(profile, timeout_s=20.0) as market, stepping(market, at) as steps:
-            shop(market, profile.name, profile / "bought")
-        pay_out(self.market.report.broker_home, self.merchant_home, lambda: time.sleep(0.05))
+            shop(market, profile.name, profile / "bought", quarrels=quarrels)
+            if quarrels:
+                make_up_after(homes, market, profile, lambda: time.sleep(0.05))
+        pay_out(*homes, lambda: time.sleep(0.05))
         return steps.taken
 
 
@@ -365,7 +391,7 @@ MERCHANT_DIES = (
 
 def test_nodes_that_are_killed(real: RealWorld) -> None:
     with real.nodes(BROKER_DIES, MERCHANT_DIES) as nodes:
-        real.shop()
+        real.shop(quarrels=True)
         assert not nodes.broker.left | nodes.merchant.left
         real.check()
 
@@ -375,7 +401,7 @@ def test_nodes_that_are_killed(real: RealWorld) -> None:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_nodes_that_are_killed_at_each_message(real: RealWorld, moment: Moment) -> None:
     with real.nodes(points(BROKER_MESSAGES, moment), points(MERCHANT_MESSAGES, moment)) as nodes:
-        real.shop()
+        real.shop(quarrels=True)
         assert not nodes.broker.left | nodes.merchant.left
         real.check()
 
