@@ -102,6 +102,18 @@ class Treasury:
                 before = after
         return lines
 
+    def newest(self, before: int, limit: int) -> tuple[list[Line], int]:
+        """Give the newest lines before line `before`, the newest first, and from where to go on (0: done)."""
+        number = schema.statement_lines.c.line
+        query = _LINES.order_by(None).where(number < before).order_by(number.desc()).limit(limit + 1)
+        lines: list[Line] = []
+        with self._store.snapshot() as tx:
+            rows = tx.all(query)
+        for index, row in enumerate(rows[:limit]):
+            earlier = money.sums_of(rows[index + 1]) if index + 1 < len(rows) else money.NOTHING
+            lines += reversed(_lines(row, earlier, money.sums_of(row)))
+        return lines, rows[limit - 1]["line"] if len(rows) > limit else 0
+
     def payouts(self) -> list[Payout]:
         """Give every payout, the oldest first."""
         with self._store.snapshot() as tx:

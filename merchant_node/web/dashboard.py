@@ -17,8 +17,14 @@ from common.web.door import Door
 from common.web.server import Address, serve
 from common.web.site import Site
 from merchant_node.web.desk import Desk
+from merchant_node.web.discounts import DiscountPages
+from merchant_node.web.disputes import DisputePages
+from merchant_node.web.money import MoneyPages
 from merchant_node.web.orders import OrderPages
+from merchant_node.web.privacy import PrivacyPages
 from merchant_node.web.products import ProductPages
+from merchant_node.web.refunds import RefundPages
+from merchant_node.web.settings import SettingsPages
 from merchant_node.web.today import TodayPages
 
 NAME: Final = "dashboard"
@@ -41,7 +47,17 @@ def make_site(door: Door, address: Address) -> Site:
 
 def dashboard(desk: Desk) -> ASGIApp:
     """Give the application of a desk that was opened."""
-    pages = (TodayPages(desk), OrderPages(desk), ProductPages(desk))
+    pages = (
+        TodayPages(desk),
+        OrderPages(desk),
+        RefundPages(desk),
+        DisputePages(desk),
+        ProductPages(desk),
+        DiscountPages(desk),
+        PrivacyPages(desk),
+        MoneyPages(desk),
+        SettingsPages(desk),
+    )
     routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from common import clock
 from common.config import Limits
-from common.errors import NotFoundError
+from common.errors import NotFoundError, UsageError
 from common.store import Store
 from common.web.site import Site
 from common.web.worker import Worker
@@ -33,12 +33,13 @@ from merchant_node.web.shelf import Shelf
 
 Result = TypeVar("Result")
 
+ID_BYTES: Final = 16
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Books:
-    """Everything that a merchant's home holds, opened."""
+    """Everything that a merchant's home holds, opened. `shop` and `inventory` follow the settings."""
 
     home: MerchantHome
     shop: Shop
@@ -53,6 +54,12 @@ class Books:
     refunds: Refunds
     disputes: Disputes
     treasury: Treasury
+    now: Callable[[], int]
+
+    def reload(self, now: int) -> None:
+        """Read again how the shop presents itself."""
+        self.shop = self.home.shop(now)
+        self.inventory = Inventory(self.shop, self.store, self.content, self.limits, self.now)
 
     @classmethod
     @contextmanager
@@ -77,6 +84,7 @@ class Books:
                 Refunds(store),
                 Disputes(store),
                 Treasury(store),
+                now,
             )
         finally:
             store.close()
@@ -134,7 +142,17 @@ def day_of(moment: int) -> date:
 def order_id_of(request: Request) -> bytes:
     """Give the order that an address names. Raises `NotFoundError`."""
     try:
-        found = bytes.fromhex(request.path_params["order"])
-    except ValueError:
+        return id_of(request.path_params["order"])
+    except UsageError:
         raise NotFoundError("No order is called so.") from None
+
+
+def id_of(text: str) -> bytes:
+    """Read an id of 16 bytes in hex. Raises `UsageError`."""
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != ID_BYTES:
+        raise UsageError("That is no id.")
     return found

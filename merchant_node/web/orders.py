@@ -15,6 +15,7 @@ from common.web import forms
 from merchant_node.disputes import DisputeReport
 from merchant_node.figures import STATES, Wanted
 from merchant_node.web.desk import Desk, day_start, order_id_of
+from merchant_node.web.refunds import left_of
 
 PER_PAGE: Final = 50
 FILTERS: Final = ("state", "sku", "order", "from", "to")
@@ -58,14 +59,16 @@ class OrderPages:
     async def order(self, request: Request) -> Response:
         """Show an order."""
         order_id = order_id_of(request)
+        order = await self._desk.ask(lambda books: books.reports.order(order_id))
+        refunds = await self._desk.ask(lambda books: books.refunds.listing(order_id))
+        disputes = await self._desk.ask(lambda books: books.disputes.listing(everything=True))
         return self._desk.page(
             request,
             "order.html",
-            order=await self._desk.ask(lambda books: books.reports.order(order_id)),
-            refunds=await self._desk.ask(lambda books: books.refunds.listing(order_id)),
-            dispute=await self._desk.ask(
-                lambda books: _dispute(books.disputes.listing(everything=True), order_id)
-            ),
+            order=order,
+            refunds=refunds,
+            left=left_of(order, refunds),
+            dispute=_dispute(disputes, order_id),
         )
 
 
