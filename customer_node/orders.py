@@ -14,6 +14,7 @@ they alone bring the money back.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -117,6 +118,18 @@ class Order:
     certificate: bytes = field(repr=False)
 
 
+_VIEWS: Final = (
+    sa.select(
+        orders,
+        receipts.c.receipt,
+        deliveries.c.folder,
+        sa.func.coalesce(deliveries.c.done, 0).label("done"),
+    )
+    .outerjoin(receipts, receipts.c.order_id == orders.c.order_id)
+    .outerjoin(deliveries, deliveries.c.order_id == orders.c.order_id)
+)
+
+
 def load(tx: Tx, order_id: bytes) -> Order:
     """Read an order. Raises `NotFoundError`."""
     row = tx.one(_ORDER, {"of": order_id})
@@ -191,20 +204,28 @@ def in_states(tx: Tx, wanted: tuple[str, ...]) -> list[bytes]:
 
 def views(tx: Tx, *, order_id: bytes | None = None) -> list[OrderView]:
     """Show one order, or all, oldest first."""
-    query = (
-        sa.select(
-            orders,
-            receipts.c.receipt,
-            deliveries.c.folder,
-            sa.func.coalesce(deliveries.c.done, 0).label("done"),
-        )
-        .outerjoin(receipts, receipts.c.order_id == orders.c.order_id)
-        .outerjoin(deliveries, deliveries.c.order_id == orders.c.order_id)
-        .order_by(orders.c.created, orders.c.order_id)
-    )
+    query = _VIEWS.order_by(orders.c.created, orders.c.order_id)
     if order_id is not None:
         query = query.where(orders.c.order_id == order_id)
     return [_view(tx, row) for row in tx.all(query)]
+
+
+def views_of_purchase(tx: Tx, key: str) -> list[OrderView]:
+    """Show the orders of one purchase, oldest first."""
+    query = _VIEWS.where(orders.c.purchase == key).order_by(orders.c.created, orders.c.order_id)
+    return [_view(tx, row) for row in tx.all(query)]
+
+
+def newest_views(
+    tx: Tx, states_wanted: Sequence[str], limit: int, offset: int
+) -> tuple[list[OrderView], int]:
+    """Show so many orders in these states, newest first, and count all of them."""
+    wanted = orders.c.state.in_(states_wanted)
+    query = (
+        _VIEWS.where(wanted).order_by(orders.c.created.desc(), orders.c.order_id).limit(limit).offset(offset)
+    )
+    count: int = tx.scalar(sa.select(sa.func.count()).select_from(orders).where(wanted))
+    return [_view(tx, row) for row in tx.all(query)], count
 
 
 def _view(tx: Tx, row: Row) -> OrderView:

@@ -5,11 +5,14 @@ Rule. Nothing here writes, asks anybody or keeps anything in memory: each call r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import sqlalchemy as sa
 
 from common.errors import NotFoundError
+from common.states import CUSTOMER_ORDER
 from customer_node import kept, orders
 from customer_node.cart import cart_view
 from customer_node.context import Context
@@ -18,6 +21,8 @@ from customer_node.schema import account_sessions, deliveries, visits
 from customer_node.topups import top_up_views
 from customer_node.views import CartView, OrderView, TopUpView, VisitView, WalletView
 
+ORDER_STATES: Final = tuple(CUSTOMER_ORDER)
+
 
 class Reading:
     """The local side of a market, for as long as that is open."""
@@ -25,11 +30,23 @@ class Reading:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    def orders(self, idempotency_key: str | None = None) -> tuple[OrderView, ...]:
-        """List the orders, oldest first, or those of one purchase."""
+    def orders(self) -> tuple[OrderView, ...]:
+        """List the orders, oldest first."""
         with self._context.profile.store.snapshot() as tx:
-            found = orders.views(tx)
-        return tuple(each for each in found if idempotency_key in (None, each.idempotency_key))
+            return tuple(orders.views(tx))
+
+    def purchase(self, idempotency_key: str) -> tuple[OrderView, ...]:
+        """List the orders of one purchase, oldest first."""
+        with self._context.profile.store.snapshot() as tx:
+            return tuple(orders.views_of_purchase(tx, idempotency_key))
+
+    def newest(
+        self, states: Sequence[str] = ORDER_STATES, limit: int = 50, offset: int = 0
+    ) -> tuple[tuple[OrderView, ...], int]:
+        """List so many orders in these states, newest first; gives how many there are in all too."""
+        with self._context.profile.store.snapshot() as tx:
+            found, count = orders.newest_views(tx, states, limit, offset)
+        return tuple(found), count
 
     def order(self, order_id: str) -> OrderView:
         """Give an order by its whole id. Raises `NotFoundError`."""

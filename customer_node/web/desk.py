@@ -32,6 +32,7 @@ Result = TypeVar("Result")
 
 MOST_QUOTES: Final = 32
 MOST_PURCHASES: Final = 200
+MOST_DELIVERIES: Final = 100
 DELIVERABLE: Final = frozenset({"accepted", "downloading"})
 
 
@@ -158,7 +159,7 @@ class Desk:
     def purchase(self, key: str) -> Purchase | None:
         """Give the purchase of a key, one of an earlier run too."""
         present = self._purchases.get(key)
-        if present is None and self.reading.orders(key):
+        if present is None and self.reading.purchase(key):
             present = Purchase()
         return present
 
@@ -226,7 +227,8 @@ class Desk:
     async def carry_on(self) -> None:
         """Take open orders on, and fetch what they bring. Raises nothing of what goes no further."""
         await self.ask(lambda market: market.resume(part="orders"))
-        for order in self.reading.orders():
+        waiting, _ = self.reading.newest(tuple(DELIVERABLE), limit=MOST_DELIVERIES)
+        for order in waiting:
             self.deliver(order.order_id)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from common.web import forms
 from customer_node.views import OrderView
-from customer_node.web.desk import Desk
+from customer_node.web.desk import DELIVERABLE, Desk
+
+PAGE: Final = 20
+MOST_PAGES: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,17 @@ class LibraryPages:
 
     async def library(self, request: Request) -> Response:
         """List what was delivered, newest first, and what is still to come."""
-        orders = self._desk.reading.orders()[::-1]
-        shelved = [_shelved(order) for order in orders if order.state == "complete"]
-        coming = [order for order in orders if order.state in ("accepted", "downloading")]
-        return self._desk.page(request, "library.html", shelved=shelved, coming=coming)
+        page = forms.asked_number(request, "page", default=1, most=MOST_PAGES)
+        found, count = self._desk.reading.newest(("complete",), PAGE, (page - 1) * PAGE)
+        coming, _ = self._desk.reading.newest(tuple(DELIVERABLE))
+        return self._desk.page(
+            request,
+            "library.html",
+            shelved=[_shelved(order) for order in found],
+            coming=coming,
+            page_number=page,
+            page_count=max(1, -(-count // PAGE)),
+        )
 
 
 def _shelved(order: OrderView) -> Shelved:

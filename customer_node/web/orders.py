@@ -22,9 +22,9 @@ from customer_node.web.words import explain
 
 StepState: TypeAlias = Literal["done", "now", "later", "bad"]
 
-OPEN: Final = frozenset({"draft", "placed", "refundable"})
-MOVING: Final = frozenset({"draft", "placed", "accepted", "downloading", "refundable"})
-PAID: Final = frozenset({"accepted", "downloading", "complete", "disputed"})
+PAGE: Final = 50
+MOST_PAGES: Final = 100_000
+OPEN: Final = ("draft", "placed", "refundable", "disputed")
 MERCHANTS_TURN: Final = 2
 FILES_TURN: Final = 3
 _REACHED: Final = {
@@ -68,7 +68,13 @@ class OrderPages:
 
     async def orders(self, request: Request) -> Response:
         """List the orders, newest first."""
-        return self._desk.page(request, "orders.html", orders=self._desk.reading.orders()[::-1])
+        page = forms.asked_number(request, "page", default=1, most=MOST_PAGES)
+        found, count = self._desk.reading.newest(limit=PAGE, offset=(page - 1) * PAGE)
+        pages = max(1, -(-count // PAGE))
+        _, open_ones = self._desk.reading.newest(OPEN, limit=0)
+        return self._desk.page(
+            request, "orders.html", orders=found, page_number=page, page_count=pages, open_ones=open_ones
+        )
 
     async def order(self, request: Request) -> Response:
         """Show an order."""
@@ -90,6 +96,7 @@ class OrderPages:
         delivery = self._desk.delivery(order.order_id)
         running = delivery is not None and delivery.running
         failed = delivery is not None and not running and delivery.error is not None
+        purchase = self._desk.purchase(order.idempotency_key)
         files = [(path.name, path.is_file(), _size(path)) for path in order.files]
         return {
             "order": order,
@@ -97,7 +104,7 @@ class OrderPages:
             "files": files,
             "running": running,
             "trouble": explain(delivery.error) if failed and delivery and delivery.error else None,
-            "is_moving": running or order.state in OPEN or (order.state in MOVING and not failed),
+            "is_moving": running or order.state in OPEN or (purchase is not None and purchase.running),
         }
 
     async def file(self, request: Request) -> Response:

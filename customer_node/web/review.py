@@ -104,7 +104,7 @@ class ReviewPages:
         """Give the page to watch: that of the order, where there is but one."""
         waited = 0.0
         while waited < PATIENCE_S:
-            placed = self._desk.reading.orders(key)
+            placed = self._desk.reading.purchase(key)
             failed = purchase.error or (purchase.result and purchase.result.errors)
             offer = self._desk.offered(key)
             if len(placed) == 1 and not failed and (offer is None or len(offer.quote.totals) == 1):
@@ -136,7 +136,7 @@ class ReviewPages:
         return events.stream(self._desk.site, piece)
 
     def _state(self, key: str, purchase: Purchase) -> dict[str, Any]:
-        placed: tuple[OrderView, ...] = self._desk.reading.orders(key)
+        placed: tuple[OrderView, ...] = self._desk.reading.purchase(key)
         results = purchase.result.results if purchase.result else ()
         errors = [(each.merchant, explain(each.error)) for each in results if each.error is not None]
         return {
