@@ -21,9 +21,11 @@
 
 Rules of every message. Frozen; a field's type bounds its size, and a message that breaks a bound is
 refused before any code sees it. On the wire a message is a msgpack array `[name, field, field, ...]`,
-fields in the order written here, none left out and none added. Times are milliseconds since 1970 on the
-broker's clock, amounts minor units of the market's currency. Nothing in the account union names an
-order, nothing in the shop union an account: the two cannot even be decoded in each other's place.
+fields in the order written here, none left out and none added. (A field with a default was added to a
+signed part later: it is always written, and where an older part lacks it the default counts.) Times are
+milliseconds since 1970 on the broker's clock, amounts minor units of the market's currency. Nothing in the
+account union names an order, nothing in the shop union an account: the two cannot even be decoded in each
+other's place.
 
 What stands under "Sealed" travels inside `sealed` and `answer` fields, readable by the customer and the
 merchant alone (`common.sealing`).
@@ -1070,7 +1072,8 @@ class ProductRecord(Part, frozen=True):
     `size` is the content's length in bytes, `digest` its SHA-256, `cells` the bucket: the number of
     cells that a delivery has, content and padding. `image_digest` is empty where there is no image.
     `group` ties variants of one product together; `variant` names this one among them. `price` is what
-    a consumer pays: tax at `tax_rate` basis points is in it.
+    a consumer pays: tax at `tax_rate` basis points is in it. With `keys` each copy that is sold comes with
+    a licence key of its own, in the last cell; content of size 0 is then none.
     """
 
     merchant: MerchantId
@@ -1091,6 +1094,7 @@ class ProductRecord(Part, frozen=True):
     cells: Annotated[int, Meta(ge=1, le=2**28)]
     image_digest: Annotated[bytes, Meta(max_length=32)]
     image_alt: ShortText
+    keys: bool = False
 
 
 class ProductSummary(Part, frozen=True):
@@ -1172,7 +1176,9 @@ class ReceiptLine(Part, frozen=True):
     """What was bought, and which cells of the order's stream deliver it.
 
     Two of a file are two licences and one delivery: `cells` does not depend on `quantity`. `amount` is
-    the price times the quantity less `discount`, and `tax` is in it.
+    the price times the quantity less `discount`, and `tax` is in it. Where the record has keys, the last
+    cell begins with `keys_size` bytes of them, `quantity` lines of text; `keys_digest` is SHA-256 of a salt
+    that the order's two sides know alone (`common.sealing.AnswerKey.salt`) and these bytes.
     """
 
     sku: Sku
@@ -1188,6 +1194,8 @@ class ReceiptLine(Part, frozen=True):
     digest: Bytes32
     first_cell: Annotated[int, Meta(ge=0, le=2**32)]
     cells: Annotated[int, Meta(ge=1, le=2**28)]
+    keys_size: Annotated[int, Meta(ge=0, le=config.CELL_CONTENT)] = 0
+    keys_digest: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class Receipt(Part, frozen=True):

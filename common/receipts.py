@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-from common import codec, messages
+from common import codec, config, messages
 from common.amounts import LineAmounts, line_amounts, total_of
 from common.errors import ForgedError, RefusedError
 
@@ -49,10 +49,27 @@ def check_line(line: messages.ReceiptLine, packed: bytes, receipt: messages.Rece
         "size": (line.size, record.size),
         "content digest": (line.digest, record.digest),
         "number of cells": (line.cells, record.cells),
+        "promise of licence keys": (has_keys(line), record.keys),
     }
     for name, (said, signed) in pairs.items():
         if said != signed:
             raise ForgedError(f"the {name} of {line.sku} is another than in its signed record")
+
+
+def has_keys(line: messages.ReceiptLine) -> bool | None:
+    """Tell whether a line delivers licence keys; None where it says neither yes nor no."""
+    match line.keys_size, len(line.keys_digest):
+        case 0, 0:
+            return False
+        case size, 32 if size > 0:
+            return True
+        case _:
+            return None
+
+
+def cells_needed(size: int, *, keys: bool) -> int:
+    """How many cells a content of `size` bytes takes; keys take one more, the empty content alone one."""
+    return max(1, -(-size // config.CELL_CONTENT) + keys)
 
 
 def digest_of(packed: bytes) -> bytes:

@@ -194,6 +194,12 @@ class AnswerKey:
         derived = HKDF(algorithm=hashes.SHA256(), length=32, salt=self.request_hash + n, info=label)
         return ChaCha20Poly1305(derived.derive(self.secret))
 
+    def salt(self, kind: Literal["keys"]) -> bytes:
+        """Give 32 bytes that only the two sides of this request know: a digest over them can't be guessed."""
+        label = b"veilmart v1 answer\0" + kind.encode()
+        derived = HKDF(algorithm=hashes.SHA256(), length=32, salt=self.request_hash, info=label)
+        return derived.derive(self.secret)
+
     def seal(self, body: messages.SealedAnswer, n: bytes, *, size: int = 0, step: int = 0) -> bytes:
         """Seal an answer, padded to `size`, or to a multiple of `step`; `n` are 32 fresh random bytes."""
         packed = codec.pack(body)

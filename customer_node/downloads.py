@@ -12,7 +12,8 @@ Rule 3. A file appears under its name only when its SHA-256 is the one that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +22,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from common import config, messages
+from common import config
 from common.errors import RejectedError, UntrustedError, UsageError, VeilmartError
 from common.store import Tx
 from customer_node import orders, receipts
 from customer_node.context import Context
 from customer_node.fetching import Fetch
-from customer_node.files import Target, Writer, digest_of, free_names, make_folder
+from customer_node.files import Span, Target, Writer, free_names, make_folder, spans
 from customer_node.orders import Order
 from customer_node.schema import deliveries, delivery_files
 from customer_node.shop import Shop, Visit, merchant_place, order_place
@@ -40,29 +41,32 @@ BATCH: Final = 64
 
 @dataclass(frozen=True)
 class Delivery:
-    """An order's files, and how many cells of its stream are on disk."""
+    """An order's files, how many cells its stream has, and how many of them are on disk."""
 
     order: Order
     targets: tuple[Target, ...]
+    cells: int
     done: int
-
-    @property
-    def cells(self) -> int:
-        """How many cells the stream has."""
-        return sum(target.line.cells for target in self.targets)
 
     def progress(self, done: int) -> Progress:
         """Say how far `done` cells are."""
         return Progress(
             cells_done=done,
             cells=self.cells,
-            bytes_done=sum(_bytes_done(target.line, done) for target in self.targets),
-            size=sum(target.line.size for target in self.targets),
+            bytes_done=sum(_bytes_done(target.span, done) for target in self.targets),
+            size=sum(target.span.size for target in self.targets),
         )
 
 
-def _bytes_done(line: messages.ReceiptLine, done: int) -> int:
-    return min(line.size, max(0, done - line.first_cell) * config.CELL_CONTENT)
+def _bytes_done(span: Span, done: int) -> int:
+    return min(span.size, max(0, done - span.first_cell) * config.CELL_CONTENT)
+
+
+def _spans(tx: Tx, order: Order) -> tuple[list[Span], int]:
+    """Give an accepted order's files, and how many cells they all lie in."""
+    lines = receipts.stored(tx, order.id).lines
+    salt = order.answer_key.salt("keys")
+    return [span for line in lines for span in spans(line, salt)], sum(line.cells for line in lines)
 
 
 class Downloads:
@@ -104,10 +108,11 @@ class Downloads:
         """List a delivered order's files."""
         with self._context.profile.store.immediate() as tx:
             delivery = self._stored(tx, orders.load(tx, order_id))
+            keys = orders.key_texts(tx, order_id)
         if delivery is None:
             return ()
         return tuple(
-            DeliveredFile(target.path, target.line.sku, target.line.size, target.line.digest.hex())
+            DeliveredFile(target.path, target.span.sku, target.span.size, _plain_digest(target, keys))
             for target in delivery.targets
         )
 
@@ -137,9 +142,9 @@ class Downloads:
     def _again(self, tx: Tx, present: Delivery) -> Delivery:
         """Go on with a delivery, or start it over where its files are gone."""
         if present.order.state == "complete":
-            intact = all(_is_right(target) for target in present.targets)
+            intact = all(target.right for target in present.targets)
         else:
-            begun = [target for target in present.targets if _bytes_done(target.line, present.done)]
+            begun = [target for target in present.targets if _bytes_done(target.span, present.done)]
             intact = all(target.part.exists() or target.path.exists() for target in begun)
         if intact:
             return present
@@ -148,14 +153,14 @@ class Downloads:
         return self._begin(tx, present.order, folder)
 
     def _begin(self, tx: Tx, order: Order, folder: Path) -> Delivery:
-        lines = receipts.stored(tx, order.id).lines
-        names = free_names(folder, [line.file_name for line in lines])
+        files, cells = _spans(tx, order)
+        names = free_names(folder, [span.name for span in files])
         tx.execute(sa.insert(deliveries), {"order_id": order.id, "folder": str(folder), "done": 0})
         for position, name in enumerate(names):
             row = {"order_id": order.id, "position": position, "name": name}
             tx.execute(sa.insert(delivery_files), row)
-        targets = (Target(line, folder / name) for line, name in zip(lines, names, strict=True))
-        return Delivery(order, tuple(targets), 0)
+        targets = (Target(span, folder / name) for span, name in zip(files, names, strict=True))
+        return Delivery(order, tuple(targets), cells, 0)
 
     def _stored(self, tx: Tx, order: Order) -> Delivery | None:
         row = tx.one(sa.select(deliveries).where(deliveries.c.order_id == order.id))
@@ -166,10 +171,10 @@ class Downloads:
             .where(delivery_files.c.order_id == order.id)
             .order_by(delivery_files.c.position)
         )
-        lines = receipts.stored(tx, order.id).lines
+        files, cells = _spans(tx, order)
         folder = Path(row["folder"])
-        targets = (Target(line, folder / name["name"]) for line, name in zip(lines, names, strict=True))
-        return Delivery(order, tuple(targets), row["done"])
+        targets = (Target(span, folder / name["name"]) for span, name in zip(files, names, strict=True))
+        return Delivery(order, tuple(targets), cells, row["done"])
 
     # --- cells -----------------------------------------------------------------------------------------
 
@@ -186,12 +191,14 @@ class Downloads:
     def _finish(self, delivery: Delivery, writer: Writer) -> None:
         wrong = writer.finish()
         if wrong:
-            self._record(delivery.order.id, min(target.line.first_cell for target in wrong))
+            self._record(delivery.order.id, min(target.span.first_cell for target in wrong))
             raise UntrustedError(
-                f"The content of {wrong[0].line.sku} is not what {delivery.order.merchant} signed.",
+                f"The content of {wrong[0].span.sku} is not what {delivery.order.merchant} signed.",
                 "The next download starts it over; the receipt proves what was promised.",
             )
+        keys = {target.span.sku: _keys_in(target) for target in delivery.targets if target.span.keys}
         with self._context.profile.store.immediate() as tx:
+            orders.keep_keys(tx, delivery.order.id, keys)
             if orders.load(tx, delivery.order.id).state == "downloading":
                 orders.step(tx, delivery.order.id, "complete")
 
@@ -204,8 +211,24 @@ class Downloads:
             self._shop.within(place, lambda session: self._standing.confirm(session, order_id, CONFIRM_MS))
 
 
-def _is_right(target: Target) -> bool:
-    return target.path.exists() and digest_of(target.path) == target.line.digest
+def _plain_digest(target: Target, keys: Mapping[str, str]) -> str:
+    """Give SHA-256 of a file's content alone; that of keys which are not here yet is not known."""
+    if not target.span.keys:
+        return target.span.digest.hex()
+    text = keys.get(target.span.sku)
+    return "" if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _keys_in(target: Target) -> str:
+    """Read the keys that were delivered. Raises `UntrustedError` where fewer or more were bought."""
+    text = target.path.read_bytes().decode(errors="replace")
+    found = sum(bool(line.strip()) for line in text.split("\n"))
+    if found != target.span.keys:
+        raise UntrustedError(
+            f"{target.path} holds {found} keys of {target.span.sku}, not {target.span.keys}.",
+            "`veilmart order dispute` asks for the money back.",
+        )
+    return text
 
 
 def _forget(tx: Tx, delivery: Delivery) -> None:

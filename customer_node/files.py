@@ -15,7 +15,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from common import config, messages
 from common.errors import UsageError
 
 LONGEST_NAME: Final = 200
+KEYS_FILE: Final = ".keys.txt"
 READ_AT_ONCE: Final = 1024 * config.KIB
 
 
@@ -54,10 +55,41 @@ def part_path(folder: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Target:
-    """One line's file."""
+class Span:
+    """A file's place in an order's stream. `digest` is SHA-256 of `salt` and its content.
 
-    line: messages.ReceiptLine
+    `keys` is how many licence keys it holds, 0 for any other file.
+    """
+
+    sku: str
+    name: str
+    first_cell: int
+    cells: int
+    size: int
+    digest: bytes
+    salt: bytes = field(default=b"", repr=False)
+    keys: int = 0
+
+
+def spans(line: messages.ReceiptLine, salt: bytes) -> list[Span]:
+    """Give the files that a line delivers: its content, its licence keys, or both."""
+    if not line.keys_size:
+        return [Span(line.sku, line.file_name, line.first_cell, line.cells, line.size, line.digest)]
+    last = line.first_cell + line.cells - 1
+    keys = Span(
+        line.sku, line.sku + KEYS_FILE, last, 1, line.keys_size, line.keys_digest, salt, line.quantity
+    )
+    if not line.size:
+        return [keys]
+    content = Span(line.sku, line.file_name, line.first_cell, line.cells - 1, line.size, line.digest)
+    return [content, keys]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file, and where it goes."""
+
+    span: Span
     path: Path
 
     @property
@@ -69,6 +101,11 @@ class Target:
     def named(self) -> bool:
         """Whether it was complete already when its download was interrupted."""
         return self.path.exists() and not self.part.exists()
+
+    @property
+    def right(self) -> bool:
+        """Whether the file is there and has the content that was signed."""
+        return self.path.exists() and digest_of(self.path, self.span.salt) == self.span.digest
 
 
 class Writer:
@@ -90,10 +127,10 @@ class Writer:
     def write(self, index: int, content: bytes) -> None:
         """Write cell `index` of the stream; what lies beyond a file's size is padding and is dropped."""
         for file in self._growing:
-            line = file.target.line
-            if line.first_cell <= index < line.first_cell + line.cells:
-                offset = (index - line.first_cell) * config.CELL_CONTENT
-                _write_all(file.descriptor, memoryview(content)[: max(0, line.size - offset)], offset)
+            span = file.target.span
+            if span.first_cell <= index < span.first_cell + span.cells:
+                offset = (index - span.first_cell) * config.CELL_CONTENT
+                _write_all(file.descriptor, memoryview(content)[: max(0, span.size - offset)], offset)
                 return
 
     def settle(self, done: int) -> Future[int]:
@@ -111,7 +148,7 @@ class Writer:
         A file that has its name already (a crash came in between) is looked at instead. A wrong one is
         erased. Raises `UsageError` where another file has taken the name meanwhile.
         """
-        wrong = [target for target in self._named if digest_of(target.path) != target.line.digest]
+        wrong = [target for target in self._named if not target.right]
         return wrong + [file.target for file in self._growing if not file.finish()]
 
     def close(self) -> None:
@@ -128,12 +165,12 @@ class _Growing:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.descriptor = os.open(target.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256(target.span.salt)
         self._digested = 0
 
     def settle(self, done: int) -> None:
         """Bring what belongs to cells before `done` to the disk, and digest it."""
-        end = min(self.target.line.size, max(0, done - self.target.line.first_cell) * config.CELL_CONTENT)
+        end = min(self.target.span.size, max(0, done - self.target.span.first_cell) * config.CELL_CONTENT)
         if end <= self._digested:
             return
         os.fdatasync(self.descriptor)
@@ -148,10 +185,10 @@ class _Growing:
     def finish(self) -> bool:
         """Name the file if it is what was signed, erase it if not; tell which."""
         target = self.target
-        self.settle(target.line.first_cell + target.line.cells)
+        self.settle(target.span.first_cell + target.span.cells)
         os.fsync(self.descriptor)
-        whole = os.fstat(self.descriptor).st_size == target.line.size
-        if not whole or self._digest.digest() != target.line.digest:
+        whole = os.fstat(self.descriptor).st_size == target.span.size
+        if not whole or self._digest.digest() != target.span.digest:
             target.part.unlink()
             return False
         _name(target)
@@ -178,9 +215,9 @@ def _name(target: Target) -> None:
             ) from None
 
 
-def digest_of(path: Path) -> bytes:
-    """Give a file's SHA-256."""
-    digest = hashlib.sha256()
+def digest_of(path: Path, salt: bytes = b"") -> bytes:
+    """Give SHA-256 of a salt and a file's content."""
+    digest = hashlib.sha256(salt)
     with path.open("rb") as file:
         while piece := file.read(READ_AT_ONCE):
             digest.update(piece)

@@ -14,7 +14,7 @@ they alone bring the money back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,13 +32,14 @@ from customer_node.figures import tax_views
 from customer_node.schema import (
     deliveries,
     delivery_files,
+    order_keys,
     order_lines,
     order_secrets,
     orders,
     receipts,
     records,
 )
-from customer_node.views import Hop, OrderLineView, OrderView
+from customer_node.views import Hop, LicenceKeysView, OrderLineView, OrderView
 
 OPEN: Final = ("draft", "placed", "refundable")
 NOTHING_TO_DELIVER: Final = (*OPEN, "refused", "refunded")
@@ -286,6 +287,10 @@ def _view(tx: Tx, row: Row) -> OrderView:
         files=tuple(Path(row["folder"]) / name["name"] for name in names)
         if row["state"] == "complete" and row["done"] == cells
         else (),
+        keys=tuple(
+            LicenceKeysView(sku, tuple(line for line in text.split("\n") if line.strip()))
+            for sku, text in key_texts(tx, row["order_id"]).items()
+        ),
     )
 
 
@@ -308,6 +313,19 @@ def _wait(row: Row) -> tuple[Hop | None, int | None]:
         case _:
             pass
     return wait
+
+
+def keep_keys(tx: Tx, order_id: bytes, texts: Mapping[str, str]) -> None:
+    """Keep the licence keys of an order: by SKU, the text of their file."""
+    tx.execute(sa.delete(order_keys).where(order_keys.c.order_id == order_id))
+    for sku, text in texts.items():
+        tx.execute(sa.insert(order_keys), {"order_id": order_id, "sku": sku, "text": text})
+
+
+def key_texts(tx: Tx, order_id: bytes) -> dict[str, str]:
+    """Give what `keep_keys` kept."""
+    rows = tx.all(sa.select(order_keys).where(order_keys.c.order_id == order_id).order_by(order_keys.c.sku))
+    return {row["sku"]: row["text"] for row in rows}
 
 
 def no_order(text: str) -> NotFoundError:

@@ -11,10 +11,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from common import codec, config, messages
+from common import codec, messages
 from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import UntrustedError, WireError
 from common.keys import verify_identity
+from common.receipts import cells_needed
 from customer_node.shop import Visit
 from customer_node.views import ProductView
 
@@ -55,6 +56,7 @@ class Product:
             cells=record.cells,
             image=bool(record.image_digest),
             image_alt=record.image_alt,
+            keys=record.keys,
             record=self.digest.hex(),
         )
 
@@ -84,5 +86,5 @@ def fetch_product(visit: Visit, sku: str) -> Product:
 
 
 def _plausible_bucket(record: messages.ProductRecord) -> bool:
-    needed = max(1, -(-record.size // config.CELL_CONTENT))
+    needed = cells_needed(record.size, keys=record.keys)
     return needed <= record.cells <= MOST_PADDING * needed

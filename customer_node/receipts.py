@@ -35,7 +35,7 @@ from common.keys import (
     verify_certificate,
     verify_identity,
 )
-from common.receipts import check_sums
+from common.receipts import check_sums, has_keys
 from common.store import Row, Tx
 from customer_node import orders, proofs
 from customer_node.context import Context
@@ -98,8 +98,11 @@ def _check_same(order: Order, receipt: messages.Receipt, market: bytes) -> None:
             digest=record.digest,
             first_cell=next_cell,
             cells=record.cells,
+            # The keys of a sale are nobody's business before it: the receipt alone says what they are.
+            keys_size=have.keys_size,
+            keys_digest=have.keys_digest,
         )
-        if have != wanted:
+        if have != wanted or has_keys(have) != record.keys:
             raise ForgedError(f"the line of {line.sku} differs")
         next_cell += record.cells
 

@@ -377,6 +377,15 @@ disputes: Final = sa.Table(
 )
 """Disputes that this profile has opened: the exact message, repeated until it is answered."""
 
+order_keys: Final = sa.Table(
+    "order_keys",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("sku", sa.Text, primary_key=True),
+    sa.Column("text", SealedText("order_keys.text"), nullable=False),
+)
+"""Licence keys that were delivered, as the text of their file."""
+
 deliveries: Final = sa.Table(
     "deliveries",
     metadata,

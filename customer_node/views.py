@@ -232,7 +232,10 @@ class SearchView:
 
 @dataclass(frozen=True)
 class ProductView:
-    """A product, its record signed by the merchant. `record` is the SHA-256 of that record."""
+    """A product, its record signed by the merchant. `record` is the SHA-256 of that record.
+
+    With `keys` each copy comes with a licence key of its own; with `size` 0 there is nothing else.
+    """
 
     merchant: str
     sku: str
@@ -254,6 +257,7 @@ class ProductView:
     image: bool
     image_alt: str
     record: str
+    keys: bool
 
 
 @dataclass(frozen=True)
@@ -357,6 +361,14 @@ class OrderLineView:
 
 
 @dataclass(frozen=True)
+class LicenceKeysView:
+    """Licence keys that an order delivered, one for each copy."""
+
+    sku: str
+    keys: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class OrderView:
     """An order. `audit` is the pseudonym of its public events; `failure` says why it was refunded.
 
@@ -364,7 +376,7 @@ class OrderView:
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
     whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not:
     money that was given back stays at the broker until it is claimed, however long that takes.
-    `decision` is why a dispute ended.
+    `decision` is why a dispute ended. `keys` are there once they are downloaded.
     """
 
     order_id: str
@@ -390,6 +402,7 @@ class OrderView:
     cells_done: int
     cells: int | None
     files: tuple[Path, ...]
+    keys: tuple[LicenceKeysView, ...]
 
 
 @dataclass(frozen=True)

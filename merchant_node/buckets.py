@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from common.config import CELL_CONTENT
 from common.money import format_amount
 
 
@@ -32,11 +31,6 @@ class Sized:
     price: int
     needs: int
     fixed: int | None = None
-
-
-def cells_of(size: int) -> int:
-    """How many cells a content of `size` bytes takes; the empty one takes one too."""
-    return max(1, -(-size // CELL_CONTENT))
 
 
 def rung(cells: int) -> int:

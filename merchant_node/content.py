@@ -80,7 +80,7 @@ class ContentFolder:
             partial.replace(self._content / stored.digest.hex())
             _sync_folder(self._content)
         except OSError as error:
-            raise UsageError(f"cannot take {_called(source)} in: {error.strerror}") from error
+            raise UsageError(f"cannot take {called(source)} in: {error.strerror}") from error
         finally:
             partial.unlink(missing_ok=True)
         return stored
@@ -88,13 +88,13 @@ class ContentFolder:
     def add_image(self, source: Source) -> bytes:
         """Copy an image in and give its digest. Raises `UsageError` for a type or size that is not shown."""
         try:
-            with _opened(source) as file:
+            with opened(source) as file:
                 image = file.read(IMAGE_MAXIMUM + 1)
         except OSError as error:
-            raise UsageError(f"cannot read the image {_called(source)}: {error.strerror}") from error
+            raise UsageError(f"cannot read the image {called(source)}: {error.strerror}") from error
         if len(image) > IMAGE_MAXIMUM:
             raise UsageError(
-                f"the image {_called(source)} is larger than {IMAGE_MAXIMUM // KIB} KiB",
+                f"the image {called(source)} is larger than {IMAGE_MAXIMUM // KIB} KiB",
                 "Scale it down, or save it with a stronger compression.",
             )
         media_type(image)
@@ -124,7 +124,8 @@ class ContentFolder:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
+def opened(source: Source) -> Iterator[BinaryIO]:
+    """Open a file, or what was sent, at its beginning. Raises `OSError`."""
     if isinstance(source, Upload):
         source.stream.seek(0)
         yield source.stream
@@ -133,19 +134,20 @@ def _opened(source: Source) -> Iterator[BinaryIO]:
         yield file
 
 
-def _called(source: Source) -> str:
+def called(source: Source) -> str:
+    """Give what a person knows it by."""
     return source.name if isinstance(source, Upload) else str(source)
 
 
 def _copy(source: Source, target: Path) -> Stored:
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE)
-    with os.fdopen(descriptor, "wb") as out, _opened(source) as file:
+    with os.fdopen(descriptor, "wb") as out, opened(source) as file:
         while piece := file.read(COPY_PIECE):
             digest.update(piece)
             size += len(piece)
             if size > LARGEST_FILE:
-                raise UsageError(f"{_called(source)} is larger than {LARGEST_FILE >> 30} GiB")
+                raise UsageError(f"{called(source)} is larger than {LARGEST_FILE >> 30} GiB")
             out.write(piece)
         out.flush()
         os.fsync(out.fileno())

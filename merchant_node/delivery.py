@@ -5,7 +5,9 @@ are zeros and are served like all others, so that a delivery's length says no mo
 
 Rule 2. A cell is made when the connection has room for it: a file of any size takes the memory of one.
 
-Rule 3. An order counts as delivered when its last cell has been asked for. It can be fetched again.
+Rule 3. Licence keys are the last cell of their line, read with the order: the same for every request.
+
+Rule 4. An order counts as delivered when its last cell has been asked for. It can be fetched again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import hashlib
 import hmac
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -29,7 +31,7 @@ from common.node import Outgoing
 from common.sealing import AnswerKey, CellStream, open_request
 from common.states import MERCHANT_ORDER, sources
 from common.store import Row, Tx, one_of
-from merchant_node import schema
+from merchant_node import licence_keys, schema
 from merchant_node.content import ContentFolder
 from merchant_node.prekeys import Prekeys
 from merchant_node.session import Session
@@ -45,8 +47,11 @@ _ORDERS = sa.select(
 _LINES = (
     sa.select(
         schema.order_lines.c.order_id,
+        schema.order_lines.c.position,
         schema.order_lines.c.first_cell,
+        schema.order_lines.c.cells,
         schema.order_lines.c.digest,
+        schema.order_lines.c.key_count,
     )
     .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(schema.order_lines.c.order_id, schema.order_lines.c.position)
@@ -63,10 +68,17 @@ _DELIVERED = (
 
 @dataclass(frozen=True)
 class Piece:
-    """One file of an order: where its cells begin in the stream, and its digest."""
+    """One line of an order: where its cells begin in the stream, its file's digest, the cell of its keys."""
 
     first_cell: int
     digest: bytes
+    position: int
+    keys_cell: int | None
+
+    def has_keys_in(self, request: GetCells) -> bool:
+        """Tell whether the cells that are asked for are to hold licence keys."""
+        cell = self.keys_cell
+        return cell is not None and request.first <= cell < request.first + request.count
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class Window:
     fetch: ForwardFetch
     first: int
     pieces: Sequence[Piece]
+    keys: Mapping[int, bytes] = field(repr=False)
+    """Licence keys by the cell that begins with them."""
     stream: CellStream = field(repr=False)
 
 
@@ -113,7 +127,9 @@ class Delivery:
             order = orders[request.order_id]
             if order["state"] == "captured" and request.first + request.count == order["cells"]:
                 delivered.add(request.order_id)
-            result.append(Window(fetch, request.first, pieces[request.order_id], key.stream(random(32))))
+            lines = pieces[request.order_id]
+            keys = _keys(tx, request, [line for line in lines if line.has_keys_in(request)])
+            result.append(Window(fetch, request.first, lines, keys, key.stream(random(32))))
         tx.step(_DELIVERED, [{"id": order_id} for order_id in sorted(delivered)])
         return result
 
@@ -141,8 +157,19 @@ def _reason(order: Row | None, request: GetCells) -> RefusalReason | None:
 def _pieces(tx: Tx, ids: Iterable[bytes]) -> dict[bytes, list[Piece]]:
     pieces: dict[bytes, list[Piece]] = defaultdict(list)
     for row in tx.among(_LINES, ids):
-        pieces[row["order_id"]].append(Piece(row["first_cell"], row["digest"]))
+        last = row["first_cell"] + row["cells"] - 1
+        keys_cell = last if row["key_count"] else None
+        pieces[row["order_id"]].append(Piece(row["first_cell"], row["digest"], row["position"], keys_cell))
     return pieces
+
+
+def _keys(tx: Tx, request: GetCells, lines: Sequence[Piece]) -> dict[int, bytes]:
+    if not lines:
+        return {}
+    texts = licence_keys.texts(tx, [request.order_id])
+    return {
+        line.keys_cell: texts[request.order_id, line.position] for line in lines if line.keys_cell is not None
+    }
 
 
 class WindowSource:
@@ -182,6 +209,9 @@ class WindowSource:
         return self._session.seal_cell(cell, self._now(), self._random)
 
     def _read(self, index: int) -> bytes:
+        keys = self._window.keys.get(index)
+        if keys is not None:
+            return keys.ljust(config.CELL_CONTENT, b"\0")
         pieces = self._window.pieces
         piece = pieces[bisect_right(pieces, index, key=lambda each: each.first_cell) - 1]
         return self._content.piece(piece.digest, index - piece.first_cell)

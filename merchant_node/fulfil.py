@@ -10,7 +10,9 @@ the reason inside. A use of the code counts with the acceptance, in the same tra
 
 Rule 3. An order that cannot be opened is a reject without a reason: the money goes back.
 
-Rule 4. Nothing is remembered of sealed requests beyond this: one that is played under another order id,
+Rule 4. Licence keys are taken with the acceptance, in the same transaction; its receipt names their digest.
+
+Rule 5. Nothing is remembered of sealed requests beyond this: one that is played under another order id,
 amount or deadline does not open, since all of them are bound into it.
 
 Everything works on a whole batch: one look-up, one look at the stock, bulk inserts.
@@ -34,7 +36,7 @@ from common.sealing import AnswerKey, open_request, order_outer
 from common.slots import minute_of
 from common.states import MERCHANT_ORDER, step
 from common.store import Tx
-from merchant_node import schema, stock
+from merchant_node import licence_keys, schema, stock
 from merchant_node.catalog import Catalog
 from merchant_node.discounts import Discount, Redemptions
 from merchant_node.prekeys import Prekeys
@@ -69,10 +71,11 @@ class _Opened:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a batch takes of stock and of discount codes."""
+    """What a batch takes of stock, of discount codes and of licence keys."""
 
     reservations: stock.Reservations
     redemptions: Redemptions
+    keys: licence_keys.Handout
 
 
 class Fulfilment:
@@ -100,12 +103,14 @@ class Fulfilment:
         taken = _Taken(
             stock.Reservations(tx, (line.sku for request in requests for line in request.lines)),
             Redemptions(tx, (request.code for request in requests)),
+            licence_keys.Handout(tx),
         )
         for order_id, opened in new.items():
             answer = self._decide(tx, opened, taken, now, random)
             answers[order_id] = (opened.content_hash, answer)
         taken.reservations.write()
         taken.redemptions.write()
+        taken.keys.write(taken.reservations.left)
         sends: list[messages.Message] = []
         for order, content_hash in zip(orders, hashes, strict=True):
             stored_hash, answer = answers[order.order_id]
@@ -138,7 +143,7 @@ class Fulfilment:
         except OfferRefusedError as rejection:
             body, verdict, lines = rejection.answer, "rejected", []
         else:
-            lines = _receipt_lines(request, bill)
+            lines = _receipt_lines(order.order_id, request, bill, taken.keys, key)
             body, verdict = self._sign_receipt(order, lines, bill, now), "accepted"
             _store_lines(tx, order.order_id, lines, bill, taken.reservations)
             if discount is not None:
@@ -164,6 +169,11 @@ class Fulfilment:
             left = taken.reservations.left(line.sku)
             if left is not None and wanted[line.sku] > left:
                 raise OfferRefusedError("out_of_stock", line.sku, price=price, available=left)
+            if product.record.keys:
+                before = wanted[line.sku] - line.quantity
+                fitting = taken.keys.fitting(line.sku, before, line.quantity)
+                if fitting < line.quantity:
+                    raise OfferRefusedError("out_of_stock", line.sku, price=price, available=fitting)
         discount = taken.redemptions.find(request.code, now)
         bill = make_bill(products, [line.quantity for line in request.lines], discount)
         if [line.discount for line in request.lines] != [line.discount for line in bill.lines]:
@@ -204,16 +214,19 @@ def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[
     }
 
 
-def _receipt_lines(request: messages.OrderRequest, bill: Bill) -> list[ReceiptLine]:
+def _receipt_lines(
+    order_id: bytes, request: messages.OrderRequest, bill: Bill, keys: licence_keys.Handout, key: AnswerKey
+) -> list[ReceiptLine]:
     result: list[ReceiptLine] = []
     first_cell = 0
-    for line, product, figures in zip(request.lines, bill.products, bill.lines, strict=True):
-        record = product.record
+    for position, line in enumerate(request.lines):
+        record, figures = bill.products[position].record, bill.lines[position]
+        given = keys.take(order_id, position, line.sku, line.quantity) if record.keys else b""
         result.append(
             ReceiptLine(
                 sku=record.sku,
                 title=record.title,
-                record=product.record_digest,
+                record=bill.products[position].record_digest,
                 quantity=line.quantity,
                 unit_price=record.price,
                 discount=figures.discount,
@@ -224,6 +237,8 @@ def _receipt_lines(request: messages.OrderRequest, bill: Bill) -> list[ReceiptLi
                 digest=record.digest,
                 first_cell=first_cell,
                 cells=record.cells,
+                keys_size=len(given),
+                keys_digest=hashlib.sha256(key.salt("keys") + given).digest() if given else b"",
             )
         )
         first_cell += record.cells
@@ -272,5 +287,6 @@ def _store_lines(
                 "cells": line.cells,
                 "size": line.size,
                 "digest": line.digest,
+                "key_count": line.quantity if line.keys_size else 0,
             },
         )

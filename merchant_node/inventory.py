@@ -14,6 +14,7 @@ has risen.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -26,11 +27,13 @@ from common import clock, codec, config, messages
 from common.config import Limits
 from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import NotFoundError, UsageError
+from common.receipts import cells_needed
 from common.store import Store, Tx
-from merchant_node import buckets, schema, stock
+from merchant_node import buckets, licence_keys, schema, stock
 from merchant_node.catalog import Product, catalog_version, read_on_sale
-from merchant_node.content import ContentFolder, Source
+from merchant_node.content import ContentFolder, Source, Upload
 from merchant_node.discounts import Discount
+from merchant_node.licence_keys import AddedKeys, KeyCounts
 from merchant_node.renewal import earlier_record
 from merchant_node.shop import Shop
 
@@ -78,6 +81,12 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes
     image_digest: bytes
     image_alt: messages.ShortText
+    keys: bool = False
+
+    @property
+    def cells(self) -> int:
+        """The bucket that it begins in."""
+        return buckets.rung(cells_needed(self.size, keys=self.keys))
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ class Inventory:
 
     def add(
         self,
-        file: Source,
+        file: Source | None,
         sku: str,
         *,
         title: str,
@@ -121,13 +130,21 @@ class Inventory:
         group: str = "",
         variant: str = "",
         tax_rate: int | None = None,
+        keys: Source | None = None,
     ) -> messages.ProductRecord:
         """Put a file on sale; `price` is in minor units, tax included, `stock` None is unlimited.
 
-        `tax_rate` is in basis points, None is the shop's own.
+        `tax_rate` is in basis points, None is the shop's own. `keys` is a list of licence keys, one for each
+        copy: the stock is what is left of them, and `file` may be None.
 
         Raises `UsageError` for a value out of bounds and for a SKU that is on sale already.
         """
+        if keys is not None and stock is not None:
+            raise UsageError("the stock of a product with keys is what is left of them")
+        if keys is None and file is None:
+            raise UsageError("a product is a file, or a list of keys, or both")
+        given = licence_keys.read_file(keys) if keys is not None else []
+        file = file or Upload(sku + licence_keys.KEYS_FILE, io.BytesIO())
         stored = self._content.add(file)
         draft = _draft(
             {
@@ -143,6 +160,7 @@ class Inventory:
                 "file_name": file.name,
                 "size": stored.size,
                 "digest": stored.digest,
+                "keys": keys is not None,
                 "image_digest": self._content.add_image(image) if image is not None else b"",
                 "image_alt": image_alt,
             }
@@ -150,10 +168,32 @@ class Inventory:
         with self._store.immediate() as tx:
             if sku in _by_sku(tx):
                 raise UsageError(f"{sku} is on sale already", "Change it with `product edit`.")
-            version = self._write_version(tx, draft, buckets.rung(buckets.cells_of(draft.size)))
+            version = self._write_version(tx, draft, draft.cells)
             tx.execute(sa.insert(schema.products), {"sku": sku, "current": version, "added": self._now()})
-            _set_stock(tx, sku, stock)
+            _set_stock(tx, sku, licence_keys.add(tx, sku, given).left if keys is not None else stock)
             return self._changed(tx)[sku].record
+
+    def add_keys(self, sku: str, keys: Source) -> AddedKeys:
+        """Add licence keys to a product, which has keys from then on.
+
+        Raises `NotFoundError` for an unknown SKU, `UsageError` for a file that is no list of keys.
+        """
+        given = licence_keys.read_file(keys)
+        with self._store.immediate() as tx:
+            product = _find(tx, sku)
+            added = licence_keys.add(tx, sku, given)
+            _set_stock(tx, sku, added.left)
+            if not product.record.keys:
+                draft = msgspec.structs.replace(_draft_of(product.record), keys=True)
+                tx.changed(_OFFER.values(current=self._write_version(tx, draft, draft.cells)), {"of": sku})
+                self._changed(tx)
+        return added
+
+    def key_counts(self, sku: str) -> KeyCounts:
+        """Count a product's licence keys. Raises `NotFoundError` for one that is not on sale."""
+        with self._store.immediate() as tx:
+            _find(tx, sku)
+            return licence_keys.counts(tx, sku)
 
     def edit(
         self,
@@ -199,9 +239,13 @@ class Inventory:
                 msgspec.structs.asdict(before) | {k: v for k, v in changes.items() if v is not None}
             )
             if draft != before:
-                version = self._write_version(tx, draft, buckets.rung(buckets.cells_of(draft.size)))
+                version = self._write_version(tx, draft, draft.cells)
                 tx.changed(_OFFER.values(current=version), {"of": sku})
             if not isinstance(stock, UnsetType):
+                if draft.keys:
+                    raise UsageError(
+                        f"the stock of {sku} is what is left of its keys", "`product keys add` adds some."
+                    )
                 _set_stock(tx, sku, stock)
             return self._changed(tx)[sku].record
 
@@ -329,7 +373,7 @@ def _sized(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:
         buckets.Sized(
             sku=product.record.sku,
             price=product.record.price,
-            needs=buckets.cells_of(product.record.size),
+            needs=cells_needed(product.record.size, keys=product.record.keys),
             fixed=product.record.cells if product.version_id in sold else None,
         )
         for product in products

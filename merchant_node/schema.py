@@ -87,9 +87,23 @@ order_lines = sa.Table(
     sa.Column("cells", sa.BigInteger, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
+    sa.Column("key_count", sa.Integer, nullable=False, server_default="0"),
 )
 """`reserved`: what was taken from the stock, 0 where the product was unlimited then. `discount` is off the
-whole line; `tax_rate`, in basis points, is of the tax in what is left."""
+whole line; `tax_rate`, in basis points, is of the tax in what is left. `key_count`: its licence keys."""
+
+licence_keys = sa.Table(
+    "licence_keys",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("sku", sa.String(64), nullable=False),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("order_id", sa.LargeBinary(16), index=True),
+    sa.Column("position", sa.Integer),
+    sa.Index("licence_keys_free", "sku", "order_id", "number"),
+    sqlite_autoincrement=True,
+)
+"""Keys of products, free (without an order) or given to a line of one. Never deleted: see there."""
 
 discounts = sa.Table(
     "discounts",

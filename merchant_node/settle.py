@@ -24,7 +24,7 @@ from common.messages import OrderOutcome, OutcomeKept
 from common.slots import minute_of
 from common.states import MERCHANT_ORDER, step
 from common.store import Tx
-from merchant_node import discounts, schema, stock
+from merchant_node import discounts, licence_keys, schema, stock
 
 _STATES = sa.select(schema.orders.c.order_id, schema.orders.c.state).where(
     schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True))
@@ -97,3 +97,4 @@ def _take(tx: Tx, steps: Sequence[Mapping[str, Any]], now: int) -> None:
         freed[row["sku"]] += row["reserved"]
     stock.give_back(tx, freed)
     discounts.give_back(tx, cancelled)
+    licence_keys.give_back(tx, cancelled)

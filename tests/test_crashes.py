@@ -55,7 +55,7 @@ from broker_node.run import BrokerNode, open_store
 from common import clock, messages
 from common.errors import UsageError
 from customer_node import Market
-from customer_node.files import Target, Writer
+from customer_node.files import Target, Writer, spans
 from merchant_node.home import MerchantHome, Profile
 from merchant_node.run import MerchantNode
 from mosquitto import Market as RealMarket
@@ -242,7 +242,7 @@ def finished_part(folder: Path) -> Target:
         first_cell=0,
         cells=crashing.CELLS,
     )
-    target = Target(line, folder / line.file_name)
+    target = Target(spans(line, b"")[0], folder / line.file_name)
     target.part.write_bytes(data)
     return target
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import shlex
+import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from customer_shop import Bazaar, build, content
+import sqlalchemy as sa
+from cli import veilmart
+from customer_shop import Bazaar, build, content, home
 from hypothesis import given
 from hypothesis import strategies as st
+from readme import block
 from world import Publish
 
 from common import config
-from common.errors import DeadlineError, NotFoundError, RejectedError, UntrustedError, UsageError
+from common.errors import (
+    DeadlineError,
+    NotFoundError,
+    OutOfStockError,
+    RejectedError,
+    UntrustedError,
+    UsageError,
+)
 from customer_node import Market, fetching
 from customer_node.files import free_names, plain_name
 
@@ -85,6 +99,107 @@ def test_nothing_is_overwritten(bazaar: Bazaar, tmp_path: Path):
         (elsewhere,) = market.download(order.order_id, tmp_path / "other")
         assert elsewhere.path == tmp_path / "other" / "plan.bin"
         assert market.order(order.order_id).state == "complete"
+
+
+# --- licence keys --------------------------------------------------------------------------------------
+
+
+def listed(folder: Path, *keys: str) -> Path:
+    path = folder / "list.txt"
+    path.write_text("".join(f"{key}\n" for key in keys))
+    return path
+
+
+def test_licence_keys_alone_and_beside_a_file(bazaar: Bazaar, tmp_path: Path):
+    node, only = bazaar.world.merchants["sports"], [f"only-é-{number:04}" for number in range(9)]
+    node.inventory.add(None, "ONLY", title="Only keys", price=1, keys=listed(tmp_path, *only))
+    bazaar.add("sports", "GAME", 2, b"a game" * 20_000, "game.bin", keys=listed(tmp_path, "game-1"))
+    with bazaar.customer() as market:
+        market.cart.add("sports", "GAME", 1)
+        market.cart.add("sports", "ONLY", 3)
+        (order,) = market.buy()
+        assert market.order(order.order_id).keys == ()
+        files = {each.path.name: each for each in market.download(order.order_id, tmp_path / "bought")}
+        assert set(files) == {"game.bin", "GAME.keys.txt", "ONLY.keys.txt"}
+        assert files["game.bin"].path.read_bytes() == b"a game" * 20_000
+        file = files["ONLY.keys.txt"]
+        assert file.path.read_text().splitlines() == only[:3]
+        assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
+        assert file.path.stat().st_mode & 0o777 == 0o600
+        found = {each.sku: each.keys for each in market.order(order.order_id).keys}
+        assert found == {"GAME": ("game-1",), "ONLY": tuple(only[:3])}
+        assert "only-" not in repr(market.order(order.order_id))
+        again = market.download(order.order_id, tmp_path / "again")
+        assert [each.path.read_text() for each in again if each.sku == "ONLY"] == [file.path.read_text()]
+        # Not on the bus, not at the broker, and sealed in the profile.
+        assert not any(b"only-" in publish.payload for publish in bazaar.world.bus.passed)
+        for place in (bazaar.world.root / "broker", home(market)):
+            assert not any(b"only-" in path.read_bytes() for path in place.rglob("*") if path.is_file())
+        with pytest.raises(OutOfStockError) as refused:
+            market.buy_now("sports", "ONLY", 7)
+        assert refused.value.available == 6
+        # A merchant that gives others, longer or just as long, than it signed.
+        for change in (
+            "UPDATE licence_keys SET key = key || '!'",
+            "UPDATE licence_keys SET key = '!' || substr(key, 2)",
+        ):
+            wrong = market.buy_now("sports", "ONLY")
+            with node.store.immediate() as tx:
+                tx.execute(sa.text(change))
+            with pytest.raises(UntrustedError, match="not what sports signed"):
+                market.download(wrong.order_id, tmp_path / "wrong")
+            assert not list((tmp_path / "wrong").iterdir())
+            assert market.order(wrong.order_id).keys == ()
+    shown = veilmart("order", "show", order.order_id, "--profile", home(market))
+    assert "key of GAME\tgame-1\n" in shown.out
+
+
+def test_fewer_keys_than_were_bought_are_not_complete(bazaar: Bazaar, tmp_path: Path):
+    node = bazaar.world.merchants["maps"]
+    node.inventory.add(None, "FEW", title="Few", price=1, keys=listed(tmp_path, "a", "b", "c"))
+    with bazaar.customer() as market, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merchant_node.licence_keys.text_of", lambda keys: f"{next(iter(keys))}\n".encode())
+        order = market.buy_now("maps", "FEW", 2)
+        for _ in range(2):
+            with pytest.raises(UntrustedError, match="1 keys of FEW, not 2"):
+                market.download(order.order_id, tmp_path)
+        assert market.order(order.order_id).state == "downloading"
+
+
+def test_licence_keys_on_the_merchants_command_line(bazaar: Bazaar, tmp_path: Path):
+    place = ("--home", bazaar.world.root / "merchants" / "sports")
+    words = ("--sku", "CLI", "--title", "C", "--price", "1", "--keys", listed(tmp_path, "cli 1", "cli 2"))
+    added = veilmart("--json", "merchant", "product", "add", *words, *place)
+    assert (added.data["keys"], added.data["file_name"]) == (True, "CLI.keys.txt")
+    more = veilmart("--json", "merchant", "product", "keys", "add", "CLI", listed(tmp_path, "cli 3"), *place)
+    assert more.data == {"added": 1, "known": 0, "left": 3}
+    counted = veilmart("--json", "merchant", "product", "keys", "count", "CLI", *place)
+    assert counted.data == {"left": 3, "given": 0}
+    table = veilmart("merchant", "product", "list", *place)
+    assert "\t3 keys" in table.out
+    assert "3 keys of CLI are left" in table.err
+
+
+def test_the_readmes_section_on_licence_keys_works(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    with bazaar.customer() as market:
+        pass
+    monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
+    monkeypatch.chdir(tmp_path)
+    here = {"VEILMART_PROFILE": str(home(market)), "VEILMART_MERCHANT": "sports"}
+    said = ""
+    for line in block("keys"):
+        words = shlex.split(line)
+        if words[0] == "veilmart":
+            ran = veilmart(*words[1:], home=bazaar.world.root, **here)
+            assert ran.code == 0, (line, ran.err)
+            said = ran.out
+        else:
+            said = subprocess.run(["sh", "-c", line], check=True, capture_output=True, text=True).stdout
+        if words[0] == "cat":
+            assert said == "AAAA-1111\nBBBB-2222\n"
+    assert said == "left\tgiven\n2\t2\n"
 
 
 # --- cells ---------------------------------------------------------------------------------------------

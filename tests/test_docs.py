@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,10 @@ def fields(struct: type[msgspec.Struct]) -> str:
             continue
         text = shape(msgspec.inspect.type_info(field.type))
         # RefusalCode has a table of its own.
-        found.append(f"{field.name}: {'refusal code' if field.type == messages.RefusalCode else text}")
+        later = (
+            "" if field.default is msgspec.NODEFAULT else f" (else {json.dumps(field.default, default=len)})"
+        )
+        found.append(f"{field.name}: {'refusal code' if field.type == messages.RefusalCode else text}{later}")
     return "; ".join(found)
 
 

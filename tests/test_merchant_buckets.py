@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import CELL_CONTENT
-from merchant_node.buckets import Sized, assign, cells_of, privacy, rung
+from common.receipts import cells_needed
+from merchant_node.buckets import Sized, assign, privacy, rung
 
 GROUP, OVERHEAD = 4, 4
 LADDER = sorted({1 << n for n in range(25)} | {3 << n for n in range(24)})
@@ -44,7 +45,7 @@ def test_a_rung_is_the_lowest_that_is_enough(cells: int) -> None:
 
 @given(st.integers(0, 10**9))
 def test_cells_hold_the_content_and_no_more(size: int) -> None:
-    cells = cells_of(size)
+    cells = cells_needed(size, keys=False)
     assert cells * CELL_CONTENT >= size
     assert cells == 1 or (cells - 1) * CELL_CONTENT < size
 

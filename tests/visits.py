@@ -52,6 +52,7 @@ class Product:
     price: int
     content: bytes = field(repr=False)
     image: bytes = field(default=b"", repr=False)
+    keys: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -79,6 +80,7 @@ GOODS = (
         447,
         _content("ridge", 70_000),
         mountains(7, 96, 64),
+        tuple(f"RIDGE-LICENCE-{number}-W7KQ" for number in range(6)),
     ),
     Product(
         "sports", "PHOTO-SUMMIT", "Clouds below the summit", "Taken at dawn", 98, _content("summit", 900)
@@ -222,6 +224,7 @@ class Visits:
                     ("digest", hashlib.sha256(product.content).digest()),
                 )
             }
+            values |= {f"licence key {n} of {product.sku}": key for n, key in enumerate(product.keys)}
             for kind, content in (("content", product.content), ("image", product.image)):
                 for place in PLACES if content else ():
                     piece = content[int(place * len(content)) :][:PIECE]
@@ -291,6 +294,8 @@ def stock(world: World, goods: tuple[Product, ...] = GOODS) -> None:
         path, image = folder / product.file_name, folder / f"{product.sku}.png"
         path.write_bytes(product.content)
         image.write_bytes(product.image)
+        keys = folder / f"{product.sku}.keys"
+        keys.write_text("\n".join(product.keys))
         world.merchants[product.merchant].inventory.add(
             path,
             product.sku,
@@ -300,6 +305,7 @@ def stock(world: World, goods: tuple[Product, ...] = GOODS) -> None:
             category="category of " + product.merchant,
             image=image if product.image else None,
             image_alt=product.title if product.image else "",
+            keys=keys if product.keys else None,
         )
 
 
@@ -343,7 +349,11 @@ def alice_comes(world: World, recorder: Recorder) -> None:
         for order in placed:
             files = market.download(order.order_id, world.root / "bought" / order.merchant)
             sold = {product.sku: product.content for product in GOODS}
-            assert all(file.path.read_bytes() == sold[file.sku] for file in files)
+            content = [file for file in files if not file.path.name.endswith(".keys.txt")]
+            assert all(file.path.read_bytes() == sold[file.sku] for file in content)
+            assert [each.keys for each in market.order(order.order_id).keys] == (
+                [GOODS[1].keys[:1]] if order.merchant == "sports" else []
+            )
             market.export_receipt(order.order_id, world.root / f"{order.order_id}.json")
         recorder.look(world)
 

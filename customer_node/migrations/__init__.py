@@ -1,3 +1,3 @@
 """The profile's schema, step by step (Alembic)."""
 
-HEAD = "0014"
+HEAD = "0015"

@@ -1,3 +1,3 @@
 """Alembic scripts of the merchant's store."""
 
-HEAD = "0004"
+HEAD = "0005"

@@ -90,7 +90,8 @@ def show(shown: Output, market: Market, merchant: Merchant, sku: Sku) -> None:
         ("stock", found.stock),
         ("category", found.category),
         ("tags", ", ".join(found.tags)),
-        ("file", f"{found.file_name}, {found.size} bytes"),
+        ("file", f"{found.file_name}, {found.size} bytes" if found.size or not found.keys else ""),
+        ("licence", "a key of its own with each copy" if found.keys else ""),
         ("SHA-256", found.digest),
         ("image", found.image_alt or "yes" if found.image else ""),
     ]

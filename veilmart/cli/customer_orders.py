@@ -138,6 +138,7 @@ def _show(shown: Output, found: OrderView) -> None:
         ("waits for", _waits(found)),
         ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
         *(("file", path) for path in found.files),
+        *((f"key of {each.sku}", key) for each in found.keys for key in each.keys),
     ]
     lines = [
         (

@@ -14,11 +14,14 @@ from common import clock, messages
 from common.errors import UsageError
 from common.money import format_amount, format_rate, parse_amount, parse_rate
 from merchant_node.home import MerchantHome
-from merchant_node.inventory import Inventory
+from merchant_node.inventory import Inventory, Listed
+from merchant_node.licence_keys import LOW
 from veilmart.cli.homes import Home, MerchantId, merchant_home, output
 from veilmart.output import Table
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="What is on sale.")
+keys_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys", help="Licence keys: add some, count them.")
 UNLIMITED: Final = "unlimited"
 
 Sku = Annotated[str, typer.Argument(help="The product's SKU.")]
@@ -39,7 +42,11 @@ def _inventory(home: Path | None, merchant: str | None) -> Iterator[tuple[Invent
 @app.command()
 def add(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The file that is sold.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="The file that is sold; none where keys are all.", show_default=False),
+    ] = None,
+    *,
     sku: Annotated[str, typer.Option(help="Letters, digits, '.', '_' and '-'.")],
     title: Annotated[str, typer.Option(help="What customers read in lists.")],
     price: Annotated[str, typer.Option(help="With tax, in the market's currency, such as 9.99.")],
@@ -52,10 +59,11 @@ def add(
     group: Annotated[str, typer.Option(help="What ties variants of one product together.")] = "",
     variant: Annotated[str, typer.Option(help="This one's name among the variants.")] = "",
     tax: Tax = None,
+    keys: Annotated[Path | None, typer.Option(help="Licence keys, one per line, each for one copy.")] = None,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
-    """Put a file on sale."""
+    """Put a file on sale, or a list of licence keys, or both."""
     with _inventory(home, merchant) as (inventory, currency):
         record = inventory.add(
             file,
@@ -71,6 +79,7 @@ def add(
             group=group,
             variant=variant,
             tax_rate=_rate(tax),
+            keys=keys,
         )
     _show(context, record, f"{sku} is on sale for {format_amount(record.price, currency)}")
 
@@ -134,12 +143,46 @@ def list_products(context: typer.Context, merchant: MerchantId = None, home: Hom
             each.record.category,
             format_amount(each.record.price, currency),
             format_rate(each.record.tax_rate),
-            UNLIMITED if each.stock is None else each.stock,
+            _left(each),
         )
         for each in found
     ]
+    for each in found:
+        if each.record.keys and (each.stock or 0) <= LOW:
+            output(context).note(
+                f"warning: {_left(each)} of {each.record.sku} are left: `product keys add` adds some"
+            )
     data = [_fields(each.record) | {"stock": each.stock} for each in found]
     output(context).show(data, Table(("sku", "title", "category", "price", "tax in it", "stock"), rows))
+
+
+@keys_app.command("add")
+def add_keys(
+    context: typer.Context,
+    sku: Sku,
+    file: Annotated[Path, typer.Argument(help="One key per line; those known already are skipped.")],
+    merchant: MerchantId = None,
+    home: Home = None,
+) -> None:
+    """Add licence keys to a product: each is given to one sale."""
+    with _inventory(home, merchant) as (inventory, _currency):
+        added = inventory.add_keys(sku, file)
+    known = f", {added.known} were known already" if added.known else ""
+    output(context).show(added, f"{added.added} keys added to {sku}{known}; {added.left} are left")
+
+
+@keys_app.command("count")
+def count_keys(context: typer.Context, sku: Sku, merchant: MerchantId = None, home: Home = None) -> None:
+    """Count a product's licence keys: left, and given to orders."""
+    with _inventory(home, merchant) as (inventory, _currency):
+        counts = inventory.key_counts(sku)
+    output(context).show(counts, Table(("left", "given"), [(counts.left, counts.given)]))
+
+
+def _left(listed: Listed) -> str:
+    if listed.stock is None:
+        return UNLIMITED
+    return f"{listed.stock} keys" if listed.record.keys else str(listed.stock)
 
 
 def _number(stock: str | None) -> int | None:
