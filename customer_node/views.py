@@ -402,7 +402,7 @@ class OrderView:
     cells_done: int
     cells: int | None
     files: tuple[Path, ...]
-    keys: tuple[LicenceKeysView, ...]
+    keys: tuple[LicenceKeysView, ...] = ()
 
 
 @dataclass(frozen=True)
