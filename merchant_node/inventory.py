@@ -146,7 +146,7 @@ class Inventory:
         given = licence_keys.read_file(keys) if keys is not None else []
         file = file or Upload(sku + licence_keys.KEYS_FILE, io.BytesIO())
         stored = self._content.add(file)
-        draft = _draft(
+        draft = make_draft(
             {
                 "sku": sku,
                 "title": title,
@@ -166,7 +166,7 @@ class Inventory:
             }
         )
         with self._store.immediate() as tx:
-            if sku in _by_sku(tx):
+            if sku in by_sku(tx):
                 raise UsageError(f"{sku} is on sale already", "Change it with `product edit`.")
             version = self._write_version(tx, draft, draft.cells)
             tx.execute(sa.insert(schema.products), {"sku": sku, "current": version, "added": self._now()})
@@ -234,8 +234,8 @@ class Inventory:
             changes["image_digest"] = self._content.add_image(image)
         with self._store.immediate() as tx:
             product = _find(tx, sku)
-            before = _draft_of(product.record)
-            draft = _draft(
+            before = draft_of(product.record)
+            draft = make_draft(
                 msgspec.structs.asdict(before) | {k: v for k, v in changes.items() if v is not None}
             )
             if draft != before:
@@ -268,7 +268,7 @@ class Inventory:
         """Say for each product, and each price that a discount makes of it, among how many it hides."""
         with self._store.immediate() as tx:
             products = read_on_sale(tx)
-            sized = _sized(tx, products)
+            sized = sized_of(tx, products)
             discounts = [Discount.of(row) for row in tx.all(sa.select(schema.discounts))]
         present = {product.record.sku: product.record.cells for product in products}
         group = self._limits.privacy_group
@@ -292,7 +292,7 @@ class Inventory:
             for sku, fields in earlier.items():
                 if fields is None:
                     continue
-                draft = _draft({**fields, "tax_rate": self._shop.tax_rate})
+                draft = make_draft({**fields, "tax_rate": self._shop.tax_rate})
                 version = self._write_version(tx, draft, fields["cells"])
                 tx.changed(_OFFER.values(current=version), {"of": sku})
             if any(fields is not None for fields in earlier.values()):
@@ -309,66 +309,79 @@ class Inventory:
 
     def _changed(self, tx: Tx) -> dict[str, Product]:
         """Bring the buckets up to date, raise the catalog version, and give what is on sale."""
-        products = _by_sku(tx)
-        sized = _sized(tx, list(products.values()))
+        products = by_sku(tx)
+        sized = sized_of(tx, list(products.values()))
         assigned = buckets.assign(sized, self._limits.privacy_group, self._limits.privacy_overhead)
         for sku, cells in assigned.items():
             if products[sku].record.cells != cells:
-                version = self._write_version(tx, _draft_of(products[sku].record), cells)
+                version = self._write_version(tx, draft_of(products[sku].record), cells)
                 tx.changed(_OFFER.values(current=version), {"of": sku})
         tx.changed(_SET_CATALOG, {"to": max(self._now(), catalog_version(tx) + 1)})
-        return _by_sku(tx)
+        return by_sku(tx)
 
     def _write_version(self, tx: Tx, draft: Draft, cells: int) -> int:
         number = int(tx.scalar(_LAST_VERSION, {"of": draft.sku}) or 0) + 1
-        record = codec.pack(
-            messages.ProductRecord(
-                merchant=self._shop.merchant,
-                version=number,
-                currency=self._shop.currency,
-                cells=cells,
-                **msgspec.structs.asdict(draft),
-            )
-        )
-        if len(record) > LARGEST_RECORD:
-            raise UsageError(
-                f"the description of {draft.sku} takes {len(record)} bytes, more than {LARGEST_RECORD}",
-                "Shorten its texts.",
-            )
-        row = {
-            "sku": draft.sku,
-            "version": number,
-            "record": record,
-            "signature": self._shop.identity.sign(PRODUCT_RECORD_LABEL, record),
-        }
-        tx.execute(sa.insert(schema.product_versions), row)
+        tx.execute(sa.insert(schema.product_versions), version_row(self._shop, draft, number, cells))
         return int(tx.scalar(_VERSION_ID, {"of": draft.sku, "number": number}))
 
 
-def _draft(fields: dict[str, Any]) -> Draft:
+def version_row(shop: Shop, draft: Draft, number: int, cells: int) -> dict[str, Any]:
+    """Sign a version of a product. Raises `UsageError` where its texts are too long together."""
+    record = codec.pack(
+        messages.ProductRecord(
+            merchant=shop.merchant,
+            version=number,
+            currency=shop.currency,
+            cells=cells,
+            **msgspec.structs.asdict(draft),
+        )
+    )
+    if len(record) > LARGEST_RECORD:
+        raise UsageError(
+            f"the description of {draft.sku} takes {len(record)} bytes, more than {LARGEST_RECORD}",
+            "Shorten its texts.",
+        )
+    return {
+        "sku": draft.sku,
+        "version": number,
+        "record": record,
+        "signature": shop.identity.sign(PRODUCT_RECORD_LABEL, record),
+    }
+
+
+def make_draft(fields: dict[str, Any]) -> Draft:
+    """Check a description. Raises `UsageError` for a value out of bounds."""
     try:
         return msgspec.convert(fields, Draft)
     except msgspec.ValidationError as error:
         raise UsageError(f"the product cannot be described so: {error}") from error
 
 
-def _draft_of(record: messages.ProductRecord) -> Draft:
+def draft_of(record: messages.ProductRecord) -> Draft:
+    """Give what a record was made of."""
     return msgspec.convert(record, Draft, from_attributes=True)
 
 
-def _by_sku(tx: Tx) -> dict[str, Product]:
+def by_sku(tx: Tx) -> dict[str, Product]:
+    """Read what is on sale."""
     return {product.record.sku: product for product in read_on_sale(tx)}
 
 
 def _find(tx: Tx, sku: str) -> Product:
-    product = _by_sku(tx).get(sku)
+    product = by_sku(tx).get(sku)
     if product is None:
         raise NotFoundError(f"no product {sku} is on sale", "`product list` shows them all.")
     return product
 
 
-def _sized(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:
-    sold = set(tx.execute(_SOLD).scalars())
+def sold_versions(tx: Tx) -> set[int]:
+    """Give the ids of versions that somebody has bought: their buckets stay as they are."""
+    return set(tx.execute(_SOLD).scalars())
+
+
+def sized_of(tx: Tx, products: Sequence[Product]) -> list[buckets.Sized]:
+    """Give what is on sale as far as buckets go."""
+    sold = sold_versions(tx)
     return [
         buckets.Sized(
             sku=product.record.sku,

@@ -70,9 +70,9 @@ class Form:
         return {name: value for name, value in self._data.items() if isinstance(value, str)}
 
 
-async def read(request: Request) -> Form:
+async def read(request: Request, *, most_files: int = MOST_FILES) -> Form:
     """Read a form; the guard has checked its size and its CSRF token. `Site` closes its files."""
-    data = await request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD)
+    data = await request.form(max_files=most_files, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD)
     request.state.form = data
     return Form(data)
 

@@ -19,6 +19,7 @@ from common.web.site import Site
 from merchant_node.web.desk import Desk
 from merchant_node.web.discounts import DiscountPages
 from merchant_node.web.disputes import DisputePages
+from merchant_node.web.exchange import ExchangePages
 from merchant_node.web.money import MoneyPages
 from merchant_node.web.orders import OrderPages
 from merchant_node.web.privacy import PrivacyPages
@@ -41,7 +42,7 @@ def make_site(door: Door, address: Address) -> Site:
         package="merchant_node.web",
         door=door,
         address=address,
-        uploads={"/products/": LARGEST_UPLOAD},
+        uploads={"/products/": LARGEST_UPLOAD, "/import": LARGEST_UPLOAD},
     )
 
 
@@ -53,6 +54,7 @@ def dashboard(desk: Desk) -> ASGIApp:
         RefundPages(desk),
         DisputePages(desk),
         ProductPages(desk),
+        ExchangePages(desk),
         DiscountPages(desk),
         PrivacyPages(desk),
         MoneyPages(desk),

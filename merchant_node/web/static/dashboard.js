@@ -28,7 +28,7 @@ document.addEventListener("submit", (event) => {
     }
   });
   request.addEventListener("load", () => {
-    if (new URL(request.responseURL).pathname !== new URL(form.action).pathname || request.status === 401) {
+    if (request.responseURL !== form.action || request.status === 401) {
       location.assign(request.responseURL);
       return;
     }
@@ -43,7 +43,7 @@ document.addEventListener("submit", (event) => {
   request.open("POST", form.action);
   // What is said on the next page is kept for the page that the browser opens then.
   request.setRequestHeader("HX-Request", "true");
-  request.send(new FormData(form));
+  request.send(new FormData(form, event.submitter));
 });
 
 function show(text) {
