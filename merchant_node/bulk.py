@@ -18,6 +18,7 @@ from msgspec import UNSET, UnsetType
 from common import clock
 from common.config import Limits
 from common.errors import UsageError
+from common.receipts import cells_needed
 from common.store import Store, Tx
 from merchant_node import buckets, schema
 from merchant_node.catalog import Product, catalog_version
@@ -126,6 +127,10 @@ class Bulk:
             if draft != before:
                 plan.drafts[entry.sku] = draft
             limit = entry.stock
+            if draft.keys and not isinstance(limit, UnsetType) and left.get(entry.sku) != limit:
+                said = "It is what is left of its keys: leave it as it is, and add keys instead."
+                plan.faults.append(Fault(entry.row, entry.sku, "stock", said))
+                continue
             if not isinstance(limit, UnsetType) and (before is None or left.get(entry.sku) != limit):
                 plan.stocks[entry.sku] = limit
             if entry.sku not in plan.drafts and entry.sku not in plan.stocks:
@@ -168,7 +173,7 @@ class Bulk:
             product = plan.present.get(sku)
             stays = product is not None and sku not in plan.drafts and product.version_id in sold
             fixed = product.record.cells if product is not None and stays else None
-            sized.append(buckets.Sized(sku, draft.price, buckets.cells_of(draft.size), fixed))
+            sized.append(buckets.Sized(sku, draft.price, cells_needed(draft.size, keys=draft.keys), fixed))
         return buckets.assign(sized, self._limits.privacy_group, self._limits.privacy_overhead)
 
 
@@ -184,6 +189,7 @@ def _described(entry: Entry, before: Draft | None, shop_rate: int) -> Draft:
         "group": "",
         "variant": "",
         "tax_rate": shop_rate,
+        "keys": False,
         "image_digest": b"",
         "image_alt": "",
     }

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from common import config
 from common.store import Store, Tx
-from merchant_node import schema, stock
+from merchant_node import licence_keys, schema, stock
 from merchant_node.reports import OrderReport, Sale, with_lines
 
 PAID: Final = ("captured", "delivered")
@@ -100,7 +100,15 @@ class Figures:
         query = (
             sa.select(schema.stock.c.sku, schema.stock.c.available)
             .join(schema.products, schema.products.c.sku == schema.stock.c.sku)
-            .where(schema.stock.c.available <= stock.LOW)
+            .where(
+                sa.or_(
+                    schema.stock.c.available <= stock.LOW,
+                    sa.and_(
+                        schema.stock.c.available <= licence_keys.LOW,
+                        sa.exists().where(schema.licence_keys.c.sku == schema.stock.c.sku),
+                    ),
+                )
+            )
             .order_by(schema.stock.c.available, schema.stock.c.sku)
             .limit(limit)
         )

@@ -184,7 +184,7 @@ class Inventory:
             added = licence_keys.add(tx, sku, given)
             _set_stock(tx, sku, added.left)
             if not product.record.keys:
-                draft = msgspec.structs.replace(_draft_of(product.record), keys=True)
+                draft = msgspec.structs.replace(draft_of(product.record), keys=True)
                 tx.changed(_OFFER.values(current=self._write_version(tx, draft, draft.cells)), {"of": sku})
                 self._changed(tx)
         return added

@@ -194,3 +194,25 @@ def test_pages_of_orders_are_ranges_of_numbers(dash: Dashboard) -> None:
     ids = [each.order_id.hex() for page in (first, second, last) for each in page.orders]
     assert (ids, last.before) == (sold[::-1], 0)
     assert list(figures.all_orders(Wanted())) == [Reports(dash.desk.books.store).orders()]
+
+
+def test_a_product_of_keys_is_added_sold_and_restocked(dash: Dashboard) -> None:
+    fields = {**FIELDS, "sku": "KEY-1"}
+    keys = b"AAAA-1\nAAAA-2\nAAAA-3\n"
+    wrong = dash.post("/products/new", {**fields, "stock": "9"}, [("keys", "k.txt", keys)], status=422)
+    assert "fault-stock" in wrong.text
+    dash.post("/products/new", fields, [("keys", "k.txt", keys)])
+    assert "3 left keys" in dash.text("/products")
+    assert "3 left" in dash.text("/")
+    sell(dash, ("KEY-1", 1))
+    page = dash.get("/products/KEY-1")
+    assert "2 keys left" in page.text
+    entered = dict(re.findall(r'name="(\w+)"[^>]*value="([^"]*)"', page.text))
+    answer = dash.post("/products/KEY-1", {**entered, "price": "5"}, [("keys", "k", b"AAAA-1\nBBBB-1\n")])
+    assert "1 keys were added, 1 were known already; 3 are left." in dash.follow(answer)
+    (listed,) = dash.desk.books.inventory.products()
+    assert (listed.stock, listed.record.price, listed.record.keys) == (3, 500, True)
+    dash.post("/products/KEY-1/stock", {"stock": "7"}, status=400)
+    table = [("table", "t.csv", b"sku,price,stock\nKEY-1,6,7\n")]
+    answer = dash.post("/import", {"mode": "import"}, table, page="/import")
+    assert "what is left of its keys" in dash.follow(answer)

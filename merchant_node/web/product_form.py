@@ -47,6 +47,7 @@ class Described:
     stock: int | UnsetType | None
     file: Upload | None
     image: Upload | None
+    keys: Upload | None
 
 
 def sku_of(text: str) -> str:
@@ -122,8 +123,11 @@ def read(form: Form, currency: str, shop_rate: int, sku: str | None) -> Describe
     except FieldErrors as wrong:
         named, faults = "", faults | wrong.faults
     sent = form.files("file")
-    if sku is None and not sent:
-        faults["file"] = "Choose the file that is sold."
+    keys = form.files("keys")
+    if sku is None and not sent and not keys:
+        faults["file"] = "Choose the file that is sold, or a list of keys below."
+    if sku is None and keys and form.text("stock"):
+        faults["stock"] = "Leave it empty: the stock is what is left of the keys."
     image = None
     try:
         image = picture(form.files("image"))
@@ -131,7 +135,13 @@ def read(form: Form, currency: str, shop_rate: int, sku: str | None) -> Describe
         faults |= wrong.faults
     if faults:
         raise FieldErrors(faults)
-    return Described(named, fields, stock, upload(sent[0]) if sent else None, image)
+    return Described(
+        named, fields, stock, upload(sent[0]) if sent else None, image, upload(keys[0]) if keys else None
+    )
+
+
+def _first(sent: list[UploadFile]) -> Upload | None:
+    return upload(sent[0]) if sent else None
 
 
 def upload(sent: UploadFile) -> Upload:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,6 +17,7 @@ from common.money import format_amount
 from common.web import forms, images
 from common.web.forms import FieldErrors
 from merchant_node import stock
+from merchant_node.licence_keys import AddedKeys
 from merchant_node.web import product_form
 from merchant_node.web.desk import Books, Desk
 from merchant_node.web.product_form import Described
@@ -83,10 +84,12 @@ class ProductPages:
         record: messages.ProductRecord | None,
         entered: dict[str, str],
         faults: dict[str, str],
+        left: int | None = None,
     ) -> Response:
         return self._desk.page(
             request,
             "product.html",
+            left=left,
             status=422 if faults else 200,
             record=record,
             entered=entered,
@@ -112,26 +115,25 @@ class ProductPages:
     async def product(self, request: Request) -> Response:
         """Show a product, as a form."""
         record, left = await self._desk.ask(lambda books: books.shelf.get(request.path_params["sku"]))
-        return self._asked(request, record, product_form.written(record, left, record.currency), {})
+        return self._asked(request, record, product_form.written(record, left, record.currency), {}, left)
 
     async def edit(self, request: Request) -> Response:
         """Change a product; whoever bought it keeps what was bought."""
         form, sku = await forms.read(request), request.path_params["sku"]
-        record, _ = await self._desk.ask(lambda books: books.shelf.get(sku))
+        record, left = await self._desk.ask(lambda books: books.shelf.get(sku))
         shop = self._desk.books.shop
         try:
             read = await asyncio.to_thread(product_form.read, form, shop.currency, shop.tax_rate, sku)
-            changed = await self._desk.ask(
-                lambda books: books.inventory.edit(
-                    sku, file=read.file, image=read.image, stock=read.stock, **read.fields
-                )
-            )
+            changed, added = await self._desk.ask(lambda books: _edit(books, read))
         except FieldErrors as wrong:
-            return self._asked(request, record, form.entered, wrong.faults)
+            return self._asked(request, record, form.entered, wrong.faults, left)
         except UsageError as wrong:
-            return self._asked(request, record, form.entered, {"title": _said(wrong)})
+            return self._asked(request, record, form.entered, {"title": _said(wrong)}, left)
         said = f"{changed.title} is at version {changed.version}: customers see it at once."
         self._desk.site.notice(request, said, "good")
+        if added is not None:
+            said = f"{added.added} keys were added, {added.known} were known already; {added.left} are left."
+            self._desk.site.notice(request, said, "good")
         return self._desk.site.redirect(f"/products/{quote(sku)}")
 
     async def set_stock(self, request: Request) -> Response:
@@ -173,8 +175,23 @@ def _said(error: UsageError) -> str:
 
 
 def _add(books: Books, described: Described) -> messages.ProductRecord:
-    file, number = described.file, described.stock
-    if file is None:
-        raise FieldErrors({"file": "Choose the file that is sold."})
-    limit = None if isinstance(number, UnsetType) else number
-    return books.inventory.add(file, described.sku, image=described.image, stock=limit, **described.fields)
+    limit = None if isinstance(described.stock, UnsetType) else described.stock
+    return books.inventory.add(
+        described.file,
+        described.sku,
+        image=described.image,
+        stock=limit,
+        keys=described.keys,
+        **described.fields,
+    )
+
+
+def _edit(books: Books, described: Described) -> tuple[messages.ProductRecord, AddedKeys | None]:
+    sku = described.sku
+    added = books.inventory.add_keys(sku, described.keys) if described.keys is not None else None
+    # Keys have set the stock; what the form says of it was written before.
+    stock = described.stock if added is None else UNSET
+    record = books.inventory.edit(
+        sku, file=described.file, image=described.image, stock=stock, **described.fields
+    )
+    return record, added
