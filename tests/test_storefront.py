@@ -23,7 +23,7 @@ from common.web.site import Site
 from customer_node import Market
 from customer_node.views import OrderView
 from customer_node.web import storefront
-from customer_node.web.desk import Delivery, Desk
+from customer_node.web.desk import SIDE, BothOpenError, Delivery, Desk, Side
 from customer_node.web.orders import timeline
 from customer_node.web.words import explain
 
@@ -145,6 +145,38 @@ def test_account_and_visits_are_never_open_together(front: Front) -> None:
     assert (left.status, left.headers["location"]) == (303, "/account")
     assert front.desk.reading.visit() is None
     assert "Choose a name" in front.browser.get("/account").text
+
+
+def test_two_tabs_that_race_open_one_side_at_most(front: Front) -> None:
+    async def asked(side: Side) -> object:
+        SIDE.set(side)
+        return await front.desk.ask(lambda market: market.merchants())
+
+    with pytest.raises(BothOpenError):
+        front.browser.run(asked("shop"))
+    front.log_out()
+    assert front.browser.run(asked("shop"))
+    front.browser.get("/catalog")
+    with pytest.raises(BothOpenError):
+        front.browser.run(asked("account"))
+    assert "opened meanwhile" in explain(BothOpenError("It was opened meanwhile.")).happened
+
+
+def test_whoever_leaves_the_shops_lets_deliveries_pause(front: Front) -> None:
+    front.log_out()
+    front.bazaar.add("sports", "LONG", 500, content("long", 9_000_000))
+    front.add("sports", "LONG")
+    front.post("/pay", key=front.review())
+    while not front.desk._deliveries:
+        front.browser.get("/orders")
+    assert front.post("/visit/leave", onward="/account").status == 303
+    (order,) = front.desk.reading.orders()
+    assert order.state in ("accepted", "downloading")
+    assert front.desk.reading.visit() is None
+    assert "Fetch the files" in front.browser.get(f"/orders/{order.order_id}").text
+    front.post(f"/orders/{order.order_id}/deliver")
+    front.settled()
+    assert front.desk.reading.order(order.order_id).state == "complete"
 
 
 def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:

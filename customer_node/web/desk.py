@@ -3,7 +3,10 @@
 Rule 1. A purchase and a delivery are tasks of the desk and of no request: whoever closes the page has
 bought all the same, and finds both under the address that the page had.
 
-Rule 2. A quote is kept here under the key of the purchase that it may become: it is bought once, in
+Rule 2. Whatever asks the market for a shop's page is refused in the market's own thread while the account is
+open, and the other way round: two tabs that race each other open no more than one of them.
+
+Rule 3. A quote is kept here under the key of the purchase that it may become: it is bought once, in
 whichever tab, and not after it has expired.
 """
 
@@ -14,14 +17,15 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.errors import NotFoundError, VeilmartError
+from common.errors import NotFoundError, RejectedError, VeilmartError
 from common.web.site import Site
 from common.web.worker import Worker
 from customer_node.market import Market
@@ -29,11 +33,19 @@ from customer_node.reading import Reading
 from customer_node.views import MerchantView, Progress, PurchaseView, QuoteView
 
 Result = TypeVar("Result")
+Side: TypeAlias = Literal["shop", "account", "local"]
+
+SIDE: Final[ContextVar[Side]] = ContextVar("SIDE", default="local")
+"""For which side the present request, and every task that it begins, asks the market."""
 
 MOST_QUOTES: Final = 32
 MOST_PURCHASES: Final = 200
 MOST_DELIVERIES: Final = 100
 DELIVERABLE: Final = frozenset({"accepted", "downloading"})
+
+
+class BothOpenError(RejectedError):
+    """The other side was opened meanwhile, in another tab."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,8 @@ class Delivery:
 
     task: asyncio.Task[None] | None = None
     error: VeilmartError | None = None
-    progress: Progress | None = field(default=None)
+    progress: Progress | None = None
+    is_paused: bool = False
 
     @property
     def running(self) -> bool:
@@ -117,8 +130,22 @@ class Desk:
         return self._currency
 
     async def ask(self, action: Callable[[Market], Result]) -> Result:
-        """Do something with the market, after what was asked for before."""
-        return await self.worker.call(action)
+        """Do something with the market, after what was asked for before. Raises `BothOpenError`."""
+        side = SIDE.get()
+
+        def guarded(market: Market) -> Result:
+            self._demand_closed(side)
+            return action(market)
+
+        return await self.worker.call(guarded)
+
+    def _demand_closed(self, side: Side) -> None:
+        """Demand that the other side is not open."""
+        is_account_open = self.reading.logged_in()
+        if side == "shop" and is_account_open:
+            raise BothOpenError("Your account was opened meanwhile.", "Log out, then go on shopping.")
+        if side == "account" and not is_account_open and self.reading.visit() is not None:
+            raise BothOpenError("A visit to a shop was opened meanwhile.", "Leave the shops, then log in.")
 
     async def merchants(self) -> tuple[MerchantView, ...]:
         """List the merchants; their names are known to every page from then on."""
@@ -210,7 +237,7 @@ class Desk:
         try:
             # The first step only plans: the account may be open.
             steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder)))
-            while not self.site.stopping and not self.reading.logged_in():
+            while not (self.site.stopping or delivery.is_paused):
                 delivery.progress = await self.ask(lambda _, it=steps: next(it, None))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 if delivery.progress is None:
                     return
@@ -220,7 +247,15 @@ class Desk:
             if steps is not None:
                 # What has come is written down in the thread that has the store.
                 with suppress(asyncio.CancelledError):
-                    await self.ask(lambda _: _close(steps))
+                    await self.worker.call(lambda _: _close(steps))
+
+    async def leave_shops(self) -> None:
+        """End every visit, and let the deliveries in them pause: the next try goes on from there."""
+        running = [each for each in self._deliveries.values() if each.running]
+        for each in running:
+            each.is_paused = True
+        await asyncio.gather(*(each.task for each in running if each.task), return_exceptions=True)
+        await self.worker.call(lambda market: market.leave_shops())
 
     # --- taking up again -------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from common.web import forms
-from customer_node.web.desk import Desk
+from customer_node.web.desk import SIDE, Desk
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -29,6 +29,7 @@ def shopping(desk: Desk, handler: Handler) -> Handler:
     async def guarded(request: Request) -> Response:
         if desk.reading.logged_in():
             return desk.page(request, "leave_account.html", status=409, onward=_onward(request))
+        SIDE.set("shop")
         return await handler(request)
 
     return guarded
@@ -51,6 +52,7 @@ def accounting(desk: Desk, handler: Handler) -> Handler:
                 waiting=desk.wait_until > desk.reading.now(),
                 wait_until=desk.wait_until,
             )
+        SIDE.set("account")
         return await handler(request)
 
     return guarded
@@ -80,7 +82,7 @@ class ModePages:
     async def leave(self, request: Request) -> Response:
         """End the visits at once."""
         form = await forms.read(request)
-        await self._desk.ask(lambda market: market.leave_shops())
+        await self._desk.leave_shops()
         self._desk.wait_until = 0
         return self._desk.site.redirect(form.text("onward"))
 
