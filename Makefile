@@ -3,13 +3,14 @@
 WORKERS = $(shell echo $$(($$(nproc) + 1)))
 # Every command that a test or the demo starts would otherwise compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help set-up demo test test-all test-web check bench test-compose clean
+.PHONY: help set-up demo test test-all test-web pictures check bench test-compose clean
 
 help:
 	@echo "make demo          set up, start a whole market, buy from it, and stay up (ARGS=\"--once --json\" ends)"
 	@echo "make test          set up, and run the tests"
 	@echo "make test-all      all of them: every crash at every step, 1,000 orders (minutes)"
 	@echo "make test-web      the pages in a real browser (Chromium, installed where it is missing)"
+	@echo "make pictures      the pictures of the README, taken from the running product"
 	@echo "make check         types and style"
 	@echo "make bench         measure (ARGS=\"orders --json\" or ARGS=\"delivery --json\")"
 	@echo "make test-compose  build and try compose.yaml on a running Docker engine"
@@ -30,6 +31,10 @@ test-all: set-up
 test-web:
 	@scripts/set-up web
 	@.venv/bin/python -m pytest -m web tests/web $(ARGS)
+
+pictures:
+	@scripts/set-up web
+	@VEILMART_PICTURES=docs/pictures .venv/bin/python -m pytest -m web tests/web/test_pictures.py $(ARGS)
 
 check: set-up
 	@.venv/bin/ruff format --check .
