@@ -3,7 +3,7 @@
 Rule 1. Nothing here writes or holds up a writer: each call is one snapshot.
 
 Rule 2. A million orders are never looked at for one page. Orders and sales are numbered as they come, so
-that times rise with numbers: where a day begins is found by halving (`_first`), and what is read is a
+that times rise with numbers: where a day begins is found by halving (`first_number`), and what is read is a
 range of numbers. Times may lag behind by the difference of two clocks, which `SLACK_MS` allows for.
 """
 
@@ -83,13 +83,14 @@ class Figures:
                     sa.func.count().label("paid"),
                     sa.func.coalesce(sa.func.sum(orders.amount), 0).label("revenue"),
                 ).where(
-                    orders.number >= _first(tx, schema.orders, since),
+                    orders.number >= first_number(tx, schema.orders, since),
                     orders.at >= since,
                     orders.state.in_(PAID),
                 )
             )
             open_ones = sa.select(sa.func.count()).where(
-                orders.number >= _first(tx, schema.orders, now - OPEN_FOR_MS), orders.state == "accepted"
+                orders.number >= first_number(tx, schema.orders, now - OPEN_FOR_MS),
+                orders.state == "accepted",
             )
             disputes = sa.select(sa.func.count()).where(schema.disputes.c.state == "open")
             paid, revenue = (sums["paid"], sums["revenue"]) if sums is not None else (0, 0)
@@ -160,10 +161,10 @@ def _filtered(tx: Tx, wanted: Wanted) -> sa.Select[tuple[object, ...]]:
     if wanted.state:
         query = query.where(orders.state == wanted.state)
     if wanted.since is not None:
-        first = _first(tx, schema.orders, wanted.since)
+        first = first_number(tx, schema.orders, wanted.since)
         query = query.where(orders.number >= first, orders.at >= wanted.since)
     if wanted.until is not None:
-        end = _first(tx, schema.orders, wanted.until + 2 * SLACK_MS)
+        end = first_number(tx, schema.orders, wanted.until + 2 * SLACK_MS)
         query = query.where(orders.number < end, orders.at < wanted.until)
     if wanted.order:
         least, most = (bytes.fromhex(wanted.order.ljust(32, digit)) for digit in "0f")
@@ -174,7 +175,7 @@ def _filtered(tx: Tx, wanted: Wanted) -> sa.Select[tuple[object, ...]]:
     return query
 
 
-def _first(tx: Tx, table: sa.Table, at: int) -> int:
+def first_number(tx: Tx, table: sa.Table, at: int) -> int:
     """Give a number at or before the first row of `at` or later."""
     number, time = table.c.number, table.c.at
     low = int(tx.scalar(sa.select(sa.func.min(number))) or 0)

@@ -12,8 +12,11 @@ from merchant_world import Identities, make_identities
 
 from common import messages
 from common.config import DAY_MS
+from merchant_node import schema
 from merchant_node.home import PROFILE, Profile
 from merchant_node.treasury import Treasury
+from merchant_node.trends import percentile
+from merchant_node.web.drawing import WIDTH, columns
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +204,56 @@ def test_settings_are_written_for_the_next_start(dash: Dashboard) -> None:
     saved = Profile.load(dash.world.home / PROFILE)
     assert (saved.name, saved.tax_rate) == ('A "new" name', 700)
     assert "Without it, the shop's: 7 %" in dash.get("/products/new").text.replace("&#39;", "'")
+
+
+# --- plots ---------------------------------------------------------------------------------------------
+
+
+def test_plots_and_their_tables_say_the_same_without_a_style(dash: Dashboard) -> None:
+    first = sold(dash)
+    dash.world.now += DAY_MS
+    dash.world.open_session()
+    sold(dash)
+    refused, _ = dash.world.order_of(
+        [messages.OrderLine(sku="GONE", record=bytes(32), quantity=1, unit_price=1, discount=0)]
+    )
+    dash.world.ask(refused)
+    dash.desk.books.refunds.ask(first.order_id, 400, "late", dash.world.now, dash.world.random)
+    (refund,) = dash.desk.books.refunds.listing()
+    dash.world.ask(messages.RefundTaken(refund=refund.refund, amount=400, left=590))
+    shop = dash.desk.books.store
+    with shop.immediate() as tx:
+        lines = [(1, "captured", 990, 0), (2, "settled", 0, 990)]
+        for number, kind, pending, available in lines:
+            row = {"line": number, "at": dash.world.now, "kind": kind, "reference": first.order_id}
+            sums = {"pending": pending, "available": available, "reserved": 0}
+            tx.insert(schema.statement_lines.insert(), row | sums)
+    page = dash.get("/plots?days=7")
+    assert "style=" not in page.text
+    text = dash.text("/plots?days=7")
+    assert "came in 3 100.0 % accepted 2 66.7 % paid 2 66.7 % delivered 0 0.0 %" in text
+    assert "1 9.90 EUR" in text
+    assert "1 24 h 24 h" in text
+    assert "1 4.00 EUR" in text
+    titles = re.findall(r"<title>([^<]*: [^<]*)</title>", page.text)
+    assert sorted(each.split(": ")[1] for each in titles) == sorted(
+        ["9.90 EUR", "9.90 EUR", "3", "2", "2", "24 h", "24 h", "4.00 EUR"]
+    )
+    assert page.text.count('<th scope="row">') == 7 * 3 + 4
+    assert dash.get("/plots?days=1000").status == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "part", "found"),
+    [([], 0.5, None), ([7], 0.95, 7), ([1, 2, 3, 4], 0.5, 2), (list(range(1, 101)), 0.95, 95)],
+)
+def test_a_percentile_is_a_value_that_occurred(values: list[int], part: float, found: int | None) -> None:
+    assert percentile(values, part) == found
+
+
+def test_columns_fit_under_their_highest_tick() -> None:
+    drawn = columns("x", ["a", "b", "c"], [[0, 7, 43], [None, 1, 12]], str)
+    assert [mark.text for mark in drawn.ticks] == ["0", "20", "40", "60"]
+    assert [bar.said for bar in drawn.bars] == ["b: 7", "c: 43", "b: 1", "c: 12"]
+    assert all(bar.y >= drawn.ticks[-1].at and bar.x + bar.width <= WIDTH for bar in drawn.bars)
+    assert columns("x", ["a"], [[0]], str).bars == []

@@ -22,6 +22,7 @@ from merchant_node.web.disputes import DisputePages
 from merchant_node.web.exchange import ExchangePages
 from merchant_node.web.money import MoneyPages
 from merchant_node.web.orders import OrderPages
+from merchant_node.web.plots import PlotPages
 from merchant_node.web.privacy import PrivacyPages
 from merchant_node.web.products import ProductPages
 from merchant_node.web.refunds import RefundPages
@@ -58,6 +59,7 @@ def dashboard(desk: Desk) -> ASGIApp:
         DiscountPages(desk),
         PrivacyPages(desk),
         MoneyPages(desk),
+        PlotPages(desk),
         SettingsPages(desk),
     )
     routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
