@@ -425,6 +425,17 @@ def test_a_declined_card_keeps_what_was_typed_but_its_security_code(front: Front
     assert (refused.state, charged.state, charged.last_four) == ("refused", "charged", "4242")
 
 
+def test_a_charge_that_is_not_known_yet_says_not_to_pay_again(front: Front) -> None:
+    answer = front.post("/wallet/top-up", amount="2000", **CARD | {"number": "4000000000002008"})
+    assert answer.status == 504
+    assert "It is not known yet whether the card was charged" in answer.text
+    assert "Do not pay again before it is known" in answer.text
+    wallet = front.browser.get("/wallet").text
+    assert "Not known yet" in wallet
+    assert 'action="/account/resume"' in wallet
+    assert front.post("/account/resume").headers["location"] == "/account"
+
+
 def test_whoever_has_no_ticket_is_welcomed(bazaar: Bazaar) -> None:
     with bazaar.customer(bundles=0) as market:
         market.log_out()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from common.errors import (
     AuthenticationError,
+    DeadlineError,
     DiscountRefusedError,
     InsufficientFundsError,
     OutOfStockError,
@@ -65,8 +66,17 @@ _WORDS: Final[tuple[tuple[type[VeilmartError], dict[str, Any]], ...]] = (
     (AuthenticationError, {"links": (("/account", "Log in"),)}),
 )
 
+_NOT_KNOWN_YET: Final[dict[str, Any]] = {
+    "title": "It is not known yet whether the card was charged",
+    "kept": "It is charged once at most, and what is charged is credited.",
+    "next": "Do not pay again before it is known: the wallet's page asks what became of it.",
+    "links": (_WALLET,),
+}
+
 
 def explain(error: VeilmartError) -> Explained:
     """Give the words for an error."""
+    if isinstance(error, DeadlineError) and error.hop == "gateway":
+        return replace(explain_any(error), **_NOT_KNOWN_YET)
     own = next((words for kind, words in _WORDS if isinstance(error, kind)), {})
     return replace(explain_any(error), **own)
