@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import pytest
 from readme import ROOT
@@ -213,9 +214,14 @@ def test_once(state: Path) -> None:
 def test_it_stays_up_and_what_it_invites_to_works(state: Path) -> None:
     with started(state) as demo:
         demo.until("The market is up", stream="stdout")
-        *lines, last = demo.until("Ctrl-C", stream="stdout")
+        *lines, blank, _, shop, dashboard, last = demo.until("Ctrl-C", stream="stdout")
         nodes = demo.nodes()
-        assert last == "Ctrl-C ends it.\n"
+        assert (blank, last) == ("\n", "Ctrl-C ends it.\n")
+        # What a browser does with a link: it gets a cookie, and the page.
+        for link, heading in ((shop, "New in all shops"), (dashboard, "Today")):
+            browser = build_opener(HTTPCookieProcessor())
+            with browser.open(link.strip(), timeout=PATIENCE_S) as page:
+                assert heading in page.read().decode()
         assert sum(line.startswith("  ") for line in lines) == len(lines) == 8
         # The last one watches until it is interrupted, and a person is asked before anything is paid.
         script = "".join(line.strip() + "\n" for line in lines[:-1])

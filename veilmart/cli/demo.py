@@ -15,6 +15,7 @@ from common.errors import VeilmartError
 from common.money import format_amount
 from veilmart.cli.homes import output
 from veilmart.demo.market import DemoMarket
+from veilmart.demo.pages import Pages
 from veilmart.demo.run import GUEST, GUEST_BALANCE, Result, run_demo
 from veilmart.output import Table
 
@@ -37,8 +38,8 @@ def demo(
     """Start Mosquitto, a broker and two merchants, buy from them, and show who saw what."""
     shown = output(context)
 
-    def report(result: Result, market: DemoMarket) -> None:
-        shown.show(result.data, *_views(result, market, stay=not once))
+    def report(result: Result, market: DemoMarket, pages: Pages | None) -> None:
+        shown.show(result.data, *_views(result, market, pages))
         if leaks := [text for saw in result.saw.values() for text in saw.found]:
             raise VeilmartError(f"A party holds what it must not know: {leaks[0]}", "This is a bug.")
 
@@ -56,7 +57,7 @@ def _ended_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _views(result: Result, market: DemoMarket, *, stay: bool) -> list[str | Table]:
+def _views(result: Result, market: DemoMarket, pages: Pages | None) -> list[str | Table]:
     currency = market.report.market.currency
     rows = [
         [
@@ -80,10 +81,10 @@ def _views(result: Result, market: DemoMarket, *, stay: bool) -> list[str | Tabl
             f"  ... and in all that it received, stored and logged, {len(saw.found)} of the "
             f"{saw.searched_for} values that it must not know"
         )
-    return views + (_invitation(market) if stay else [])
+    return views if pages is None else [*views, *_invitation(market, pages)]
 
 
-def _invitation(market: DemoMarket) -> list[str | Table]:
+def _invitation(market: DemoMarket, pages: Pages) -> list[str | Table]:
     state, command = _shown(market.state), _shown(Path(sys.executable).with_name("veilmart"))
     balance = format_amount(GUEST_BALANCE, market.report.market.currency)
     return [
@@ -96,6 +97,9 @@ def _invitation(market: DemoMarket) -> list[str | Table]:
         f"  {command} customer buy",
         f"  {command} customer download --last --to {state}/bought/{GUEST}",
         f"  {command} audit watch --market {state}/market/market.json",
+        "\nOr in a browser (each link opens once), as a customer with coins in hand, and as the merchant:",
+        pages.shop,
+        pages.dashboard,
         "Ctrl-C ends it.",
     ]
 

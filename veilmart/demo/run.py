@@ -19,6 +19,7 @@ from common.keys import PRIVATE_FILE_MODE, create_file
 from customer_node import Market
 from veilmart.cli.broker_store import broker_store
 from veilmart.demo.market import REASON, DemoMarket, demo_market
+from veilmart.demo.pages import Pages, open_pages
 from veilmart.demo.saw import Records, Saw
 from veilmart.demo.shopping import Bought, customers, shop
 
@@ -62,7 +63,7 @@ class Result:
 def run_demo(
     state: Path,
     say: Callable[[str], None],
-    report: Callable[[Result, DemoMarket], None],
+    report: Callable[[Result, DemoMarket, Pages | None], None],
     *,
     stay: bool,
 ) -> Result:
@@ -75,11 +76,15 @@ def run_demo(
         bought = shop(market, people, say)
         say("looking through everything that each party received, stored and logged")
         result = Result(bought, Records.collect(market, people, bought).all())
-        if stay:
-            _invite(market)
-        report(result, market)
-        if stay:
+        if not stay:
+            report(result, market, None)
+            return result
+        _invite(market)
+        say("opening a shop and a dashboard as pages")
+        with open_pages(market) as pages:
+            report(result, market, pages)
             with contextlib.suppress(KeyboardInterrupt):
+                pages.relay(say)
                 threading.Event().wait()
             say("stopping")
     return result
