@@ -10,13 +10,13 @@ One merchant that is away or not to be trusted does not hide the others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Final, TypeAlias
 
 import msgspec
 
-from common import messages
+from common import config, messages
 from common.errors import NotFoundError, UntrustedError, UsageError, VeilmartError
 from customer_node.context import Context
 from customer_node.directory import Merchant
@@ -28,7 +28,10 @@ from customer_node.views import ImageView, MerchantView, ProductSummaryView, Pro
 MAXIMUM_TICKETS: Final = 4
 MAXIMUM_LIMIT: Final = 1000
 READINGS: Final = 3
+LISTED_MS: Final = config.MINUTE_MS
+"""For how long the list of merchants holds for a search over all of them."""
 
+Listing: TypeAlias = tuple[Sequence[str], Mapping[str, VeilmartError]]
 SortKey: TypeAlias = Callable[[ProductSummaryView], tuple[object, ...]]
 _ORDER: Final[dict[messages.Sort, SortKey]] = {
     "title": lambda product: (product.title.casefold(), product.merchant, product.sku),
@@ -43,6 +46,7 @@ class Browse:
     def __init__(self, context: Context, shop: Shop) -> None:
         self._context = context
         self._shop = shop
+        self._listed: tuple[int, Listing] | None = None
 
     def merchants(self) -> tuple[MerchantView, ...]:
         """List the merchants whose cards hold. Raises `BusUnreachableError`."""
@@ -74,20 +78,32 @@ class Browse:
         return self._search_all(question, slice(offset, offset + limit), max_tickets)
 
     def _search_all(self, question: messages.ListProducts, wanted: slice, max_tickets: int) -> SearchView:
-        found, untrusted = self._context.directory.merchants(self._shop.public_link())
+        found, untrusted = self._listing()
         failures: dict[str, VeilmartError] = dict(untrusted)
-        needed = sum(self._shop.visiting(merchant.id) is None for merchant in found)
+        needed = sum(self._shop.visiting(merchant) is None for merchant in found)
         if needed > max_tickets:
             raise TicketsNeededError(needed, max_tickets)
         pages: list[SearchView] = []
         for merchant in found:
             try:
-                pages.append(self._shop.at(merchant.id, lambda visit: _pages(visit, question, wanted.stop)))
+                pages.append(self._shop.at(merchant, lambda visit: _pages(visit, question, wanted.stop)))
             except VeilmartError as error:
-                failures[merchant.id] = error
+                failures[merchant] = error
         if failures and not pages:
             raise next(iter(failures.values()))
         return _merged(pages, failures, question.sort, wanted)
+
+    def _listing(self) -> Listing:
+        """Give the merchants' ids, and those whose cards do not hold, as of a minute ago at most.
+
+        That all cards have come is known from silence alone, and each visit is a connection of its own.
+        Whoever is asked then is known by the card of that very connection.
+        """
+        now = self._context.clock()
+        if self._listed is None or not self._listed[1][0] or now >= self._listed[0] + LISTED_MS:
+            found, untrusted = self._context.directory.merchants(self._shop.public_link())
+            self._listed = now, ([merchant.id for merchant in found], untrusted)
+        return self._listed[1]
 
     def show(self, merchant: str, sku: str) -> ProductView:
         """Give a product. Raises `NotFoundError`, `UntrustedError`, and what a visit raises."""

@@ -28,6 +28,7 @@ from starlette.responses import Response
 from common.errors import NotFoundError, RejectedError, VeilmartError
 from common.web.site import Site
 from common.web.worker import Worker
+from customer_node.browse import LISTED_MS
 from customer_node.market import Market
 from customer_node.reading import Reading
 from customer_node.views import MerchantView, Progress, PurchaseView, QuoteView
@@ -96,6 +97,7 @@ class Desk:
         """Until when the customer chose to wait before the account is opened; 0 for no wait."""
         self.names: dict[str, str] = {}
         """The merchants' names by their ids, as far as they were read off their cards."""
+        self._listed: tuple[int, tuple[MerchantView, ...]] | None = None
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._purchases: OrderedDict[str, Purchase] = OrderedDict()
         self._deliveries: dict[str, Delivery] = {}
@@ -147,11 +149,14 @@ class Desk:
         if side == "account" and not is_account_open and self.reading.visit() is not None:
             raise BothOpenError("A visit to a shop was opened meanwhile.", "Leave the shops, then log in.")
 
-    async def merchants(self) -> tuple[MerchantView, ...]:
-        """List the merchants; their names are known to every page from then on."""
-        found = await self.ask(lambda market: market.merchants())
-        self.names.update({each.id: each.name for each in found})
-        return found
+    async def merchants(self, *, fresh: bool = False) -> tuple[MerchantView, ...]:
+        """List the merchants, `fresh` or of a moment ago; every page knows their names from then on."""
+        now = self.reading.now()
+        if fresh or self._listed is None or not self._listed[1] or now >= self._listed[0] + LISTED_MS:
+            found = await self.ask(lambda market: market.merchants())
+            self._listed = now, found
+            self.names.update({each.id: each.name for each in found})
+        return self._listed[1]
 
     def page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
         """Make a page."""

@@ -54,5 +54,5 @@ class HomePages:
 
     async def merchants(self, request: Request) -> Response:
         """List the merchants; that takes no ticket."""
-        merchants = await self._desk.merchants()
+        merchants = await self._desk.merchants(fresh=True)
         return self._desk.page(request, "merchants.html", merchants=merchants)
