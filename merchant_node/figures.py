@@ -26,6 +26,8 @@ OPEN_FOR_MS: Final = 7 * config.DAY_MS
 """How far back open orders are looked for: the broker decides about each of them within a day."""
 SLACK_MS: Final = 15 * config.MINUTE_MS
 AT_ONCE: Final = 1_000
+FEW: Final = 5_000
+"""A product with so few lines is looked up by them."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,20 @@ def _filtered(tx: Tx, wanted: Wanted) -> sa.Select[tuple[object, ...]]:
         least, most = (bytes.fromhex(wanted.order.ljust(32, digit)) for digit in "0f")
         query = query.where(orders.order_id.between(least, most))
     if wanted.sku:
-        lines = schema.order_lines.c
-        query = query.where(sa.exists().where(lines.order_id == orders.order_id, lines.sku == wanted.sku))
+        query = query.where(_of_product(tx, wanted.sku))
     return query
+
+
+def _of_product(tx: Tx, sku: str) -> sa.ColumnElement[bool]:
+    """Give what holds for orders of a product: for a rare one by its lines, else by looking at each order."""
+    lines, versions = schema.order_lines.c, schema.product_versions.c
+    its_lines = sa.select(lines.order_id).where(
+        lines.version.in_(sa.select(versions.id).where(versions.sku == sku))
+    )
+    some = its_lines.limit(FEW + 1).subquery()
+    if int(tx.scalar(sa.select(sa.func.count()).select_from(some))) <= FEW:
+        return schema.orders.c.order_id.in_(its_lines)
+    return sa.exists().where(lines.order_id == schema.orders.c.order_id, lines.sku == sku)
 
 
 def first_number(tx: Tx, table: sa.Table, at: int) -> int:

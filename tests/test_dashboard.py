@@ -13,6 +13,7 @@ from merchant_world import Identities, make_identities
 from PIL import Image
 
 from common.config import CELL_CONTENT, DAY_MS
+from merchant_node import figures
 from merchant_node.figures import Figures, Wanted
 from merchant_node.reports import Reports
 from merchant_node.web import products
@@ -172,6 +173,10 @@ def test_orders_are_filtered_and_shown(dash: Dashboard) -> None:
     assert found("") == [unpaid, new, old]
     assert found("state=accepted") == [unpaid]
     assert found("sku=PLAN-1") == [new, old]
+    assert found("sku=NEVER") == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "FEW", 1)
+        assert found("sku=PLAN-1") == [new, old]
     assert found(f"order={old[:7].upper()}") == [old]
     assert found("from=2027-01-16") == [unpaid, new]
     assert found("to=2027-01-16") == [old]
@@ -187,13 +192,13 @@ def test_orders_are_filtered_and_shown(dash: Dashboard) -> None:
 def test_pages_of_orders_are_ranges_of_numbers(dash: Dashboard) -> None:
     add(dash, "PLAN-1")
     sold = [sell(dash, ("PLAN-1", 1), paid=False) for _ in range(5)]
-    figures = Figures(dash.desk.books.store)
-    first = figures.orders(Wanted(), limit=2)
-    second = figures.orders(Wanted(), before=first.before, limit=2)
-    last = figures.orders(Wanted(), before=second.before, limit=2)
+    reader = Figures(dash.desk.books.store)
+    first = reader.orders(Wanted(), limit=2)
+    second = reader.orders(Wanted(), before=first.before, limit=2)
+    last = reader.orders(Wanted(), before=second.before, limit=2)
     ids = [each.order_id.hex() for page in (first, second, last) for each in page.orders]
     assert (ids, last.before) == (sold[::-1], 0)
-    assert list(figures.all_orders(Wanted())) == [Reports(dash.desk.books.store).orders()]
+    assert list(reader.all_orders(Wanted())) == [Reports(dash.desk.books.store).orders()]
 
 
 def test_a_product_of_keys_is_added_sold_and_restocked(dash: Dashboard) -> None:

@@ -66,8 +66,8 @@ class PlotPages:
             delivery=columns(
                 "Time to delivery",
                 dates,
-                [[each.median for each in days], [each.slow for each in days]],
-                duration,
+                [[_minutes(each.median) for each in days], [_minutes(each.slow) for each in days]],
+                lambda minutes: duration(minutes * MINUTE_MS),
             ),
             refunds=columns("Given back per day", dates, [[each.given for each in days]], money),
         )
@@ -77,6 +77,10 @@ def _offset(moment: int) -> int:
     """Give how far this machine's time is ahead of UTC, in milliseconds."""
     ahead = (EPOCH + timedelta(milliseconds=moment)).astimezone().utcoffset() or timedelta()
     return ahead // timedelta(milliseconds=1)
+
+
+def _minutes(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds // MINUTE_MS
 
 
 def duration(milliseconds: int) -> str:
