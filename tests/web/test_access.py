@@ -35,7 +35,7 @@ OFFICE_PAGES += (
     "/money",
     "/money/payout",
 )
-OFFICE_PAGES += ("/privacy", "/settings", "/no-such-page")
+OFFICE_PAGES += ("/import", "/plots", "/privacy", "/settings", "/no-such-page")
 
 
 def violations(page: Page) -> list[str]:
