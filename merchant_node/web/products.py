@@ -94,7 +94,6 @@ class ProductPages:
             record=record,
             entered=entered,
             faults=faults,
-            categories=self._desk.books.shelf.categories,
         )
 
     async def add(self, request: Request) -> Response:
