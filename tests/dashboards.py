@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 from asgi import Answer, Browser
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from jinja2.bccache import Bucket
 from merchant_world import Identities, World
 
 from common.web.door import Door
@@ -22,6 +24,23 @@ from merchant_node.web.desk import Desk
 
 File = tuple[str, str, bytes]
 """Field, name, content."""
+
+
+class Compiled(jinja2.BytecodeCache):
+    """Templates that an earlier test has compiled."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self.kept:
+            bucket.bytecode_from_string(self.kept[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self.kept[bucket.key] = bucket.bytecode_to_string()
+
+
+COMPILED = Compiled()
 
 
 @dataclass
@@ -91,6 +110,7 @@ def opened_dashboard(home: Path, identities: Identities, keys: Path) -> Iterator
     address, door = Address.free(), Door()
     with address.socket:
         desk = Desk(make_site(door, address), home, lambda: world.now)
+        desk.site.env.bytecode_cache = COMPILED
         desk.start()
         try:
             browser = Browser(dashboard(desk), f"127.0.0.1:{address.port}")
