@@ -109,6 +109,7 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_it_goes_on_where_it_was_killed(keys: Keys) -> None:
     keys.killed_after("ca sign")
     identity = (keys.merchant / "identity.key").read_bytes()

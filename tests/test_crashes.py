@@ -105,7 +105,10 @@ def points(messages: Collection[str], moment: Moment) -> set[Point]:
     return {Point(message, moment) for message in messages}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [MOMENTS[0], *(pytest.param(moment, marks=pytest.mark.exhaustive) for moment in MOMENTS[1:])],
+)
 def test_nodes_that_die_at_each_message(world: CrashingWorld, moment: Moment) -> None:
     world.deadly["broker"] |= points(BROKER_MESSAGES, moment)
     world.deadly[MERCHANT] |= points(MERCHANT_MESSAGES, moment)
@@ -117,7 +120,7 @@ def test_nodes_that_die_at_each_message(world: CrashingWorld, moment: Moment) ->
     assert check_books(world.homes()) == QUARRELLED
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in (1, 2))])
 def test_a_customer_that_dies_again_and_again(world: CrashingWorld, seed: int) -> None:
     profile, lengths, died = world.join("alice"), Random(seed), 0  # noqa: S311 - to be repeated, not to be secret
     while not live(world, profile, lengths.randint(1, 15)) or still_open(profile):
@@ -415,6 +418,7 @@ def bus_dies(real: RealWorld, dies: Callable[[int], bool]) -> Callable[[int], No
     return at
 
 
+@pytest.mark.exhaustive
 def test_a_bus_that_is_killed(real: RealWorld) -> None:
     with real.nodes():
         assert real.shop(bus_dies(real, lambda step: step % 12 == 0)) > 50
@@ -431,6 +435,7 @@ def test_a_bus_that_is_killed_at_each_step(real: RealWorld) -> None:
         real.check()
 
 
+@pytest.mark.exhaustive
 def test_a_customer_that_is_killed(real: RealWorld) -> None:
     with real.nodes():
         assert lives(real, iter((7, 12, 14, 9))) == [-signal.SIGKILL] * 4 + [0]

@@ -130,6 +130,7 @@ def test_words_on_an_empty_disk_bring_the_same_balance(
         market.buy_now("sports", "PLAN")
 
 
+@pytest.mark.exhaustive
 def test_a_wallet_is_restored_twice(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time finds what the first one drew, swapped and was refunded, in an era of its own."""
     with bazaar.customer() as market:
@@ -210,6 +211,7 @@ def _states(bazaar: Bazaar) -> set[str]:
 # --- crashes and refusals ------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_a_restoring_that_dies_at_every_step(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
     with bazaar.customer() as market:
         name, spelled = home(market).name, market.words()
@@ -343,6 +345,7 @@ def test_another_wallets_signatures_are_left_alone(bazaar: Bazaar, monkeypatch: 
 # --- what it shows -------------------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_no_session_names_what_another_should_not(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
     with bazaar.customer() as market:
         name, spelled = home(market).name, market.words()

@@ -180,6 +180,7 @@ def test_killed_it_leaves_no_node_and_runs_again(state: Path) -> None:
         demo.until("signed up")
 
 
+@pytest.mark.exhaustive
 def test_once(state: Path) -> None:
     with started(state, "--once", "--json") as demo:
         demo.until("signed up")

@@ -84,7 +84,7 @@ def shop_and_check(root: Path, count: int, orders: int, processes: int) -> None:
 
 
 def test_many_at_once(tmp_path: Path) -> None:
-    shop_and_check(tmp_path, count=12, orders=3, processes=2)
+    shop_and_check(tmp_path, count=6, orders=2, processes=2)
 
 
 @pytest.mark.exhaustive

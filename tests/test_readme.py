@@ -153,7 +153,7 @@ def test_the_first_session(real_market: RealMarket, tmp_path: Path, monkeypatch:
     shop = ("merchant", "product")
     more = ("--title", goods.title, "--price", "4.50", "--category", goods.category)
     assert real_market.ran(*shop, "add", path, "--sku", goods.sku, *more).code == 0
-    customer = real_market.customer(tmp_path / "frances")
+    customer = real_market.customer(tmp_path / "visitor")
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
     for part in SESSION.removeprefix("$ ").split("\n$ "):

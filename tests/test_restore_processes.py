@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from world import PATIENCE_S
 
@@ -99,6 +100,7 @@ def killed_again_and_again(environment: dict[str, str], words: tuple[str | Path,
     raise AssertionError("it never ended")
 
 
+@pytest.mark.exhaustive
 def test_kill_and_restore_again_until_it_is_back(tmp_path: Path) -> None:
     with make_market(tmp_path, minimum_age_seconds=0) as market:
         (market.report.broker_home / "limits.toml").write_text(LIMITS)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from asgi import Answer, Browser
 from PIL import Image
 from starlette.requests import Request
@@ -244,6 +245,8 @@ def test_every_answer_forbids_what_is_not_ours(place: Place) -> None:
 
 
 def test_errors_are_pages(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    # Another test of this process may have set logging up for a node, on a stream that is gone.
+    structlog.reset_defaults()
     browser = place.inside()
     missing = browser.get("/missing")
     assert missing.status == 404
