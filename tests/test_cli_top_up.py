@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def card_file(folder: Path, name: str = "card.json", mode: int = 0o600, **change
 
 
 def shows_no_card(ran: Ran) -> bool:
-    return not any(secret in ran.out + ran.err for secret in (NUMBER, NUMBER[:12], "987", NAME))
+    said = ran.out + ran.err
+    # Three digits stand in many a random id: what must not be there is the code by itself.
+    code = re.search("(?<![0-9a-f])987(?![0-9a-f])", said)
+    return code is None and not any(secret in said for secret in (NUMBER, NUMBER[:12], NAME))
 
 
 # --- against real processes ----------------------------------------------------------------------------
