@@ -6,6 +6,8 @@
 
 Rule 1. Nothing changes before the commit: `check` only reads, and the steps are taken by `seen` (for what
 has arrived) and by `greet` and `repeat` (for what is sent), which the loop calls after its transaction.
+One batch may hold a `Welcome` and what was sent under its keys right behind it, such as every order that
+waited: `check` opens those with the keys that it has just read, which are in force once they are seen.
 
 Rule 2. Keys live in memory alone. After a restart a new `Hello` opens a new session, and the broker
 forwards again what is open.
@@ -98,6 +100,7 @@ class Session:
         self._seen = SeenIds(limits.freshness_ms)
         self._card: messages.BrokerCard | None = None
         self._hello: PendingHello | None = None
+        self._welcomed: Opened | None = None
         self._current: Opened | None = None
         self._previous: Opened | None = None
         self._greeted = 0
@@ -112,7 +115,8 @@ class Session:
 
     def broker_clock(self, now: int) -> int:
         """Give the broker's time: what `Welcome` said, and what has passed since."""
-        return now + (self._current.ahead if self._current is not None else 0)
+        opened = self._welcomed or self._current
+        return now + (opened.ahead if opened is not None else 0)
 
     def _step(self, new: str) -> None:
         self.state = step(SESSION, self.state, new)
@@ -122,24 +126,26 @@ class Session:
     def check(self, frame: bytes, now: int) -> Sequence[Arrival]:
         """Open a frame from the broker. Raises `WireError`."""
         if frames.frame_type(frame) == frames.WELCOME_TYPE:
-            return [self._check_welcome(frame)]
+            return [self._check_welcome(frame, now)]
         opened = self._by_key_id(frames.frame_key_id(frame))
         envelopes = codec.TO_MERCHANT.unpack(frames.open_frame(opened.keys.down, self._in, frame))
         for envelope in envelopes:
             self._seen.check(envelope.id, envelope.at, now + opened.ahead)
         return [Arrival(opened.keys.key_id, envelope.id, envelope.body) for envelope in envelopes]
 
-    def _check_welcome(self, frame: bytes) -> Arrival:
+    def _check_welcome(self, frame: bytes, now: int) -> Arrival:
         if self._hello is None:
             raise StaleError("no hello is under way")
         hello = self._hello
         answer, keys = frames.open_welcome(hello.frame, hello.secret, hello.ephemeral, self._in, frame)
-        if isinstance(answer, messages.Welcome) and answer.scope != "merchant":
-            raise ForgedError("welcomed as somebody else")
+        if isinstance(answer, messages.Welcome):
+            if answer.scope != "merchant":
+                raise ForgedError("welcomed as somebody else")
+            self._welcomed = _opened(answer, keys, now)
         return Arrival(keys.key_id, b"", HelloAnswered(answer, keys))
 
     def _by_key_id(self, key_id: bytes) -> Opened:
-        for opened in (self._current, self._previous):
+        for opened in (self._welcomed, self._current, self._previous):
             if opened is not None and opened.keys.key_id == key_id:
                 return opened
         # Not a step, only a hint for `due`: a broker that speaks under keys that we lack needs a Hello.
@@ -173,7 +179,7 @@ class Session:
     def _answered(self, answer: messages.HelloAnswer, keys: SessionKeys, now: int) -> None:
         if self._hello is None:
             return  # the same answer twice in one batch
-        self._hello = None
+        self._hello = self._welcomed = None
         if isinstance(answer, messages.HelloRefused):
             self._step("refused")
             self._retry_at = now + max(HELLO_FIRST_MS, answer.retry_after_ms or REFUSED_RETRY_MS)
@@ -184,9 +190,7 @@ class Session:
         if self._current is not None:
             until = min(self._current.ends_at, now + self._limits.freshness_ms)
             self._previous = Opened(self._current.keys, self._current.ahead, until, until)
-        ahead = answer.clock - now
-        life = max(0, answer.expires - answer.clock)
-        self._current = Opened(keys, ahead, renew_at=now + life // 2, ends_at=now + life)
+        self._current = _opened(answer, keys, now)
         self._log.info("session open")
 
     def _ended(self, key_id: bytes, code: str) -> None:
@@ -252,6 +256,7 @@ class Session:
         if self.state not in ("greeting", "renewing"):
             self._step("renewing" if self.state == "open" else "greeting")
         self._greeted = now
+        self._welcomed = None
         self._hello = PendingHello(frame, secret, ephemeral, now, now + HELLO_FIRST_MS, HELLO_FIRST_MS)
         return [self._hello_frame(frame)]
 
@@ -294,6 +299,11 @@ class Session:
         (content,) = pack_frames([cell], self.broker_clock(now), random)
         frame = frames.seal_frame(self._current.keys.up, self._cells, content, random(frames.NONCE))
         return Outgoing(self._cells, frame, lane="cells", expiry_ms=self._limits.freshness_ms)
+
+
+def _opened(welcome: messages.Welcome, keys: SessionKeys, now: int) -> Opened:
+    life = max(0, welcome.expires - welcome.clock)
+    return Opened(keys, welcome.clock - now, renew_at=now + life // 2, ends_at=now + life)
 
 
 def _key_id(public: bytes) -> bytes:

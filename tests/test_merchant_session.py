@@ -154,6 +154,23 @@ def test_a_welcome_opens_the_session_once(world: World) -> None:
     assert usable(world)
 
 
+@pytest.mark.parametrize("renewed", [False, True])
+def test_what_comes_right_behind_the_welcome_is_opened_with_its_keys(world: World, *, renewed: bool) -> None:
+    world.ahead = 4 * MINUTE_MS
+    if renewed:
+        world.open_session()
+        world.tick(world.limits.merchant_session_ms // 2)
+        (frame,) = world.hellos()
+    else:
+        frame = greet(world)
+    welcome, _ = world.answer_hello(frame, world.welcome())
+    forward = messages.Forward(reference=bytes(16), token=bytes(76), sealed=bytes(64))
+    # Times are the broker's in this batch already: this one is fresh by its clock alone.
+    world.receive(Incoming(IN, welcome), *world.frames_of(forward))
+    assert world.merchant.session.state == "open"
+    assert world.merchant.refused["forged"] == 1, "it came as far as being opened by the merchant"
+
+
 def test_a_welcome_as_somebody_else_is_refused(world: World) -> None:
     frame = greet(world)
     welcome, _ = world.answer_hello(frame, msgspec.structs.replace(world.welcome(), scope="shop"))
