@@ -43,7 +43,7 @@ from veilmart.init import InitReport, init_market
 
 PATIENCE_S = 20.0
 IDLE_S = 0.02
-"""Where nothing has arrived, time and the pools alone bring something, and nodes look at the time each 250 ms."""
+"""Where nothing has arrived, time and the pools alone bring something; nodes look at the time each 250 ms."""
 
 
 @functools.cache
