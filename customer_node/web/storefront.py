@@ -19,6 +19,7 @@ from common.web.server import Address, serve
 from common.web.site import Site
 from customer_node.market import Market
 from customer_node.web.account import AccountPages
+from customer_node.web.api.interface import interface
 from customer_node.web.cart import CartPages
 from customer_node.web.catalog import CatalogPages
 from customer_node.web.desk import Desk
@@ -53,7 +54,7 @@ def storefront(desk: Desk) -> ASGIApp:
         AccountPages(desk),
         ModePages(desk),
     )
-    routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
+    routes: Sequence[BaseRoute] = [interface(desk), *(route for each in pages for route in each.routes())]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
