@@ -47,9 +47,7 @@ class Program:
     def __post_init__(self) -> None:
         self.document = json.loads(self.send("GET", "/openapi.json").body)
 
-    def send(
-        self, method: str, path: str, body: bytes = b"", media_type: str = "", **headers: str
-    ) -> Answer:
+    def send(self, method: str, path: str, body: bytes = b"", media_type: str = "", **headers: str) -> Answer:
         """Send a request as it is; headers with underscores."""
         given = {"authorization": f"Bearer {self.token}", "content_type": media_type, **headers}
         return self.browser.send(method, PREFIX + path, body, given)

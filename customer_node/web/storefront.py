@@ -18,6 +18,7 @@ from common.web.door import Door
 from common.web.server import Address, serve
 from common.web.site import Site
 from customer_node.market import Market
+from customer_node.receipts import MAXIMUM_BUNDLE
 from customer_node.web.account import AccountPages
 from customer_node.web.api.interface import interface
 from customer_node.web.cart import CartPages
@@ -37,6 +38,21 @@ NAME: Final = "shop"
 TITLE: Final = "Veilmart"
 DOWNLOADS: Final = "downloads"
 TINTS: Final = 8
+
+
+def make_site(door: Door, address: Address, api_token: ApiToken | None = None) -> Site:
+    """Give the storefront's site."""
+    return Site(
+        name=NAME,
+        title=TITLE,
+        package="customer_node.web",
+        door=door,
+        address=address,
+        uploads={"/api/v1/receipts/": MAXIMUM_BUNDLE},
+        explain=explain,
+        api_token=api_token,
+        layout="shop.html",
+    )
 
 
 def storefront(desk: Desk) -> ASGIApp:
@@ -84,16 +100,7 @@ def run_storefront(
     address = Address.free(port)
     door = Door(lambda token: announce(f"{address.url}/enter?token={token}"))
     with address.socket:
-        site = Site(
-            name=NAME,
-            title=TITLE,
-            package="customer_node.web",
-            door=door,
-            address=address,
-            explain=explain,
-            api_token=ApiToken(home / API_TOKEN_FILE),
-            layout="shop.html",
-        )
+        site = make_site(door, address, ApiToken(home / API_TOKEN_FILE))
         desk = desk_of(site, market, home)
         desk.start()
         try:
