@@ -1,15 +1,25 @@
-"""A program that speaks to `/api/v1` without a socket. Every answer is compared with the document's schema."""
+"""A program that speaks to `/api/v1` without a socket. Every answer is compared with the document."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from asgi import Answer, Browser
 from jsonschema import Draft202012Validator
+
+from common.web.api import FILE, ApiToken
+from common.web.door import Door
+from common.web.server import Address
+from customer_node import Market
+from customer_node.web import storefront
+from customer_node.web.desk import Desk
 
 PREFIX = "/api/v1"
 
@@ -65,6 +75,30 @@ class Program:
 
     def get(self, path: str) -> Any:
         return self.call("GET", path).data
+
+
+@dataclass
+class Counter:
+    """A storefront with no browser in it."""
+
+    desk: Desk
+    browser: Browser
+    runner: asyncio.Runner
+    token: str = field(repr=False)
+
+
+@contextmanager
+def opened_storefront(profile: Path, market: Callable[[], Market]) -> Iterator[Counter]:
+    address, token = Address.free(), ApiToken(profile / FILE)
+    desk = storefront.desk_of(storefront.make_site(Door(), address, token), market, profile)
+    desk.start()
+    with address.socket, asyncio.Runner() as runner:
+        browser = Browser(storefront.storefront(desk), f"127.0.0.1:{address.port}", runner=runner)
+        try:
+            yield Counter(desk, browser, runner, token.path.read_text().strip())
+        finally:
+            runner.run(desk.stop())
+            desk.worker.stop()
 
 
 def template_of(document: Mapping[str, Any], path: str) -> str | None:

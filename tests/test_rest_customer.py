@@ -2,51 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-from asgi import Browser
 from customer_shop import PASSWORD, PRICES, Bazaar, build, home
-from programs import Program
+from programs import Counter, Program, opened_storefront
 from test_customer_refunds import deaf
 
-from common.web.api import FILE, ApiToken
-from common.web.door import Door
-from common.web.server import Address
 from customer_node import Market
-from customer_node.web import storefront
-from customer_node.web.desk import Desk
 
 PLAN = PRICES["PLAN"]
 
 
-@dataclass
-class Counter:
-    """A storefront without a browser inside, whose customer has coins and no account open."""
-
-    bazaar: Bazaar
-    desk: Desk
-    browser: Browser
-    runner: asyncio.Runner
-    token: str
-
-    def settled(self) -> None:
-        self.runner.run(self.desk.stop())
-
-    @property
-    def market(self) -> Market:
-        assert self.desk.worker._owned is not None
-        return self.desk.worker._owned
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("rest"))
+    yield built
+    built.world.close()
 
 
 @pytest.fixture(scope="module")
-def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter]:
-    bazaar = build(tmp_path_factory.mktemp("rest"))
+def counter(bazaar: Bazaar) -> Iterator[Counter]:
+    """Its customer has coins, and no account open."""
     with bazaar.customer(4) as market:
         profile = home(market)
         market.log_out()
@@ -54,15 +33,8 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Counter]:
     def opened() -> Market:
         return Market(profile, connect=bazaar.world.connect, timeout_s=2.0)
 
-    address, token = Address.free(), ApiToken(profile / FILE)
-    desk = storefront.desk_of(storefront.make_site(Door(), address, token), opened, profile)
-    desk.start()
-    with address.socket, asyncio.Runner() as runner:
-        browser = Browser(storefront.storefront(desk), f"127.0.0.1:{address.port}", runner=runner)
-        yield Counter(bazaar, desk, browser, runner, token.path.read_text().strip())
-        runner.run(desk.stop())
-        desk.worker.stop()
-    bazaar.world.close()
+    with opened_storefront(profile, opened) as found:
+        yield found
 
 
 @pytest.fixture
@@ -132,7 +104,7 @@ def test_the_cart_is_put_together_and_quoted(program: Program) -> None:
 # --- buying --------------------------------------------------------------------------------------------
 
 
-def test_a_line_is_bought_fetched_and_proven(counter: Counter, program: Program) -> None:
+def test_a_line_is_bought_fetched_and_proven(bazaar: Bazaar, counter: Counter, program: Program) -> None:
     bought = buy(program, "tuesday", line())
     assert bought.status == 201
     (order,) = bought.data["orders"]
@@ -144,7 +116,7 @@ def test_a_line_is_bought_fetched_and_proven(counter: Counter, program: Program)
     assert (fetched["state"], fetched["delivery"]["failure"]) == ("complete", None)
     assert fetched["files"] == [{"number": 1, "name": "plan.bin", "size": 150_000}]
     file = program.send("GET", f"{place}/files/1")
-    assert file.body == content_of(counter, "PLAN")
+    assert file.body == content_of(bazaar, "PLAN")
     assert 'filename="plan.bin"' in file.headers["content-disposition"]
     part = program.send("GET", f"{place}/files/1", range="bytes=10-19")
     assert (part.status, part.body) == (206, file.body[10:20])
@@ -164,8 +136,8 @@ def test_a_line_is_bought_fetched_and_proven(counter: Counter, program: Program)
     assert program.get("/orders?state=complete&limit=1")["total"] >= 1
 
 
-def content_of(counter: Counter, sku: str) -> bytes:
-    (found,) = counter.bazaar.world.root.glob(f"originals/sports/{sku}/*")
+def content_of(bazaar: Bazaar, sku: str) -> bytes:
+    (found,) = bazaar.world.root.glob(f"originals/sports/{sku}/*")
     return found.read_bytes()
 
 
@@ -210,8 +182,12 @@ def test_the_cart_is_bought_for_what_was_agreed_to_and_nothing_else(program: Pro
     assert buy(program, "another", agreed).failed == (422, "usage")
 
 
-def test_silence_leaves_an_order_that_is_called_off(counter: Counter, program: Program) -> None:
-    with deaf(counter.bazaar, counter.market, "maps/in"):
+def test_silence_leaves_an_order_that_is_called_off(
+    bazaar: Bazaar, counter: Counter, program: Program
+) -> None:
+    market = counter.desk.worker._owned
+    assert market is not None
+    with deaf(bazaar, market, "maps/in"):
         silent = buy(program, "silent", line("ROUTE", merchant="maps"))
     assert silent.status == 504
     assert (silent.error["hop"], silent.error["retryable"]) == ("merchant", True)
