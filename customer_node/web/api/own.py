@@ -52,6 +52,6 @@ class OwnEndpoints:
         return await self.session()
 
     async def leave(self) -> Session:
-        """End every shop visit. What is bought later takes new tickets, and cannot be tied to before."""
+        """End every shop visit. What is bought later takes new tickets, in sessions of its own."""
         await self._sides.desk.leave_shops()
         return await self.session()

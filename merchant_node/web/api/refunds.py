@@ -16,7 +16,7 @@ from merchant_node.refunds import EVERYTHING, LONGEST_REASON, RefundReport
 from merchant_node.web.desk import ID_BYTES, Books, Desk, id_of
 from merchant_node.web.refunds import left_of
 
-LABEL: Final = b"veilmart rest refund v1"
+LABEL: Final = b"refund by key\0"
 
 
 class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
