@@ -81,7 +81,7 @@ def demand(given: str, taken: Sequence[str]) -> None:
     """Demand a type that is taken. Raises `MediaTypeError`."""
     if given not in taken:
         raise MediaTypeError(
-            f"The body is of the type {given[:LONGEST_NAME]!r}.",
+            f"The body is of the type {given[:LONGEST_NAME]!r}." if given else "The body has no type.",
             f"Send it with `Content-Type: {taken[0]}`." if len(taken) == 1 else f"Send {', '.join(taken)}.",
         )
 
