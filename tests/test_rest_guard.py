@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dashboards import opened_dashboard
 from merchant_world import make_identities
-from programs import PREFIX, Program, opened_storefront
+from programs import PREFIX, Program, opened_storefront, validator
 from starlette.routing import Mount
 from test_readme import families
 
@@ -291,6 +291,16 @@ def test_the_document_has_every_endpoint_and_no_other(both: Both, side: str, pro
     assert "\\Z" not in text
     for reference in references(document):
         assert found(document, reference), reference
+
+
+def test_an_answer_that_is_not_as_described_is_found(both: Both) -> None:
+    program = both.programs["customer"]
+    genuine = program.call("GET", "/cart").envelope
+    described = validator(program.document, "GET", "/cart", 200)
+    for wrong in ({**genuine["data"], "total": "0"}, {**genuine["data"], "lines": [{}]}, {}, None):
+        assert not described.is_valid({"ok": True, "data": wrong})
+    assert not described.is_valid({**genuine, "ok": False})
+    assert described.is_valid(genuine)
 
 
 def routes_of(mount: Mount) -> set[tuple[str, str]]:
