@@ -21,10 +21,10 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from common.errors import UsageError, VeilmartError
+from veilmart.cli.variables import DEBUG_VARIABLE
 from veilmart.output import IncompleteError, InternalError, Output, StoppedError
 
 JSON_OPTION: Final = "--json"
-DEBUG_VARIABLE: Final = "VEILMART_DEBUG"
 CUSTOMER: Final = "customer"
 
 
@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "status": Lazy(
         "veilmart.cli.market", "Show who is reachable, and which certificates end soon.", "status"
     ),
+    "doctor": Lazy("veilmart.cli.doctor", "Find out what is wrong here, and what to do.", "doctor"),
     "bus": Lazy("veilmart.cli.bus", "Mosquitto: run it."),
     "broker": Lazy("veilmart.cli.broker", "The broker: run it, accounts, ledger."),
     "ca": Lazy("veilmart.cli.ca", "The market's certificate authority: sign, renew, revoke."),
