@@ -30,12 +30,15 @@ from common.validity import NEAR_END_MS
 from veilmart import ca
 from veilmart.cli.reach import read_board
 from veilmart.cli.times import day_of
+from veilmart.doctor.certificates import merchant_of
 from veilmart.doctor.findings import Check, Finding
 from veilmart.doctor.places import Home, Places
 
 Board = dict[str, bytes]
 """What is retained, by topic."""
 
+PUBLIC: Final = ("public listener", "TLS, public listener")
+"""The checks that MQTT rests on."""
 _START: Final = "Start it with `veilmart bus run`, or correct the address in the market file."
 _NAME: Final = (
     "Ask the operator for the present market file; `veilmart ca renew bus --host NAME` adds a name, and the "
@@ -47,7 +50,7 @@ _RENEW: Final = "Renew it with `veilmart ca renew`."
 def check_listeners(
     places: Places, market: MarketFile, timeout_s: float, proxy: str | None
 ) -> Iterator[Finding]:
-    """Connect to both listeners of a market, as whoever has the homes that are here may."""
+    """Connect to both listeners of a market, as whoever has the homes that are here may; the public first."""
     if proxy is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -125,10 +128,12 @@ def _end(check: Check, not_after: str) -> Finding:
 
 
 def check_board(
-    places: Places, market: MarketFile, timeout_s: float, proxy: str | None
+    places: Places, market: MarketFile, timeout_s: float, proxy: str | None, *, reached: bool
 ) -> tuple[list[Finding], Board]:
-    """Read what is retained, and say who is there."""
+    """Read what is retained, and say who is there; `reached` is what the public listener has shown."""
     check = Check("bus", "MQTT")
+    if not reached:
+        return [check.not_applicable("nobody answers as the market's bus: see public listener")], {}
     try:
         board = read_board(market, timeout_s, proxy)
     except BusUnreachableError as error:
@@ -152,7 +157,7 @@ def _broker(board: Board) -> Finding:
 
 
 def _merchant(home: Home, board: Board) -> Finding:
-    merchant = home.path.name
+    merchant = merchant_of(home) or home.path.name
     check, found = Check("bus", home.name), presence_at(board, topics.merchant_status(merchant))
     if found is None or found.state != "online":
         return check.problem("is not online", "Start it with `veilmart merchant run`.", MerchantOfflineError)

@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from common.errors import AuthenticationError, UntrustedError, UsageError, VeilmartError, WireError
 from common.keys import IdentityKey, Role, identity_fingerprint, to_ms, verify_certificate
@@ -58,6 +59,16 @@ def check_certificate(home: Home, now: int) -> Iterator[Finding]:
     else:
         detail = f"holds, until {day_of(ends)}"
         yield check.warning(detail, _renewal(home)) if near_end(certificate, now) else check.ok(detail)
+
+
+def merchant_of(home: Home) -> str | None:
+    """Give the id that a merchant's certificate names, None where none can be read."""
+    try:
+        certificate = ca.load_ca_certificate(home.path / ca.IDENTITY_CERTIFICATE_FILE)
+    except VeilmartError:
+        return None
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else None
 
 
 def _demand_key(certificate: x509.Certificate, key_file: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import topics
 from common.errors import WireError
 from common.market_file import MarketFile
-from veilmart.doctor.bus import Board, check_board, check_listeners
+from veilmart.doctor.bus import PUBLIC, Board, check_board, check_listeners
 from veilmart.doctor.clocks import check_clock, verified_card
 from veilmart.doctor.coin_keys import check_coin_keys
 from veilmart.doctor.disk import check_disk
@@ -39,15 +39,23 @@ def examine(places: Places, given: Circumstances) -> list[Finding]:
     markets = places.markets()
     board: Board = {}
     for market in markets:
-        findings += check_listeners(places, market, given.patience_s, given.proxy)
-        told, board = check_board(places, market, given.patience_s, given.proxy)
-        findings += [*told, *check_clock(places, market, board, given.now)]
+        shown = [*check_listeners(places, market, given.patience_s, given.proxy)]
+        reached = not any(each.result == "problem" and each.check in PUBLIC for each in shown)
+        told, board = check_board(places, market, given.patience_s, given.proxy, reached=reached)
+        told = [*shown, *told, *check_clock(places, market, board, given.now)]
+        # Market files of one folder differ at most in addresses: then each line says whose it is.
+        findings += told if len(markets) == 1 else [_named(each, market) for each in told]
     if not markets:
         findings.append(Check("bus", "bus").not_applicable("no market file says where it is"))
         findings.append(Check("clock", "clock").not_applicable("there is nobody to compare with"))
     findings += check_keys(places, given.now)
     findings += check_coin_keys(places, _announced(markets, board), given.now)
     return findings
+
+
+def _named(finding: Finding, market: MarketFile) -> Finding:
+    where = f"{market.public.host}:{market.public.port}"
+    return replace(finding, check=f"{finding.check}, market at {where}")
 
 
 def _announced(markets: list[MarketFile], board: Board) -> list[str] | None:

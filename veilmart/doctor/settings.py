@@ -34,21 +34,23 @@ def check_settings(places: Places, environment: Mapping[str, str]) -> Iterator[F
 
 
 def _market_files(places: Places) -> Iterator[Finding]:
-    check = Check("settings", "market file")
     found: dict[str, Path] = {}
     for path in places.market_files:
+        check = Check("settings", f"market file {path}")
         try:
-            found.setdefault(MarketFile.load(path).market_id.hex(), path)
+            market = MarketFile.load(path)
         except VeilmartError as error:
             yield check.failed(error)
+        else:
+            found.setdefault(market.market_id.hex(), path)
+            yield check.ok(f"market {market.market_id.hex()}")
+    check = Check("settings", "market file")
     if len(found) > 1:
         yield check.problem(
             f"these are of different markets: {', '.join(map(str, found.values()))}",
             "Keep a folder (--home) and a profile (--profile) for each market.",
             UntrustedError,
         )
-    elif found:
-        yield check.ok(f"market {next(iter(found))}")
     elif not places.market_files:
         yield check.not_applicable("there is none here", "Name one with --market FILE.")
 
