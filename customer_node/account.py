@@ -195,18 +195,29 @@ class Account:
             raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
         return self.within(lambda session: self._withdraw(session, bundles))
 
+    def plan_withdrawal(self, bundles: int = 1) -> WithdrawalView:
+        """Say what `withdraw` would draw, and what would be left. Raises as it does; draws nothing."""
+        if not 1 <= bundles <= MAXIMUM_BUNDLES:
+            raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
+        before = self.within(self._balance)
+        _demand_balance(before, bundles)
+        amount = bundles * sum(coins.BUNDLE)
+        return WithdrawalView(
+            amount=amount,
+            coins=bundles * len(coins.BUNDLE),
+            tickets=min(bundles * coins.BUNDLE_TICKETS, before.tickets_left),
+            balance=before.amount - amount,
+            currency=before.currency,
+            usable_from=self._usable_from(),
+        )
+
     def _withdraw(self, session: AccountSession, bundles: int) -> WithdrawalView:
         context = self._context
         card = context.broker(session.link)
         self.finish_open(session)
         before = self._balance(session)
         bundle = sum(coins.BUNDLE)
-        if before.amount < bundles * bundle:
-            raise InsufficientFundsError(
-                f"The account holds {format_amount(before.amount, card.currency)}, "
-                f"{bundles} bundles are {format_amount(bundles * bundle, card.currency)}.",
-                "`veilmart topup` pays in with a card, where the market takes cards.",
-            )
+        _demand_balance(before, bundles)
         tickets_left, drawn, balance = before.tickets_left, 0, before.amount
         for _ in range(bundles):
             tickets = min(coins.BUNDLE_TICKETS, tickets_left)
@@ -367,6 +378,17 @@ def _note_use(tx: Tx, now: int) -> None:
     if last_used(tx) + config.MINUTE_MS < now:
         tx.execute(sa.delete(tending).where(tending.c.what == USED))
         tx.execute(sa.insert(tending), {"what": USED, "at": now})
+
+
+def _demand_balance(before: BalanceView, bundles: int) -> None:
+    """Raise `InsufficientFundsError` where the account holds less than so many bundles."""
+    wanted = bundles * sum(coins.BUNDLE)
+    if before.amount < wanted:
+        raise InsufficientFundsError(
+            f"The account holds {format_amount(before.amount, before.currency)}, "
+            f"{bundles} bundles are {format_amount(wanted, before.currency)}.",
+            "`veilmart topup` pays in with a card, where the market takes cards.",
+        )
 
 
 def _exactly(amount: int, values: Sequence[int]) -> list[int]:

@@ -270,6 +270,13 @@ class Market:
         """
         return self._account.withdraw(bundles)
 
+    def plan_withdrawal(self, bundles: int = 1) -> WithdrawalView:
+        """Say what `withdraw` would draw, and what the account would have left; draws nothing.
+
+        Raises as `withdraw` does.
+        """
+        return self._account.plan_withdrawal(bundles)
+
     def wallet(self) -> WalletView:
         """Count what the wallet holds; asks nobody."""
         context, logged_in = self._context, self._account.logged_in

@@ -62,7 +62,7 @@ funded() {
         fail
     fi
     call login "$VEILMART_USER" --password-file "$VEILMART_PASSWORD_FILE"
-    call withdraw
+    call withdraw --yes
     call "$@"
 }
 

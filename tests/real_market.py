@@ -51,7 +51,7 @@ class RealMarket:
             self.ran("broker", "account", "add", name, *WHY, "--password-file", self.password_file).code == 0
         )
         if float(amount):
-            assert self.ran("broker", "account", "credit", name, amount, *WHY).code == 0
+            assert self.ran("broker", "account", "credit", name, amount, *WHY, "--yes").code == 0
 
     def customer(self, profile: Path, bundles: int = 1) -> Path:
         """Make a profile that has joined and has bundles in its wallet."""
@@ -60,7 +60,7 @@ class RealMarket:
         words = ("login", profile.name, "--password-file", self.password_file)
         assert self.ran(*words, profile=profile).code == 0
         if bundles:
-            assert self.ran("withdraw", "--bundles", str(bundles), profile=profile).code == 0
+            assert self.ran("withdraw", "--bundles", str(bundles), "--yes", profile=profile).code == 0
         return profile
 
     @contextmanager

@@ -63,9 +63,9 @@ def test_an_order_that_waits_says_for_whom_and_is_called_off(parties: Parties) -
         order_id = market.last_order().order_id
     shown = parties.customer("order", "show", order_id[:8]).out
     assert "waits for\tthe merchant, until " in shown
-    data = parties.customer("order", "cancel", order_id[:8], "--json").data
+    data = parties.customer("order", "cancel", order_id[:8], "--yes", "--json").data
     assert (data["state"], data["failure"], data["claimed"]) == ("refunded", "cancelled", PRICE)
-    assert parties.customer("order", "cancel", order_id, "--json").error["code"] == "rejected"
+    assert parties.customer("order", "cancel", order_id, "--yes", "--json").error["code"] == "rejected"
     assert (
         "given back\t12.34 EUR, 12.34 EUR of it in the wallet"
         in parties.customer("order", "show", order_id).out
@@ -79,7 +79,7 @@ def _closed(parties: Parties) -> Any:
 
 def test_a_merchant_gives_a_part_back_and_the_customer_asks(parties: Parties) -> None:
     order_id = bought(parties)
-    made = parties.merchant("refund", order_id[:8], "--amount", "2.34", "--reason", "sorry").data
+    made = parties.merchant("refund", order_id[:8], "--amount", "2.34", "--reason", "sorry", "--yes").data
     assert (made["state"], made["amount"], made["currency"]) == ("queued", 234, "EUR")
     parties.wait()
     (listed,) = parties.merchant("refunds").data
@@ -88,12 +88,12 @@ def test_a_merchant_gives_a_part_back_and_the_customer_asks(parties: Parties) ->
     assert (asked["refunded"], asked["claimed"], asked["state"]) == (234, 234, "accepted")
     assert asked["waits_for"] == "customer"
     assert (
-        parties.merchant("refund", order_id, "--amount", "10.01", "--reason", "no").error["code"]
+        parties.merchant("refund", order_id, "--amount", "10.01", "--reason", "no", "--yes").error["code"]
         == "rejected"
     )
     assert parties.merchant("refund", "ffff", "--reason", "no").error["code"] == "not_found"
     assert parties.merchant("refund", order_id, "--reason", "").error["code"] == "usage"
-    whole = parties.merchant("refund", order_id, "--reason", "all of it").data
+    whole = parties.merchant("refund", order_id, "--reason", "all of it", "--yes").data
     assert whole["amount"] is None
     parties.wait()
     resumed = parties.customer("resume", "--json").data
@@ -132,9 +132,9 @@ def test_a_dispute_asks_before_it_shows_the_product(
     found = parties.operator("dispute", "show", order_id[:8]).data
     assert "agrees" in found["finding"]
     assert parties.operator("dispute", "refund", order_id).code == 2
-    decided = parties.operator("dispute", "refund", order_id, "--reason", "it never came").data
+    decided = parties.operator("dispute", "refund", order_id, "--reason", "it never came", "--yes").data
     assert (decided["state"], decided["reason"]) == ("refunded", "it never came")
-    again = parties.operator("dispute", "settle", order_id, "--reason", "or did it")
+    again = parties.operator("dispute", "settle", order_id, "--reason", "or did it", "--yes")
     assert again.error["code"] == "rejected"
     actions = parties.operator("actions", "--about", order_id).data
     assert [each["action"] for each in actions] == ["dispute.refund"]
@@ -156,6 +156,6 @@ def test_a_dispute_without_evidence_asks_nothing(parties: Parties) -> None:
         None,
         "nothing was shown",
     )
-    decided = parties.operator("dispute", "settle", order_id, "--reason", "no word of why").data
+    decided = parties.operator("dispute", "settle", order_id, "--reason", "no word of why", "--yes").data
     assert decided["state"] == "settled"
     assert parties.customer("order", "show", order_id, "--ask", "--json").data["state"] == "complete"

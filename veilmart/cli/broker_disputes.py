@@ -10,8 +10,9 @@ import typer
 from broker_node import disputes
 from broker_node.disputes import DisputeView
 from common import clock, codec, money
-from veilmart.cli.broker_store import broker_store
-from veilmart.cli.homes import Home, Reason, output
+from veilmart.cli.broker_store import Desk, act_with_consent, broker_store
+from veilmart.cli.consent import DryRun
+from veilmart.cli.homes import Home, Reason, Yes, output
 from veilmart.cli.times import minute_of
 from veilmart.output import Table, View
 
@@ -58,33 +59,64 @@ def show_dispute(context: typer.Context, order: OrderId, home: Home = None) -> N
 
 
 @app.command("refund")
-def refund_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+def refund_dispute(
+    context: typer.Context,
+    order: OrderId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Give the customer the money back. Both sides are told; the customer reads the reason."""
-    _decide(context, order, "refunded", reason, home)
+    _decide(context, order, "refunded", reason, home, yes=yes, dry_run=dry_run)
 
 
 @app.command("settle")
-def settle_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+def settle_dispute(
+    context: typer.Context,
+    order: OrderId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Pay the merchant. Both sides are told; the customer reads the reason."""
-    _decide(context, order, "settled", reason, home)
+    _decide(context, order, "settled", reason, home, yes=yes, dry_run=dry_run)
 
 
 def _decide(
-    context: typer.Context, order: str, decision: disputes.Decision, reason: str, home: Path | None
+    context: typer.Context,
+    order: str,
+    decision: disputes.Decision,
+    reason: str,
+    home: Path | None,
+    *,
+    yes: bool,
+    dry_run: bool,
 ) -> None:
-    with broker_store(home) as desk:
+    disputed: list[DisputeView] = []
+
+    def act(desk: Desk) -> DisputeView:
         found = disputes.find(desk.tx, order)
-        decided = disputes.decide(
-            desk.tx,
-            desk.audit,
-            desk.limits,
-            found.order_id,
-            decision,
-            reason,
-            clock.now_ms(),
-            clock.random_bytes,
+        disputed.append(found)
+        now, random = clock.now_ms(), clock.random_bytes
+        return disputes.decide(
+            desk.tx, desk.audit, desk.limits, found.order_id, decision, reason, now, random
         )
-    _show(context, decided, desk.currency)
+
+    def describe(decided: DisputeView, currency: str) -> tuple[str, dict[str, Any]]:
+        left = money.format_amount(disputed[-1].left, currency)
+        deed = {
+            "refunded": f"give the customer {left} back, and {decided.merchant} nothing",
+            "settled": f"pay {decided.merchant} {left}, and give the customer nothing back",
+        }[decision]
+        return f"{deed}, for order {decided.order_id.hex()}", _data(decided, currency)
+
+    done = act_with_consent(output(context), home, act, describe, yes=yes, dry_run=dry_run)
+    if done is not None:
+        _show(context, *done)
 
 
 def _overdue(dispute: DisputeView, now: int) -> bool:

@@ -18,7 +18,8 @@ from customer_node import Market
 from customer_node.disputes import Kind
 from customer_node.proofs import is_proof
 from customer_node.views import OrderView, Progress, ReceiptView
-from veilmart.cli.homes import output
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Yes, output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
 from veilmart.cli.times import minute_of
 from veilmart.output import IncompleteError, Output, Table, View
@@ -51,7 +52,6 @@ OrderId = Annotated[str, typer.Argument(help="The order's id, or the beginning o
 OptionalOrder = Annotated[
     str | None, typer.Argument(help="The order's id, or the beginning of it.", show_default=False)
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DisputeChoice: TypeAlias = Literal["not-delivered", "wrong-content"]
 _KINDS: Final[dict[DisputeChoice, Kind]] = {
     "not-delivered": "not_delivered",
@@ -91,9 +91,21 @@ def show_order(
 
 
 @on_profile(order_app, "cancel")
-def cancel_order(shown: Output, market: Market, order: OrderId) -> None:
-    """Call off an order that its merchant has not answered; the coins come back."""
-    _show(shown, market.cancel(order))
+def cancel_order(
+    shown: Output, market: Market, order: OrderId, *, yes: Yes = False, dry_run: DryRun = False
+) -> None:
+    """Call off an order that its merchant has not answered; the coins come back. Asks first."""
+    found = market.order(order)
+    total = format_amount(found.total, found.currency)
+    deed = f"call off order {found.order_id} at {found.merchant} if it is not answered, for {total} back"
+    data = {
+        "order_id": found.order_id,
+        "state": found.state,
+        "amount": found.total,
+        "currency": found.currency,
+    }
+    if agreed(shown, deed, data, yes=yes, dry_run=dry_run):
+        _show(shown, market.cancel(found.order_id))
 
 
 @on_profile(order_app, "dispute")
@@ -110,9 +122,17 @@ def dispute_order(
         bool, typer.Option("--withhold", help="Show the operator no receipt: what was bought stays unknown.")
     ] = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Dispute a paid order before it settles: its money is frozen until the operator decides."""
     found = market.order(order)
+    if dry_run:
+        told = "with nothing of what was bought" if withhold else "with titles, files and prices"
+        total = format_amount(found.total, found.currency)
+        deed = f"freeze {total} of order {found.order_id} and tell the market's operator, {told}"
+        data = {"order_id": found.order_id, "state": found.state, "withhold": withhold}
+        agreed(shown, deed, data, yes=yes, dry_run=dry_run)
+        return
     if not withhold:
         shown.confirm(
             f"The market's operator will see what you bought from {found.merchant}: titles, files, prices. "

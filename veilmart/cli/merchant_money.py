@@ -28,7 +28,8 @@ from common.errors import (
 from common.money import format_amount, parse_amount
 from merchant_node.home import MerchantHome
 from merchant_node.treasury import Line, Payout, Treasury
-from veilmart.cli.homes import Csv, Home, MerchantId, merchant_home, output
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Csv, Home, MerchantId, Yes, merchant_home, output
 from veilmart.cli.times import day_start, minute_of, rfc3339
 from veilmart.output import Table
 
@@ -136,15 +137,24 @@ def payout(
             show_default="where the last one went",
         ),
     ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the broker.")] = DEFAULT_WAIT_S,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
-    """Ask the operator to pay out what is available. The operator confirms it when it is paid."""
+    """Ask the operator to pay out what is available. The operator confirms it when it is paid.
+
+    Shows how much goes where, and asks.
+    """
     if (amount is None) != everything:
         raise UsageError("Give either an amount or --all.")
     with _treasury(home, merchant) as (place, treasury, currency):
         units = None if amount is None else parse_amount(amount, currency)
+        planned = treasury.rehearse(units, destination, clock.now_ms(), clock.random_bytes)
+        deed = f"ask for a payout of {format_amount(planned.amount, currency)} to {planned.destination}"
+        if not agreed(output(context), deed, _payout(planned, currency), yes=yes, dry_run=dry_run):
+            return
         asked = treasury.ask(units, destination, clock.now_ms(), clock.random_bytes)
         found = treasury.wait(
             asked.payout_id,
