@@ -16,6 +16,8 @@ MERCHANT_VARIABLE: Final = "VEILMART_MERCHANT"
 PASSPHRASE_VARIABLE: Final = "VEILMART_PASSPHRASE_FILE"  # noqa: S105 - a name
 KEY_FILE_VARIABLE: Final = "VEILMART_KEY_FILE"
 DEBUG_VARIABLE: Final = "VEILMART_DEBUG"
+COMPLETION_VARIABLE: Final = "_VEILMART_COMPLETE"
+"""What a shell sets that completes a line; its value says which answer it wants, and how."""
 PREFIX: Final = "VEILMART_"
 
 KNOWN: Final = {
