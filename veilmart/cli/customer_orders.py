@@ -32,7 +32,9 @@ class ReceiptGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `get` in front of what is no command of the group."""
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
+        known = args and (args[0] in self.commands or args[0] == "--help")
+        # A shell that completes wants to see the commands.
+        if not known and not ctx.resilient_parsing:
             args = [RECEIPT_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
