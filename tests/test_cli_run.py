@@ -132,6 +132,7 @@ def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
         assert shown["bus"]["public"]["reachable"] is shown["bus"]["nodes"]["reachable"] is True
         assert (shown["broker"]["state"], shown["broker"]["card"]) == ("online", True)
         assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "online")]
+        assert veilmart("doctor", "--json", home=market).data["counts"]["problem"] == 0
 
         for process, number in ((merchant, signal.SIGTERM), (broker, signal.SIGINT)):
             code, out, err = process.end(number)
@@ -139,6 +140,7 @@ def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
             assert all(json.loads(line)["event"] for line in err.splitlines())
         shown = veilmart("status", "--json", home=market).data
         assert shown["broker"]["state"] == "offline"
+        assert veilmart("doctor", "--json", home=market).error["code"] == "broker_unreachable"
         assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "offline")]
         code, out, _ = bus.end()
         assert (code, out) == (0, "")

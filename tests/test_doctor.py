@@ -121,6 +121,9 @@ def test_a_bus_without_a_broker_is_told_step_by_step_and_nothing_is_changed(mark
     assert found["wallet, customer"]["result"] == "warning"
     assert found["browse keys, merchant sports"]["advice"] == "`veilmart merchant run` makes it."
     assert found["files, customer"]["detail"].startswith("2 secret files")
+    for secret in ("broker/identity.key", "merchants/sports/identity.key", "customer/seed"):
+        lines = (home / secret).read_bytes().splitlines()
+        assert all(repr(line)[2:-1] not in ran.out for line in lines if b"PRIVATE" not in line)
 
 
 def test_a_person_reads_a_table_and_the_first_problem(market: Market) -> None:
