@@ -7,7 +7,8 @@ Rule 1. While an order is disputed nothing of it settles: what is left of it lie
 book, until somebody gives it back or it is decided.
 
 Rule 2. Where the evidence is a proof (`evidence`) the dispute is decided in the transaction that opens it.
-Everything else is decided by the market's operator, who reads what both sides say.
+Everything else is decided by the market's operator, who reads what both sides say. Evidence that counts for
+nothing freezes the money like none, is told as such to operator and customer, and is not kept.
 
 Rule 3. Evidence shows what was bought, and so may what both sides say. All of it is stored for the operator
 alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it.
@@ -24,7 +25,7 @@ import sqlalchemy as sa
 
 from broker_node import ledger, operator_actions, order_rows, schema
 from broker_node.audit import Audit
-from broker_node.evidence import finding
+from broker_node.evidence import NOT_SHOWN, Finding, finding
 from broker_node.keys import BrokerKeys
 from broker_node.refunds import close_dispute, give_back
 from broker_node.sends import Session, ToMerchant
@@ -93,7 +94,8 @@ class Disputes:
             return [self._telling.answer(tx, session.sid, row, now)]
         if row["state"] != "captured":
             raise RefusedError("wrong_state")
-        proven, found = self._look_at(tx, row, request.evidence)
+        found = self._look_at(tx, row, request.evidence)
+        kept = [] if found.weight == "nothing" else request.evidence
         self._telling.remember(request.order_id, session.sid)
         dispute = {
             "order_id": request.order_id,
@@ -103,8 +105,8 @@ class Disputes:
             "decide_by": now + self._limits.dispute_ms,
             "content_hash": content_hash,
             "statement": request.statement,
-            "evidence": codec.pack(request.evidence[0]) if request.evidence else None,
-            "finding": found,
+            "evidence": codec.pack(kept[0]) if kept else None,
+            "finding": found.text,
             "answer": None,
             "reason": None,
             "decided": None,
@@ -112,16 +114,15 @@ class Disputes:
         tx.insert(_DISPUTE, dispute)
         disputed = self._freeze(tx, row, now, random)
         told: Send = self._telling.notice(disputed, dispute)
-        if proven:
-            disputed = give_back(
-                tx, self._audit, disputed, row["amount"] - row["refunded"], now, random, found
-            )
+        if found.weight == "proof":
+            left = row["amount"] - row["refunded"]
+            disputed = give_back(tx, self._audit, disputed, left, now, random, found.text)
             told = self._telling.outcome(disputed)
         return [told, self._telling.answer(tx, session.sid, disputed, now)]
 
-    def _look_at(self, tx: Tx, row: Row, evidence: Sequence[messages.Evidence]) -> tuple[bool, str]:
+    def _look_at(self, tx: Tx, row: Row, evidence: Sequence[messages.Evidence]) -> Finding:
         if not evidence:
-            return False, "nothing was shown"
+            return NOT_SHOWN
         fingerprint = tx.scalar(_FINGERPRINT, {"wanted": row["merchant"]})
         keys = self._keys
         return finding(row, evidence[0], keys.ca_der, keys.market, fingerprint, keys.currency)

@@ -107,6 +107,7 @@ class Telling:
                 refunded=row["refunded"],
                 claimed=row["claimed"],
                 decide_by=dispute["decide_by"] if dispute is not None and is_open else 0,
+                finding=dispute["finding"] if dispute is not None else "",
                 decision=(dispute["reason"] or "") if dispute is not None else "",
                 merchant_online=self._online(row["merchant"], now),
                 audit=row["pseudonym"],

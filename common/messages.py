@@ -219,7 +219,6 @@ RefusalCode: TypeAlias = Literal[
     "wrong_currency",
     "wrong_secret",
     "wrong_state",
-    "bad_evidence",
     "deadline",
     "merchant_offline",
     "byte_budget",
@@ -552,8 +551,8 @@ class OrderAnswer(Message, frozen=True):
 
     `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `refunded` is how
     much of the amount was given back, `claimed` how much of that was drawn in coins. `decide_by` is when a
-    dispute is to be decided, 0 where none is open; `decision` says why it ended. `audit` is the pseudonym
-    under which the public events of this order appear.
+    dispute is to be decided, 0 where none is open; `finding` says what its evidence proves, `decision` why it
+    ended. `audit` is the pseudonym under which the public events of this order appear.
     """
 
     order_id: Id
@@ -563,6 +562,7 @@ class OrderAnswer(Message, frozen=True):
     refunded: Price
     claimed: Price
     decide_by: Time
+    finding: DecisionText
     decision: DecisionText
     merchant_online: bool
     audit: Id

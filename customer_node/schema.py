@@ -304,6 +304,7 @@ orders: Final = sa.Table(
     sa.Column("standing", sa.Text),
     sa.Column("settles", sa.BigInteger, nullable=False, default=0),
     sa.Column("decide_by", sa.BigInteger, nullable=False, default=0),
+    sa.Column("finding", sa.Text, nullable=False, server_default=""),
     sa.Column("decision", SealedText("orders.decision"), nullable=False, default=""),
     sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
     sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
@@ -311,8 +312,9 @@ orders: Final = sa.Table(
     sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
 """What the broker said last, at `heard` (a refusal: on the broker's clock): the order's state there
-(`standing`), when its money settles by itself (0: it does not), by when a dispute is decided and why it
-ended, how much of it was given back. `claimed` is how much of that is in the wallet.
+(`standing`), when its money settles by itself (0: it does not), by when a dispute is decided, what its
+evidence proves (which names no product) and why it ended, how much of it was given back. `claimed` is how
+much of that is in the wallet.
 """
 
 order_lines: Final = sa.Table(

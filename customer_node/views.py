@@ -376,7 +376,8 @@ class OrderView:
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
     whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not:
     money that was given back stays at the broker until it is claimed, however long that takes.
-    `decision` is why a dispute ended. `keys` are there once they are downloaded.
+    `finding` is what the evidence of a dispute proves, `decision` why it ended. `keys` are there once they
+    are downloaded.
     """
 
     order_id: str
@@ -403,6 +404,7 @@ class OrderView:
     cells: int | None
     files: tuple[Path, ...]
     keys: tuple[LicenceKeysView, ...] = ()
+    finding: str = ""
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         refunded=300,
         claimed=100,
         decide_by=TIME,
+        finding="nothing was shown",
         decision="",
         merchant_online=True,
         audit=ID,

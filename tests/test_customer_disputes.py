@@ -188,6 +188,37 @@ def test_a_receipt_that_contradicts_the_record_is_proof_enough(
     assert books(bazaar)["pending:sports"] == 0
 
 
+def test_a_receipt_of_an_impossible_time_is_proof_enough_too(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie_about_the_digest(monkeypatch)
+    monkeypatch.setattr(fulfil, "minute_of", lambda _now: 0)
+    with bazaar.customer() as market:
+        with pytest.raises(UntrustedError) as refused:
+            market.buy_now("sports", "PLAN")
+        assert "order dispute" in refused.value.hint
+        decided = market.dispute(market.last_order().order_id, "wrong_content", reveal=True)
+        assert (decided.state, decided.claimed) == ("refunded", PRICE)
+        assert money(market) == 4000
+
+
+def test_evidence_that_counts_for_nothing_freezes_the_money_all_the_same(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing = fulfil.Fulfilment._sign_receipt
+
+    def about_another(fulfilling: Any, order: messages.ForwardOrder, *rest: Any) -> messages.OrderAccepted:
+        return signing(fulfilling, msgspec.structs.replace(order, order_id=bytes(16)), *rest)
+
+    monkeypatch.setattr(fulfil.Fulfilment, "_sign_receipt", about_another)
+    with bazaar.customer() as market:
+        with pytest.raises(UntrustedError):
+            market.buy_now("sports", "PLAN")
+        waiting = market.dispute(market.last_order().order_id, "wrong_content", SAID, reveal=True)
+        assert (waiting.state, waiting.waits_for) == ("disputed", "operator")
+        assert "counts for nothing" in waiting.finding
+
+
 def test_an_answer_that_does_not_open_can_be_disputed_without_a_receipt(
     bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def _show(shown: Output, found: OrderView) -> None:
         ("public pseudonym", found.audit or ""),
         ("refunded because", found.failure or ""),
         ("given back", _given_back(found)),
+        ("the evidence says", found.finding),
         ("decided because", found.decision),
         ("waits for", _waits(found)),
         ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
