@@ -11,7 +11,8 @@ Everything else is decided by the market's operator, who reads what both sides s
 nothing freezes the money like none, is told as such to operator and customer, and is not kept.
 
 Rule 3. Evidence shows what was bought, and so may what both sides say. All of it is stored for the operator
-alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it.
+alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it. What the
+customer claims to have got (`arrived`) its merchant is told too, to answer it.
 """
 
 from __future__ import annotations
@@ -49,11 +50,15 @@ _ACTIONS: Final[dict[Decision, operator_actions.Action]] = {
     "settled": "dispute.settle",
 }
 _EVIDENCE: Final[codec.Codec[messages.Evidence]] = codec.Codec(messages.Evidence)
+_ARRIVED: Final[codec.Codec[messages.Arrived]] = codec.Codec(messages.Arrived)
 
 
 @dataclass(frozen=True)
 class DisputeView:
-    """A dispute as the operator sees it; amounts are minor units, `left` is what it is about."""
+    """A dispute as the operator sees it; amounts are minor units, `left` is what it is about.
+
+    `evidence` is signed by the merchant; `arrived` is what the customer claims, unproven.
+    """
 
     order_id: bytes
     merchant: str
@@ -69,6 +74,7 @@ class DisputeView:
     reason: str | None
     decided: int | None
     evidence: messages.Evidence | None = field(repr=False)
+    arrived: messages.Arrived | None = field(repr=False)
 
 
 class Disputes:
@@ -106,6 +112,7 @@ class Disputes:
             "content_hash": content_hash,
             "statement": request.statement,
             "evidence": codec.pack(kept[0]) if kept else None,
+            "arrived": codec.pack(request.arrived[0]) if request.arrived else None,
             "finding": found.text,
             "answer": None,
             "reason": None,
@@ -155,15 +162,15 @@ class Disputes:
         return [ToMerchant(merchant, messages.DisputeAnswered(order_id=request.order_id))]
 
     def sweep(self, tx: Tx, now: int) -> None:
-        """Erase evidence, statement and answer of disputes that ended long ago."""
+        """Erase evidence, claims, statement and answer of disputes that ended long ago."""
         disputes = schema.disputes.c
         ended = disputes.decided < now - self._limits.answer_kept_ms
-        left = sa.or_(disputes.evidence.is_not(None), disputes.statement != "", disputes.answer != "")
+        shown = sa.or_(disputes.evidence.is_not(None), disputes.arrived.is_not(None))
+        left = sa.or_(shown, disputes.statement != "", disputes.answer != "")
         # The answer stays one, if an empty one: another word of the merchant's does not count any more.
         answer = sa.case((disputes.answer.is_not(None), ""))
-        tx.execute(
-            sa.update(schema.disputes).where(ended, left).values(evidence=None, statement="", answer=answer)
-        )
+        erased = {"evidence": None, "arrived": None, "statement": "", "answer": answer}
+        tx.execute(sa.update(schema.disputes).where(ended, left).values(erased))
 
 
 # --- the operator --------------------------------------------------------------------------------------
@@ -226,4 +233,5 @@ def _view(row: Row) -> DisputeView:
         **{name: row[name] for name in (*names, *said)},
         left=row["amount"] - row["refunded"],
         evidence=None if row["evidence"] is None else _EVIDENCE.unpack(row["evidence"]),
+        arrived=None if row["arrived"] is None else _ARRIVED.unpack(row["arrived"]),
     )

@@ -61,6 +61,7 @@ def finding(
         receipt = codec.RECEIPT.unpack(evidence.receipt)
         for shown in evidence.records:
             verify_identity(signer.public_key, PRODUCT_RECORD_LABEL, shown.record, shown.signature)
+            codec.PRODUCT_RECORD.unpack(shown.record)
     except WireError:
         return _FOREIGN
     if (receipt.order_id, receipt.market) != (order["order_id"], market):

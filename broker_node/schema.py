@@ -177,12 +177,16 @@ disputes = sa.Table(
     sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
     sa.Column("statement", sa.Text, nullable=False),
     sa.Column("evidence", sa.LargeBinary),
+    sa.Column("arrived", sa.LargeBinary),
     sa.Column("finding", sa.Text, nullable=False),
     sa.Column("answer", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("decided", sa.BigInteger),
 )
-"""`statement` is the customer's and `answer` the merchant's; `finding` says what signatures alone prove."""
+"""`statement` is the customer's and `answer` the merchant's; `finding` says what signatures alone prove.
+
+`arrived` is what the customer claims to have got, unproven.
+"""
 
 order_bodies = sa.Table(
     "order_bodies",

@@ -7,7 +7,8 @@ asked for.
 
 Rule 2. One stream serves the whole order, padding included: how its files lie in it cannot be seen.
 
-Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed.
+Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed; what came
+instead is kept elsewhere (`wrong_content`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import sqlalchemy as sa
 from common import config
 from common.errors import RejectedError, UntrustedError, UsageError, VeilmartError
 from common.store import Tx
-from customer_node import orders, receipts
+from customer_node import orders, receipts, wrong_content
 from customer_node.context import Context
 from customer_node.fetching import Fetch
 from customer_node.files import Span, Target, Writer, free_names, make_folder, spans
@@ -191,16 +192,20 @@ class Downloads:
     def _finish(self, delivery: Delivery, writer: Writer) -> None:
         wrong = writer.finish()
         if wrong:
-            self._record(delivery.order.id, min(target.span.first_cell for target in wrong))
+            for each in wrong:
+                wrong_content.keep(self._context.profile, delivery.order.id, each, self._context.clock())
+            self._record(delivery.order.id, min(each.target.span.first_cell for each in wrong))
             raise UntrustedError(
-                f"The content of {wrong[0].span.sku} is not what {delivery.order.merchant} signed.",
-                "The next download starts it over; the receipt proves what was promised.",
+                f"The content of {wrong[0].target.span.sku} is not what {delivery.order.merchant} signed.",
+                "The next download starts it over; the receipt proves what was promised. What came is kept "
+                "to be shown (`veilmart order show`); `veilmart order dispute` asks for the money back.",
             )
         keys = {target.span.sku: _keys_in(target) for target in delivery.targets if target.span.keys}
         with self._context.profile.store.immediate() as tx:
             orders.keep_keys(tx, delivery.order.id, keys)
             if orders.load(tx, delivery.order.id).state == "downloading":
                 orders.step(tx, delivery.order.id, "complete")
+        wrong_content.erase_ended(self._context.profile)
 
     def _confirm(self, place: str, order_id: bytes) -> None:
         with self._context.profile.store.immediate() as tx:

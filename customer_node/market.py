@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.market_file import MarketFile
-from customer_node import kept, orders, words
+from customer_node import kept, orders, words, wrong_content
 from customer_node.account import Account
 from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
@@ -75,6 +75,7 @@ from customer_node.views import (
     TopUpView,
     WalletView,
     WithdrawalView,
+    WrongFileView,
 )
 from customer_node.wallet import Wallet
 from customer_node.words import seed_of
@@ -117,6 +118,7 @@ class Market:
             with opened.store.immediate() as tx:
                 for table in (account_sessions, visits):
                     kept.sweep(tx, table, now())
+            wrong_content.erase_ended(opened)
         except BaseException:
             opened.close()
             raise
@@ -457,9 +459,10 @@ class Market:
     def dispute(self, order_id: str, kind: Kind, statement: str = "", *, reveal: bool) -> OrderView:
         """Freeze the money of a paid order that has not arrived, or is not what was signed.
 
-        `reveal` sends receipt and signed records as evidence: the market's operator then sees what was
-        bought. Where they prove the merchant wrong the money is back at once; else the operator decides.
-        Raises `RejectedError` where it is too late; after silence `resume` goes on.
+        `reveal` sends receipt and signed records as evidence, and what has arrived as a claim: the market's
+        operator then sees what was bought. Where the evidence proves the merchant wrong the money is back at
+        once; else the operator decides. Raises `RejectedError` where it is too late; after silence `resume`
+        goes on.
         """
         found = self._find(order_id)
         self._shop.within(
@@ -494,6 +497,15 @@ class Market:
     def files(self, order_id: str) -> tuple[DeliveredFile, ...]:
         """List an order's files."""
         return self._downloads.files(self._find(order_id))
+
+    def wrong_files(self, order_id: str) -> tuple[WrongFileView, ...]:
+        """List what came of an order with another digest than the one signed; kept until the order's end.
+
+        It is something to show, and proves nothing: `dispute` sends the digests as this customer's claim.
+        """
+        found = self._find(order_id)
+        with self._context.profile.store.immediate() as tx:
+            return wrong_content.views(tx, self._context.profile, found)
 
     # --- receipts --------------------------------------------------------------------------------------
 

@@ -388,6 +388,19 @@ order_keys: Final = sa.Table(
 )
 """Licence keys that were delivered, as the text of their file."""
 
+wrong_files: Final = sa.Table(
+    "wrong_files",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("sku", sa.Text, nullable=False),
+    sa.Column("keys", sa.Boolean, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+"""Files of an order that came with another `digest` than the one signed, the latest of each; `keys` is
+whether it was to be licence keys. What came lies beside the store (`wrong_content`)."""
+
 deliveries: Final = sa.Table(
     "deliveries",
     metadata,

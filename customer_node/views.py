@@ -408,6 +408,21 @@ class OrderView:
 
 
 @dataclass(frozen=True)
+class WrongFileView:
+    """What came in place of a product's content, or of its licence keys (`keys`), at `at`.
+
+    `sha256` is what a dispute claims: of keys that over their salt and text. `path` is where it lies in the
+    profile, None where there was no room for it.
+    """
+
+    sku: str
+    keys: bool
+    sha256: str
+    path: Path | None
+    at: int
+
+
+@dataclass(frozen=True)
 class OrderResult:
     """How one merchant's part of a purchase went. Both may be set: an order that is open, and why."""
 

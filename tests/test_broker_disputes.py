@@ -227,9 +227,11 @@ def forgeries(world: World, keeper: Shopkeeper, order: Order, other: Shopkeeper)
     yield replace(evidence(world, other, order, wrong), certificate=true.certificate)
     # Signed by the right one, and no receipt: of which order it speaks cannot be told.
     yield replace(true, receipt=b"\0", signature=keeper.identity.sign(RECEIPT_LABEL, b"\0"))
+    record = messages.SignedRecord(record=b"\0", signature=keeper.identity.sign(PRODUCT_RECORD_LABEL, b"\0"))
+    yield replace(true, records=[record])
 
 
-FORGERIES = 8
+FORGERIES = 9
 
 
 @pytest.mark.parametrize("number", range(FORGERIES))
@@ -393,21 +395,26 @@ def test_evidence_and_what_both_said_are_erased_thirty_days_after_the_end(
     session = customer.shop()
     order = bought(customer, session, keeper)
     shown = evidence(world, keeper, order)
-    opened = order.dispute(evidence=[shown], statement="the maps of the ridge are empty")
+    wrong = messages.WrongFile(sku="ridge", keys=False, digest=bytes(32))
+    claimed = messages.Arrived(cells=1, expected=2, wrong=[wrong])
+    opened = order.dispute(evidence=[shown], arrived=[claimed], statement="the maps of the ridge are empty")
     answer = messages.AnswerDispute(order_id=order.id, statement="that ridge has no paths")
     session.ask(opened, messages.OrderAnswer)
+    # The merchant is told what is claimed, to answer it; nothing else of what was shown.
+    assert keeper.hear(messages.DisputeOpened).arrived == [claimed]
     keeper.ask(answer, messages.DisputeAnswered)
     time.advance(40 * DAY_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
         kept = disputes.find(tx, order.id.hex())
-    assert (kept.evidence, kept.statement, kept.answer) == (shown, opened.statement, answer.statement)
+    assert (kept.evidence, kept.arrived) == (shown, claimed)
+    assert (kept.statement, kept.answer) == (opened.statement, answer.statement)
     decide(world, order, "refunded")
     time.advance(30 * DAY_MS + HOUR_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
         erased = disputes.find(tx, order.id.hex())
-    assert (erased.evidence, erased.statement, erased.answer) == (None, "", "")
+    assert (erased.evidence, erased.arrived, erased.statement, erased.answer) == (None, None, "", "")
     assert not any("ridge" in str(row) for rows in dump(world).values() for row in rows)
     keeper.open()
     keeper.say(answer)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli import Ran, Terminal, veilmart
-from customer_shop import Bazaar, build, home
+from cryptography.hazmat.primitives.serialization import Encoding
+from customer_shop import Bazaar, build, home, spoiled
 from test_customer_refunds import PRICE, deaf, impatient, money
 
-from common.errors import DeadlineError
+from common import clock
+from common.credentials import PRODUCT_RECORD_LABEL, RECEIPT_LABEL
+from common.errors import DeadlineError, UntrustedError
+from common.keys import verify_certificate, verify_identity
 from customer_node import Market
 
 
@@ -146,16 +152,58 @@ def test_a_dispute_asks_before_it_shows_the_product(
     assert (ended["state"], ended["decision"]) == ("refunded", "it never came")
 
 
+def test_the_operator_sees_what_was_promised_and_what_is_claimed(parties: Parties, tmp_path: Path) -> None:
+    parties.bazaar.add("sports", "MAP", 500, b"a map", description="Every path,\nwith heights")
+    with parties.market() as market:
+        order_id = market.buy_now("sports", "MAP").order_id
+        with spoiled(parties.bazaar, b"a map", b"a lie"), pytest.raises(UntrustedError):
+            market.download(order_id, tmp_path)
+    parties.customer("order", "dispute", order_id, "--because", "wrong-content", "--yes")
+    parties.wait()
+
+    found = parties.operator("dispute", "show", order_id).data
+    (record,) = found["records"]
+    assert (record["sku"], record["description"]) == ("MAP", "Every path,\nwith heights")
+    assert (record["sha256"], record["in_receipt"]) == (hashlib.sha256(b"a map").hexdigest(), True)
+    # Whoever has the market's certificate verifies the bytes by himself.
+    signed = found["evidence"]
+    info = verify_certificate(
+        base64.b64decode(signed["certificate"]),
+        parties.bazaar.world.market.ca().public_bytes(Encoding.DER),
+        clock.now_ms(),
+        "merchant",
+    )
+    for label, part, packed in (
+        (RECEIPT_LABEL, signed, "receipt"),
+        (PRODUCT_RECORD_LABEL, signed["records"][0], "record"),
+    ):
+        content, signature = base64.b64decode(part[packed]), base64.b64decode(part["signature"])
+        verify_identity(info.public_key, label, content, signature)
+    claimed = hashlib.sha256(b"a lie").hexdigest()
+    wrong = [{"sku": "MAP", "keys": False, "sha256": claimed}]
+    arrived = {"proven": False, "cells": 1, "expected": 1, "wrong": wrong}
+    assert found["arrived"] == arrived
+    shown = veilmart("broker", "dispute", "show", order_id, "--home", parties.bazaar.world.broker_home).out
+    assert "Every path, with heights" in shown
+    assert "the customer claims, unproven\t1 of 1 cells came\n" in shown
+    assert f"the customer claims, unproven\tthe content of MAP came with SHA-256 {claimed}\n" in shown
+
+    (told,) = parties.merchant("dispute", "list").data
+    assert told["arrived"] == arrived
+    place = parties.bazaar.world.root / "merchants" / "sports"
+    listed = veilmart("merchant", "dispute", "list", "--home", place).out
+    assert "the customer claims, unproven" in listed
+    assert claimed in listed
+
+
 def test_a_dispute_without_evidence_asks_nothing(parties: Parties) -> None:
     order_id = bought(parties)
     words = ("order", "dispute", order_id, "--because", "wrong-content", "--withhold", "--json")
     assert parties.customer(*words).data["state"] == "disputed"
     (listed,) = parties.operator("dispute", "list").data
-    assert (listed["kind"], listed["receipt"], listed["finding"]) == (
-        "wrong_content",
-        None,
-        "nothing was shown",
-    )
+    assert (listed["kind"], listed["finding"]) == ("wrong_content", "nothing was shown")
+    shown = ("receipt", "records", "evidence", "arrived")
+    assert [listed[each] for each in shown] == [None] * len(shown)
     decided = parties.operator("dispute", "settle", order_id, "--reason", "no word of why", "--yes").data
     assert decided["state"] == "settled"
     assert parties.customer("order", "show", order_id, "--ask", "--json").data["state"] == "complete"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from client import order_state
-from customer_shop import Bazaar, build
+from customer_shop import Bazaar, build, content, spoiled
 from test_customer_refunds import PRICE, asked, books, deaf, impatient, money
 
 from broker_node import disputes
@@ -93,11 +94,51 @@ def test_a_dispute_that_the_merchant_wins_is_at_its_end_and_the_file_is_still_th
     assert books(bazaar)["available:sports"] == PRICE
 
 
+def test_what_has_come_is_told_as_a_claim_and_kept_until_the_dispute_is_over(
+    bazaar: Bazaar, tmp_path: Path
+) -> None:
+    promised, delivered = content("sports PLAN", 150_000), bytes(150_000)
+    with bazaar.customer() as market:
+        order_id = bought(market)
+        with spoiled(bazaar, promised, delivered), pytest.raises(UntrustedError):
+            market.download(order_id, tmp_path)
+        (wrong,) = market.wrong_files(order_id)
+        market.dispute(order_id, "wrong_content", SAID, reveal=True)
+        claimed = seen_by_operator(bazaar, order_id).arrived
+        assert claimed is not None
+        digest = hashlib.sha256(delivered).digest()
+        assert claimed.wrong == [messages.WrongFile(sku="PLAN", keys=False, digest=digest)]
+        assert claimed.cells == claimed.expected == market.order(order_id).cells
+        shop = bazaar.world.merchants["sports"]
+        assert bazaar.world.pump(lambda: bool(Disputes(shop.store).listing()))
+        assert Disputes(shop.store).listing()[0].arrived == claimed
+        market.resume()
+        assert wrong.path is not None
+        assert wrong.path.read_bytes() == delivered
+        decide(bazaar, order_id, "refunded", "it is nothing but zeros")
+        market.resume()
+        assert market.order(order_id).state == "refunded"
+        assert market.wrong_files(order_id) == ()
+        assert not wrong.path.exists()
+
+
+def test_how_much_has_come_is_told_where_not_all_of_it_did(bazaar: Bazaar, tmp_path: Path) -> None:
+    with bazaar.customer() as market:
+        order_id = bought(market)
+        steps = market.download_steps(order_id, tmp_path)
+        assert next(steps).cells_done == 0
+        steps.close()
+        market.dispute(order_id, "not_delivered", reveal=True)
+        claimed = seen_by_operator(bazaar, order_id).arrived
+        assert claimed == messages.Arrived(cells=0, expected=market.order(order_id).cells or 0, wrong=[])
+
+
 def test_nothing_of_the_product_is_shown_without_a_word(bazaar: Bazaar) -> None:
     with bazaar.customer() as market:
         order_id = bought(market)
         market.dispute(order_id, "not_delivered", reveal=False)
-        assert seen_by_operator(bazaar, order_id).evidence is None
+        seen = seen_by_operator(bazaar, order_id)
+        assert (seen.evidence, seen.arrived) == (None, None)
         for path in (bazaar.world.root / "market" / "broker").rglob("*.db*"):
             assert b"PLAN of sports" not in path.read_bytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -9,7 +10,9 @@ import typer
 
 from broker_node import disputes
 from broker_node.disputes import DisputeView
-from common import clock, codec, money
+from common import clock, codec, messages, money
+from common.receipts import digest_of
+from veilmart.cli import arrived
 from veilmart.cli.broker_store import Desk, act_with_consent, broker_store
 from veilmart.cli.consent import DryRun
 from veilmart.cli.homes import Home, Reason, Yes, output
@@ -136,25 +139,73 @@ def _show(context: typer.Context, dispute: DisputeView, currency: str) -> None:
         ("the customer says", dispute.statement or "nothing"),
         ("the merchant says", dispute.answer or "nothing yet"),
         ("the evidence says", dispute.finding),
+        *((arrived.CLAIMED, text) for text in arrived.told(dispute.arrived)),
         ("decided because", dispute.reason or ""),
     ]
     views: list[View] = [Table(("field", "value"), [fact for fact in facts if fact[1] != ""])]
     if dispute.evidence is not None:
-        lines = codec.RECEIPT.unpack(dispute.evidence.receipt).lines
-        rows = [
-            (
-                line.sku,
-                line.title,
-                line.quantity,
-                money.format_amount(line.amount, currency),
-                line.file_name,
-                line.size,
-                line.digest.hex(),
-            )
-            for line in lines
-        ]
-        views.append(Table(("sku", "title", "quantity", "amount", "file", "size", "SHA-256"), rows))
+        views += _signed(dispute.evidence, currency)
     output(context).show(_data(dispute, currency), *views)
+
+
+def _signed(evidence: messages.Evidence, currency: str) -> list[View]:
+    """Show receipt and records: both say what was promised, and both are signed.
+
+    A record that no line of the receipt names is the merchant's too, of another product or version.
+    """
+    lines = [
+        (
+            line.sku,
+            line.title,
+            line.quantity,
+            money.format_amount(line.amount, currency),
+            line.file_name,
+            line.size,
+            line.digest.hex(),
+        )
+        for line in codec.RECEIPT.unpack(evidence.receipt).lines
+    ]
+    records = [
+        (
+            record.sku,
+            record.version,
+            record.title,
+            record.variant,
+            money.format_amount(record.price, record.currency),
+            "yes" if record.keys else "no",
+            record.file_name,
+            record.size,
+            record.digest.hex(),
+            "yes" if named else "no",
+            record.description,
+        )
+        for record, named in _records(evidence)
+    ]
+    promised = (
+        "record of",
+        "version",
+        "title",
+        "variant",
+        "price",
+        "keys",
+        "file",
+        "size",
+        "SHA-256",
+        "in the receipt",
+    )
+    return [
+        Table(("sku", "title", "quantity", "amount", "file", "size", "SHA-256"), lines),
+        Table((*promised, "description"), records),
+    ]
+
+
+def _records(evidence: messages.Evidence) -> list[tuple[messages.ProductRecord, bool]]:
+    """Give the records, and whether the receipt names each."""
+    named = {line.record for line in codec.RECEIPT.unpack(evidence.receipt).lines}
+    return [
+        (codec.PRODUCT_RECORD.unpack(each.record), digest_of(each.record) in named)
+        for each in evidence.records
+    ]
 
 
 def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
@@ -174,9 +225,17 @@ def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
         "finding": dispute.finding,
         "reason": dispute.reason,
         "decided": dispute.decided,
-        "receipt": None
-        if dispute.evidence is None
-        else [
+        "arrived": arrived.data_of(dispute.arrived),
+        **_evidence_data(dispute.evidence),
+    }
+
+
+def _evidence_data(evidence: messages.Evidence | None) -> dict[str, Any]:
+    """Give what is signed: as fields, and as the bytes that anybody can verify (base64)."""
+    if evidence is None:
+        return {"receipt": None, "records": None, "evidence": None}
+    return {
+        "receipt": [
             {
                 "sku": line.sku,
                 "title": line.title,
@@ -186,6 +245,38 @@ def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
                 "size": line.size,
                 "sha256": line.digest.hex(),
             }
-            for line in codec.RECEIPT.unpack(dispute.evidence.receipt).lines
+            for line in codec.RECEIPT.unpack(evidence.receipt).lines
         ],
+        "records": [
+            {
+                "sku": record.sku,
+                "version": record.version,
+                "title": record.title,
+                "description": record.description,
+                "category": record.category,
+                "tags": record.tags,
+                "variant": record.variant,
+                "price": record.price,
+                "currency": record.currency,
+                "keys": record.keys,
+                "file_name": record.file_name,
+                "size": record.size,
+                "sha256": record.digest.hex(),
+                "in_receipt": named,
+            }
+            for record, named in _records(evidence)
+        ],
+        "evidence": {
+            "certificate": _base64(evidence.certificate),
+            "receipt": _base64(evidence.receipt),
+            "signature": _base64(evidence.signature),
+            "records": [
+                {"record": _base64(each.record), "signature": _base64(each.signature)}
+                for each in evidence.records
+            ],
+        },
     }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -17,7 +17,7 @@ from common.money import format_amount, format_rate
 from customer_node import Market
 from customer_node.disputes import Kind
 from customer_node.proofs import is_proof
-from customer_node.views import OrderView, Progress, ReceiptView
+from customer_node.views import OrderView, Progress, ReceiptView, WrongFileView
 from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Yes, output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
@@ -89,7 +89,8 @@ def show_order(
     ask: Annotated[bool, typer.Option("--ask", help="Ask the broker first; this may take a ticket.")] = False,
 ) -> None:
     """Show an order, for whom it waits and until when."""
-    _show(shown, market.ask(order) if ask else market.order(order))
+    found = market.ask(order) if ask else market.order(order)
+    _show(shown, found, market.wrong_files(found.order_id))
 
 
 @on_profile(order_app, "cancel")
@@ -137,14 +138,14 @@ def dispute_order(
         return
     if not withhold:
         shown.confirm(
-            f"The market's operator will see what you bought from {found.merchant}: titles, files, prices. "
-            "Go on? (--withhold shows nothing of it.)",
+            f"The market's operator will see what you bought from {found.merchant}: titles, files, prices, "
+            "and what of it has come. Go on? (--withhold shows nothing of it.)",
             yes=yes,
         )
     _show(shown, market.dispute(found.order_id, _KINDS[kind], statement, reveal=not withhold))
 
 
-def _show(shown: Output, found: OrderView) -> None:
+def _show(shown: Output, found: OrderView, wrong: Sequence[WrongFileView] = ()) -> None:
     facts: list[tuple[str, object]] = [
         ("order", found.order_id),
         ("merchant", found.merchant),
@@ -174,11 +175,17 @@ def _show(shown: Output, found: OrderView) -> None:
         )
         for line in found.lines
     ]
-    shown.show(
-        found,
+    views: list[View] = [
         Table(("field", "value"), [fact for fact in facts if fact[1] != ""]),
         Table(("sku", "title", "quantity", "price", "discount", "amount"), lines),
-    )
+    ]
+    if wrong:
+        rows = [
+            (each.sku, "licence keys" if each.keys else "content", each.sha256, each.path or "no room for it")
+            for each in wrong
+        ]
+        views.append(Table(("not what was signed", "what", "SHA-256", "kept in"), rows))
+    shown.show(found, *views)
 
 
 def _given_back(order: OrderView) -> str:
