@@ -244,8 +244,10 @@ top_ups: Final = sa.Table(
     sa.Column("last_four", SealedText("top_ups.last_four"), nullable=False),
     sa.Column("charge", SealedText("top_ups.charge"), nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("heard", sa.BigInteger, nullable=False, server_default="0"),
 )
-"""Charges of cards that this profile asked for; of a card its brand and last four digits, no more."""
+"""Charges of cards that this profile asked for; of a card its brand and last four digits, no more. `heard` is
+when the broker last said that the gateway has not answered, 0 where it never did."""
 
 # --- Cart and orders -----------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from customer_node.account import Account, AccountSession, account_of_session
 from customer_node.context import Context
 from customer_node.refusals import TooManyTopUpsError
 from customer_node.schema import top_ups
-from customer_node.views import TopUpView
+from customer_node.views import Hop, TopUpView
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class TopUps:
         try:
             answer = session.ask(question or again, messages.TopUpAnswer, context.timeout_ms)
             if answer.state == "pending":
+                self._note_pending(operation)
                 answer = self._wait(session, again)
         except (TooManyTopUpsError, PaymentsStoppedError):
             # The broker keeps nothing of these refusals: a copy of the message may be taken later.
@@ -209,6 +210,14 @@ class TopUps:
         row = self._find(operation)
         return "open" if row is None else row["state"]
 
+    def _note_pending(self, operation: bytes) -> None:
+        """Note that the broker waits for its gateway."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            tx.execute(
+                sa.update(top_ups).where(top_ups.c.operation == operation).values(heard=context.clock())
+            )
+
     def _end(self, operation: bytes, state: str, **values: str) -> None:
         with self._context.profile.store.immediate() as tx:
             _step(tx, operation, state, **values)
@@ -240,4 +249,11 @@ def _view(row: Row) -> TopUpView:
         last_four=row["last_four"],
         charge=row["charge"],
         created=row["created"],
+        waits_for=_waits_for(row),
     )
+
+
+def _waits_for(row: Row) -> Hop | None:
+    if row["state"] != "open":
+        return None
+    return "gateway" if row["heard"] else "broker"

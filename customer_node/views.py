@@ -24,7 +24,8 @@ OrderState: TypeAlias = Literal[
     "refunded",
 ]
 
-Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator"]
+Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator", "gateway"]
+"""Whom something waits for; `gateway` charges cards, for the broker."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class BalanceView:
 class TopUpView:
     """A card's charge. `charge` is the gateway's id, `balance` the account's after it where it is known.
 
-    `resumed` tells that nothing was charged now: an earlier call was interrupted, and this is its end.
+    `resumed` tells that nothing was charged now: an earlier call was interrupted, and this is its end. An
+    open one `waits_for` the broker or, where that says so, for the gateway; `waits_until` is always None: it
+    is asked about until it is known.
     """
 
     operation: str
@@ -65,6 +68,8 @@ class TopUpView:
     created: int
     balance: int | None = None
     resumed: bool = False
+    waits_for: Hop | None = None
+    waits_until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,15 @@ class TotpSecretView:
 
 @dataclass(frozen=True)
 class PendingView:
-    """An operation that is still to be answered, and since when."""
+    """An operation that is still to be answered: since when, by whom, and until when that may take.
 
-    kind: Literal["withdraw", "swap", "refund"]
+    `waits_until` is None where nothing ends the wait but the answer: it is asked for again without a limit.
+    """
+
+    kind: Literal["withdraw", "swap", "refund", "top_up"]
     since: int
+    waits_for: Hop
+    waits_until: int | None
 
 
 @dataclass(frozen=True)
@@ -374,8 +384,11 @@ class OrderView:
 
     `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
-    whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not:
-    money that was given back stays at the broker until it is claimed, however long that takes.
+    whose turn it is, None at an end. `waits_until` is when that wait ends by itself, None where it does not:
+    money that was given back stays at the broker until it is claimed, however long that takes. Of a disputed
+    order it is by when the operator is to decide. That ends nothing: nobody decides by waiting, and
+    afterwards the dispute is `overdue`, its money frozen as before.
+
     `finding` is what the evidence of a dispute proves, `decision` why it ended. `keys` are there once they
     are downloaded.
     """
@@ -405,6 +418,10 @@ class OrderView:
     files: tuple[Path, ...]
     keys: tuple[LicenceKeysView, ...] = ()
     finding: str = ""
+
+    def overdue(self, now: int) -> bool:
+        """Whether this is a dispute that should have been decided before `now`."""
+        return self.state == "disputed" and self.waits_until is not None and self.waits_until <= now
 
 
 @dataclass(frozen=True)

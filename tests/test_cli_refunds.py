@@ -16,6 +16,7 @@ from customer_shop import Bazaar, build, home, spoiled
 from test_customer_refunds import PRICE, deaf, impatient, money
 
 from common import clock
+from common.config import DAY_MS
 from common.credentials import PRODUCT_RECORD_LABEL, RECEIPT_LABEL
 from common.errors import DeadlineError, UntrustedError
 from common.keys import verify_certificate, verify_identity
@@ -122,6 +123,12 @@ def test_a_dispute_asks_before_it_shows_the_product(
     shown = parties.customer(*dispute, "--yes", "--json").data
     assert (shown["state"], shown["waits_for"]) == ("disputed", "operator")
     parties.wait()
+    show = ("order", "show", order_id)
+    assert "overdue" not in parties.customer(*show).out
+    with monkeypatch.context() as later:
+        later.setattr("veilmart.cli.customer_orders.now_ms", lambda: clock.now_ms() + 15 * DAY_MS)
+        assert "waits for\tthe operator, until " in (shown_late := parties.customer(*show).out)
+        assert " (overdue: the money stays frozen until it is decided)\n" in shown_late
 
     (waiting,) = parties.merchant("dispute", "list").data
     assert (waiting["order_id"], waiting["kind"], waiting["answer"]) == (order_id, "not_delivered", None)

@@ -61,6 +61,8 @@ def test_a_dispute_is_decided_by_the_operator_and_resume_brings_the_coins(bazaar
         assert bazaar.world.pump(lambda: Disputes(shop.store).listing()[0].sent)
         waiting = seen_by_operator(bazaar, order_id)
         assert (waiting.statement, waiting.answer) == (SAID, "It was there all the time")
+        until = frozen.waits_until or 0
+        assert (frozen.overdue(until - 1), frozen.overdue(until)) == (False, True)
         assert waiting.evidence is not None
         assert b"PLAN" in waiting.evidence.receipt
         (still,) = market.resume()

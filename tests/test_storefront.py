@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from asgi import Answer, Browser
 from conftest import Time
 from customer_shop import PRICES, Bazaar, build, content, home, lose
@@ -20,7 +21,7 @@ from common.errors import NotFoundError
 from common.web.door import Door
 from common.web.server import Address
 from common.web.site import Site
-from customer_node import Market
+from customer_node import Market, schema
 from customer_node.views import OrderView
 from customer_node.web import storefront
 from customer_node.web.desk import SIDE, BothOpenError, Delivery, Desk, Side
@@ -395,6 +396,21 @@ def test_every_state_of_an_order_has_its_road(state: Any, steps: str) -> None:
     assert "12 of 12" not in timeline(replace(order, cells=None))[-1].text
 
 
+def test_a_dispute_says_by_when_it_is_decided_and_that_it_is_overdue(front: Front, time: Time) -> None:
+    front.log_out()
+    front.add()
+    front.post("/pay", key=front.review())
+    front.settled()
+    (order,) = front.desk.reading.orders()
+    with front.desk.reading._context.profile.store.immediate() as tx:
+        disputed = {"state": "disputed", "standing": "disputed", "decide_by": clock.now_ms() + config.HOUR_MS}
+        tx.execute(sa.update(schema.orders).values(disputed))
+    path = f"/orders/{order.order_id}"
+    assert "The operator decides by " in front.browser.get(path).text
+    time.advance(2 * config.HOUR_MS)
+    assert "It is overdue since " in front.browser.get(path).text
+
+
 # --- account -------------------------------------------------------------------------------------------
 
 
@@ -432,6 +448,8 @@ def test_a_charge_that_is_not_known_yet_says_not_to_pay_again(front: Front) -> N
     assert "Do not pay again before it is known" in answer.text
     wallet = front.browser.get("/wallet").text
     assert "Not known yet" in wallet
+    assert "<td>A payment by card</td>" in wallet
+    assert "<td>the payment gateway, without a limit</td>" in wallet
     assert 'action="/account/resume"' in wallet
     assert front.post("/account/resume").headers["location"] == "/account"
 

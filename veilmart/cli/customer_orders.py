@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from common.clock import now_ms
 from common.errors import UsageError
 from common.money import format_amount, format_rate
 from customer_node import Market
@@ -201,7 +202,8 @@ def _waits(order: OrderView) -> str:
     if order.refunded > order.claimed:
         return f"the {order.waits_for}, which keeps the money without a limit: `veilmart resume` brings it"
     until = f", until {minute_of(order.waits_until)}" if order.waits_until else ""
-    return f"the {order.waits_for}{until}"
+    late = " (overdue: the money stays frozen until it is decided)" if order.overdue(now_ms()) else ""
+    return f"the {order.waits_for}{until}{late}"
 
 
 @order_app.callback()

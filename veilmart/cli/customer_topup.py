@@ -16,7 +16,7 @@ from veilmart.cli.card_entry import read_card
 from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Yes
 from veilmart.cli.profiles import on_profile
-from veilmart.cli.times import minute_of
+from veilmart.cli.times import minute_of, wait_of
 from veilmart.output import Output, Table, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -72,11 +72,12 @@ def list_top_ups(shown: Output, market: Market) -> None:
             format_amount(each.amount, each.currency),
             _card(each),
             each.state,
+            wait_of(each.waits_for, each.waits_until) if each.waits_for else "",
             each.charge,
         )
         for each in found
     ]
-    views: list[View] = [Table(("at", "amount", "card", "state", "charge"), rows)]
+    views: list[View] = [Table(("at", "amount", "card", "state", "waits for", "charge"), rows)]
     if any(each.state == "open" for each in found):
         views.append("what became of the open ones `veilmart resume` finds out")
     shown.show(found, *views)

@@ -1,4 +1,4 @@
-"""What the broker found in the evidence of a dispute, and files that are not what was signed."""
+"""What evidence proves, files that are not what was signed, and whom top-ups wait for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ down_revision = "0015"
 
 def upgrade() -> None:
     op.add_column("orders", sa.Column("finding", sa.Text, nullable=False, server_default=""))
+    op.add_column("top_ups", sa.Column("heard", sa.BigInteger, nullable=False, server_default="0"))
     op.create_table(
         "wrong_files",
         sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
