@@ -205,7 +205,6 @@ class Downloads:
             orders.keep_keys(tx, delivery.order.id, keys)
             if orders.load(tx, delivery.order.id).state == "downloading":
                 orders.step(tx, delivery.order.id, "complete")
-        wrong_content.erase_ended(self._context.profile)
 
     def _confirm(self, place: str, order_id: bytes) -> None:
         with self._context.profile.store.immediate() as tx:
