@@ -35,20 +35,19 @@ from common.errors import (
 )
 from common.money import format_amount
 from common.store import Tx
+from customer_node import apart
 from customer_node import kept as keeping
 from customer_node.context import Context
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError, refusal_error
-from customer_node.schema import account_sessions, tending
+from customer_node.schema import account_sessions
 from customer_node.sessions import Session
 from customer_node.timing import Countdown
 from customer_node.views import BalanceView, WithdrawalView
 from customer_node.wallet import TICKET, Key, Operation
 
 PLACE: Final = "account"
-USED: Final = "account"
-"""The row of `tending` that says when an account session was last used."""
 
 MAXIMUM_BUNDLES: Final = 50
 CODE_DIGITS: Final = 6
@@ -125,7 +124,7 @@ class Account:
                 refused.wait(link, context.clock, countdown)
         with context.profile.store.immediate() as tx:
             keeping.keep(tx, account_sessions, PLACE, kept, account=self._account_of(credential.name))
-            _note_use(tx, context.clock())
+            apart.note_use(tx, "account", context.clock())
 
     def _account_of(self, name: str) -> bytes:
         """Hash a name under the wallet's seed: the profile can tell accounts apart and names none."""
@@ -156,7 +155,7 @@ class Account:
         link = context.uplink.link(kept.session, "account")
         with context.profile.store.immediate() as tx:
             keeping.touch(tx, account_sessions, kept.session, context.clock())
-            _note_use(tx, context.clock())
+            apart.note_use(tx, "account", context.clock())
         return Session(link, kept, codec.TO_ACCOUNT, context.clock, context.random)
 
     def forget(self) -> None:
@@ -367,17 +366,6 @@ def account_of_session(tx: Tx) -> bytes | None:
         sa.select(account_sessions.c.account).where(account_sessions.c.place == PLACE)
     )
     return account
-
-
-def last_used(tx: Tx) -> int:
-    """Give the time at which an account session was last used, by at most a minute too early; 0 for never."""
-    return int(tx.scalar(sa.select(tending.c.at).where(tending.c.what == USED)) or 0)
-
-
-def _note_use(tx: Tx, now: int) -> None:
-    if last_used(tx) + config.MINUTE_MS < now:
-        tx.execute(sa.delete(tending).where(tending.c.what == USED))
-        tx.execute(sa.insert(tending), {"what": USED, "at": now})
 
 
 def _demand_balance(before: BalanceView, bundles: int) -> None:

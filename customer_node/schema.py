@@ -103,8 +103,8 @@ tending: Final = sa.Table(
     sa.Column("what", sa.Text, primary_key=True),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
-"""When the wallet does what by itself: times drawn beforehand; when it last did, as `swapped`; and, as
-`account`, when a session of the account was last used."""
+"""When the wallet does what by itself: times drawn beforehand; and, as `account` and as `shop`, when a
+session of that side was last used (`apart`)."""
 
 operations: Final = sa.Table(
     "operations",
