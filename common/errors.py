@@ -156,7 +156,7 @@ class PaymentsStoppedError(RejectedError):
 
 
 class TooSoonError(RejectedError):
-    """Shop work keeps a minimum age away from the account; it goes on by itself later."""
+    """Account and shops keep a minimum age away from each other; later it goes on."""
 
     code = "too_soon"
     retryable = True

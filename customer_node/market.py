@@ -23,7 +23,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.market_file import MarketFile
-from customer_node import kept, orders, words, wrong_content
+from customer_node import apart, kept, orders, words, wrong_content
 from customer_node.account import Account
 from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
@@ -99,9 +99,10 @@ class Market:
         """Open a profile that joined a market.
 
         `proxy` is `socks5://HOST:PORT`; each session then takes a circuit of its own. `timeout_s` is how
-        long one answer may take. `allow_young` spends coins and tickets before their minimum age, which
-        makes it easier to tie a purchase to the withdrawal before it. `unlock` is the passphrase or key
-        file of a wallet that has one. Raises `UsageError`, `BusyError`, `AuthenticationError`.
+        long one answer may take. `allow_young` waits for no minimum age, neither of coins and tickets nor
+        between account and shops, which makes it easier to tie a purchase to the withdrawal before it.
+        `unlock` is the passphrase or key file of a wallet that has one. Raises `UsageError`, `BusyError`,
+        `AuthenticationError`.
         """
         opened = Profile.open(profile, unlock, random)
         now = clock or steady_clock()
@@ -113,6 +114,7 @@ class Market:
             clock=now,
             random=random,
             timeout_ms=int(timeout_s * 1000),
+            hurried=allow_young,
         )
         try:
             with opened.store.immediate() as tx:
@@ -149,9 +151,8 @@ class Market:
             top_ups=self._top_ups,
             refunds=refunds,
             disputes=self._disputes,
-            hurried=allow_young,
         )
-        self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
+        self._upkeep = Upkeep(context, self._account, self._shop, funds)
         self._restore = Restore(context, self._account, self._shop)
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
@@ -265,19 +266,28 @@ class Market:
         """List the top-ups of this profile, oldest first; asks nobody."""
         return self._top_ups.views()
 
-    def withdraw(self, bundles: int = 1) -> WithdrawalView:
+    def withdraw(self, bundles: int = 1, *, hurried: bool = False) -> WithdrawalView:
         """Draw bundles of coins and tickets from the account into the wallet.
 
+        Not within the market's minimum age after a visit to a shop (`TooSoonError`), unless `hurried`.
         Raises `InsufficientFundsError`, `AuthenticationError`.
         """
+        self._demand_apart_from_shops(hurried=hurried)
         return self._account.withdraw(bundles)
 
-    def plan_withdrawal(self, bundles: int = 1) -> WithdrawalView:
+    def plan_withdrawal(self, bundles: int = 1, *, hurried: bool = False) -> WithdrawalView:
         """Say what `withdraw` would draw, and what the account would have left; draws nothing.
 
         Raises as `withdraw` does.
         """
+        self._demand_apart_from_shops(hurried=hurried)
         return self._account.plan_withdrawal(bundles)
+
+    def _demand_apart_from_shops(self, *, hurried: bool) -> None:
+        context = self._context
+        if not hurried:
+            with context.profile.store.immediate() as tx:
+                apart.demand_apart_from_shops(tx, context.age_ms, context.clock())
 
     def wallet(self) -> WalletView:
         """Count what the wallet holds; asks nobody."""

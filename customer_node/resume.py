@@ -62,8 +62,6 @@ class Resume:
         top_ups: TopUps,
         refunds: Refunds,
         disputes: Disputes,
-        *,
-        hurried: bool,
     ) -> None:
         self._context = context
         self._refunds = refunds
@@ -75,7 +73,6 @@ class Resume:
         self._funds = funds
         self._checkout = checkout
         self._downloads = downloads
-        self._hurried = hurried
 
     def run(self, folder: Path | None, part: Part = "all") -> list[ResumedView]:
         """Carry everything on, or a part; `folder` is where deliveries go that have not begun."""
@@ -97,9 +94,9 @@ class Resume:
         """Say until when shop work waits, where the account was used a moment ago."""
         context = self._context
         with context.profile.store.immediate() as tx:
-            until = apart.shops_free_at(tx, 1000 * context.profile.market.minimum_age_seconds)
+            until = apart.shops_free_at(tx, context.age_ms)
         now = context.clock()
-        if self._hurried or until <= now:
+        if until <= now:
             return None
         return TooSoonError(
             "The account was used a moment ago: what a shop would see next to that could be tied to it.",

@@ -35,16 +35,13 @@ POOR_MS: Final = config.DAY_MS
 
 
 class Upkeep:
-    """Plans and works. `hurried` is whether young coins may be used: then nothing waits."""
+    """Plans and works."""
 
-    def __init__(
-        self, context: Context, account: Account, shop: Shop, funds: Funds, *, hurried: bool
-    ) -> None:
+    def __init__(self, context: Context, account: Account, shop: Shop, funds: Funds) -> None:
         self._context = context
         self._account = account
         self._shop = shop
         self._funds = funds
-        self._hurried = hurried
 
     def due(self, tx: Tx, bundles: int = 1) -> tuple[DueView, ...]:
         """Say what is due next, by the times that were drawn. Asks nobody."""
@@ -90,12 +87,11 @@ class Upkeep:
         stock, _ = wallet.stock(tx, now)
         tickets = stock.pop(TICKET, Stock())
         in_hand = sum(value * (each.usable + each.young) for (_, value), each in stock.items())
-        age_ms = 0 if self._hurried else 1000 * context.profile.market.minimum_age_seconds
         month = slots.month_of(now)
         kept.sweep(tx, visits, now)
         return Situation(
             now=now,
-            age_ms=age_ms,
+            age_ms=context.age_ms,
             held=wallet.held(tx, now),
             top=issuers.largest(tx),
             worth=in_hand + wallet.reserved(tx),

@@ -16,8 +16,9 @@ from test_payments import break_the_books, examine, mend
 from broker_node.exchange import Exchange
 from broker_node.orders import Orders
 from common import config
+from common.config import HOUR_MS, MINUTE_MS
 from common.errors import PaymentsStoppedError, RefusedError, RejectedError, TooSoonError
-from customer_node import Market, orders, schema
+from customer_node import Market, apart, orders, schema
 from customer_node.refunds import Refunds
 
 PRICE = 1234
@@ -215,13 +216,20 @@ def test_a_refused_swaps_number_is_the_next_ones(bazaar: Bazaar, monkeypatch: py
         assert given(market) == {"swap": 1, "order": 1}
 
 
-# --- the account was just used -------------------------------------------------------------------------
+# --- account and shop apart in time -------------------------------------------------------------------------
 
 
 def resting(market: Market) -> None:
     """Let the market have a minimum age."""
     profile = market._context.profile
     profile.market = msgspec.structs.replace(profile.market, minimum_age_seconds=3600)
+
+
+def an_hour_ago(market: Market, side: apart.Side) -> None:
+    """Let an hour pass since a side's last use."""
+    earlier = sa.update(schema.tending).where(schema.tending.c.what == side)
+    with market._context.profile.store.immediate() as tx:
+        tx.execute(earlier.values(at=schema.tending.c.at - HOUR_MS - MINUTE_MS))
 
 
 def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
@@ -233,11 +241,7 @@ def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
         assert isinstance(waiting.error, TooSoonError)
         assert "60 min" in waiting.error.hint
         assert market.last_order().state == "accepted"
-        with market._context.profile.store.immediate() as tx:
-            long_ago = schema.tending.c.at - 3700_000
-            tx.execute(
-                sa.update(schema.tending).where(schema.tending.c.what == "account").values(at=long_ago)
-            )
+        an_hour_ago(market, "account")
         assert [item.outcome for item in market.resume()] == ["complete"]
         # A question in the account session counts as well, and `--now` does not wait.
         market.balance()
@@ -246,3 +250,30 @@ def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
     with bazaar.again(market, allow_young=True) as market:
         resting(market)
         assert [item.outcome for item in market.resume()] == ["complete"]
+
+
+def test_nothing_is_drawn_next_to_a_visit(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        bazaar.world.fund(home(market).name, 6000)
+        resting(market)
+        assert market.withdraw().coins, "no shop was visited yet"
+        market.buy_now("sports", "ROUTE")
+        with pytest.raises(TooSoonError):
+            market.withdraw()
+        an_hour_ago(market, "shop")
+        with pytest.raises(TooSoonError):
+            market.withdraw()  # the visit is still open
+        market.leave_shops()
+        assert market.withdraw().balance == 2000
+        market.search()
+        market.leave_shops()
+        asked = len(bazaar.world.bus.passed)
+        with pytest.raises(TooSoonError) as refused:
+            market.withdraw()
+        assert "60 min" in refused.value.hint
+        assert len(bazaar.world.bus.passed) == asked, "nobody was asked for anything"
+        assert market.withdraw(hurried=True).balance == 0
+        bazaar.world.fund(home(market).name, 2000)
+    with bazaar.again(market, allow_young=True) as market:
+        resting(market)
+        assert market.withdraw().balance == 0

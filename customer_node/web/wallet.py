@@ -147,7 +147,7 @@ class WalletPages:
 def _draw(market: Market, amount: int) -> int:
     """Move as much of an amount as whole bundles hold."""
     bundles = min(MAXIMUM_BUNDLES, amount // BUNDLE)
-    return market.withdraw(bundles).amount if bundles else 0
+    return market.withdraw(bundles, hurried=True).amount if bundles else 0
 
 
 def _amount(form: Form, currency: str) -> int:

@@ -106,7 +106,10 @@ def withdraw(
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw coins and tickets from the account into the wallet. Shows how much, and asks."""
+    """Draw coins and tickets from the account into the wallet. Shows how much, and asks.
+
+    Not next to a visit to a shop: that waits for the market's minimum age.
+    """
     if dry_run or not yes:
         planned = market.plan_withdrawal(bundles)
         left, amount = (format_amount(each, planned.currency) for each in (planned.balance, planned.amount))
