@@ -211,6 +211,16 @@ operations = sa.Table(
     sa.Column("response", sa.LargeBinary, nullable=False),
 )
 
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("request", sa.LargeBinary(32), primary_key=True),
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+"""What was refused, and is refused again `until` no copy of it can come any more (`kept_refusals`)."""
+
 postings = sa.Table(
     "postings",
     metadata,

@@ -7,7 +7,8 @@
 Rule 1. Nothing here can shop, and nothing that shops can come here: `buy` never opens this session.
 
 Rule 2. A withdrawal's exact request is stored first, and repeated until the broker has signed or refused
-it; that payments are stopped refuses nothing for good. It costs the account once, however often it is sent.
+it; that payments are stopped refuses nothing for good. It costs the account once, however often it is sent,
+and nothing once it was refused: the broker refuses every copy of it.
 
 Rule 3. A withdrawal belongs to the account that began it: in another account's session it is not repeated,
 since the broker would refuse it there, and a refusal ends it.

@@ -74,6 +74,7 @@ class Disputes:
                 arrived = [wrong_content.arrived(tx, order)] if reveal else []
             request = messages.OpenDispute(
                 order_id=order.id,
+                attempt=context.random(16),
                 claim_secret=order.secrets.claim,
                 kind=kind,
                 statement=statement.strip(),

@@ -202,6 +202,7 @@ class Thief:
         for order in list(self.paid.values()):
             dispute = messages.OpenDispute(
                 order_id=order.id,
+                attempt=order.id,
                 claim_secret=order.claim_secret,
                 kind="not_delivered",
                 statement="nothing came",

@@ -172,6 +172,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     ARRIVED,
     messages.OpenDispute(
         order_id=ID,
+        attempt=ID,
         claim_secret=HASH,
         kind="wrong_content",
         statement="It is another file",

@@ -9,16 +9,24 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from customer_shop import Bazaar, build, home
+from customer_shop import PASSWORD, Bazaar, build, home
 from test_customer_crash import lose_change
 from test_payments import break_the_books, examine, mend
+from world import Publish
 
 from broker_node.exchange import Exchange
 from broker_node.orders import Orders
-from common import config
+from common import coins, config
 from common.config import HOUR_MS, MINUTE_MS
-from common.errors import PaymentsStoppedError, RefusedError, RejectedError, TooSoonError
+from common.errors import (
+    InsufficientFundsError,
+    PaymentsStoppedError,
+    RefusedError,
+    RejectedError,
+    TooSoonError,
+)
 from customer_node import Market, apart, orders, schema
+from customer_node.account import _WITHDRAW
 from customer_node.refunds import Refunds
 
 PRICE = 1234
@@ -114,6 +122,57 @@ def test_what_stays_refused_is_bought_anew_and_erased_in_time(
         assert [order.state for order in market.orders()] == ["complete"]
         # A restored wallet finds no hole where the refused one was.
         assert market.buy_now("sports", "ROUTE").order_id == refused
+
+
+# --- withdrawals ---------------------------------------------------------------------------------------
+
+
+def draw_too_late(bazaar: Bazaar, market: Market, asks: int) -> list[Publish]:
+    """Begin a withdrawal of what another device then draws, and ask for it so often.
+
+    The first frames go out late, the last one is refused; gives all of them.
+    """
+    world, name, account = bazaar.world, home(market).name, market._account
+    world.fund(name, 2000)
+    session = account._session()
+    operation = account._begin(session, coins.BUNDLE, 4)
+    with world.customer(f"{name}'s other device") as other:
+        other.log_in(name, PASSWORD)
+        other.withdraw()
+    sent: list[Publish] = []
+
+    def hold(publish: Publish) -> list[Publish]:
+        if not publish.topic.endswith("/up"):
+            return [publish]
+        sent.append(publish)
+        return [] if len(sent) < asks else [publish]
+
+    with bazaar.tampering(hold):
+        for _ in range(asks - 1):
+            session.post(_WITHDRAW.unpack(operation.request))
+        with pytest.raises(InsufficientFundsError):
+            account._finish(session, operation)
+    return sent
+
+
+@pytest.mark.parametrize(("asks", "restarts"), [(2, False), (1, True)], ids=["a late copy", "a restart"])
+def test_a_refused_withdrawal_is_not_made_by_a_copy_of_it(
+    bazaar: Bazaar, asks: int, *, restarts: bool
+) -> None:
+    world = bazaar.world
+    with bazaar.customer(0) as market:
+        sent = draw_too_late(bazaar, market, asks)
+        if restarts:
+            world.stop("broker")
+            world.start_broker()
+        world.fund(home(market).name, 2000)
+        world.bus.deliver(sent[0])
+        world.pump(lambda: False, 0.2)
+        assert market.resume() == []
+        assert (market.balance().amount, market.wallet().usable) == (2000, 0)
+        # It is another one that draws the money.
+        market.withdraw()
+        assert (market.balance().amount, market.wallet().usable) == (0, 2000)
 
 
 # --- payments are stopped ------------------------------------------------------------------------------
