@@ -509,6 +509,7 @@ def check_books(
     content: Mapping[str, bytes] = CONTENT,
     others_hold: Mapping[int, int] = MappingProxyType({}),
     others_ordered: Collection[bytes] = (),
+    drawn_elsewhere: Mapping[str, int] = MappingProxyType({}),
 ) -> Counter[str]:
     """Compare every party's records with every other's; gives how many orders ended how.
 
@@ -516,7 +517,7 @@ def check_books(
     owes lies in a wallet, and none else does; what merchants earned is what was delivered; what cards were
     charged is on the accounts that they were charged for. Each customer has what was ever credited to it: on
     the account, in the wallet, and in things. Customers without a profile hold coins, value -> number, and
-    have placed orders, by id.
+    have placed orders, by id. What other devices drew of a customer's account is known by its name.
     """
     broker = _Broker(homes.broker)
     held: Counter[int] = Counter(others_hold)
@@ -533,6 +534,7 @@ def check_books(
             charged += sum(each.amount for each in market.top_ups() if each.state == "charged")
             assert all(each.state != "open" for each in market.top_ups())
             has = broker.accounts[profile.name] + sum(value * n for value, n in mine.items()) + paid
+            has += drawn_elsewhere.get(profile.name, 0)
             assert has == broker.credited[profile.name], "a customer has another sum than it was given"
             for order in market.orders():
                 seen.add(bytes.fromhex(order.order_id))
