@@ -682,8 +682,8 @@ OptionalArrived: TypeAlias = Annotated[list[Arrived], Meta(max_length=1)]
 class OpenDispute(Message, frozen=True):
     """customer -> broker: freeze this order's money, and decide. Answer: `OrderAnswer`.
 
-    `evidence` and `arrived` are empty where the customer shows nothing of what was bought. `attempt` is random:
-    a new try is another message than the one that was refused, whatever else is the same.
+    `evidence` and `arrived` are empty where the customer shows nothing of what was bought. `attempt` is
+    random: a new try is another message than the one that was refused, whatever else is the same.
     """
 
     order_id: Id

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 from customer_shop import PASSWORD, Bazaar, build, home
+from profile_rows import profile_rows
 from test_customer_crash import lose_change
 from test_payments import break_the_books, examine, mend
 from world import Publish
 
 from broker_node.exchange import Exchange
 from broker_node.orders import Orders
-from common import coins, config
+from common import clock, coins, config, slots
 from common.config import HOUR_MS, MINUTE_MS
 from common.errors import (
     InsufficientFundsError,
@@ -28,6 +30,8 @@ from common.errors import (
 from customer_node import Market, apart, orders, schema
 from customer_node.account import _WITHDRAW
 from customer_node.refunds import Refunds
+from customer_node.sessions import FRESHNESS_MS
+from customer_node.shop import ShopSession
 
 PRICE = 1234
 
@@ -260,19 +264,62 @@ def test_a_swap_that_meets_stopped_payments_is_done_later(bazaar: Bazaar) -> Non
         assert market.wallet().usable == left - 77
 
 
-def test_a_refused_swaps_number_is_the_next_ones(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def refusing_swaps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: Any) -> None:
         raise RefusedError("wrong_amount")
 
+    with monkeypatch.context() as patched:
+        patched.setattr(Exchange, "_check_swap", refuse)
+        yield
+
+
+def test_a_refused_swaps_number_is_given_again_when_no_answer_to_it_can_come(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with bazaar.customer(bundles=1) as market:
         lose_change(market)
-        with monkeypatch.context() as patched:
-            patched.setattr(Exchange, "_check_swap", refuse)
-            with pytest.raises(RejectedError):
-                market.buy_now("sports", "ROUTE")
+        with refusing_swaps(monkeypatch), pytest.raises(RejectedError):
+            market.buy_now("sports", "ROUTE")
         assert given(market) == {"swap": 1}
+        (free_from,) = profile_rows(home(market), schema.freed_numbers.c.usable_from)
+        assert free_from[0] > clock.now_ms() + 2 * FRESHNESS_MS - config.MINUTE_MS
+        with market._context.profile.store.immediate() as tx:
+            tx.execute(sa.update(schema.freed_numbers).values(usable_from=0))
         assert market.buy_now("sports", "ROUTE").state == "accepted"
         assert given(market) == {"swap": 1, "order": 1}
+
+
+def test_a_refusal_that_comes_again_is_not_taken_for_another_swaps(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that dies before it has acknowledged what it refused refuses it once more."""
+    world, sent = bazaar.world, []
+
+    def keep(publish: Publish) -> list[Publish]:
+        if publish.topic.endswith("/up"):
+            sent.append(publish)
+        return [publish]
+
+    def swap(market: Market, session: ShopSession) -> None:
+        with market._context.profile.store.immediate() as tx:
+            begun = market._resume._funds._begin(tx, [64], [32, 32], slots.month_of(session.now))
+        market._resume._funds.finish(session, begun)
+
+    def swap_twice(session: ShopSession) -> None:
+        with bazaar.tampering(keep), refusing_swaps(monkeypatch), pytest.raises(RejectedError):
+            swap(market, session)
+        world.stop("broker")
+        world.start_broker()
+        with bazaar.tampering(
+            lambda publish: [*sent, publish] if publish.topic.endswith("/up") else [publish]
+        ):
+            swap(market, session)
+
+    with bazaar.customer(bundles=1) as market:
+        market._shop.within("merchant/sports", swap_twice)
+        assert {coin.value: coin.usable for coin in market.wallet().coins}[32] == 3
+        assert money(market) == 2000
 
 
 # --- account and shop apart in time -------------------------------------------------------------------------
