@@ -377,6 +377,7 @@ def _demand_balance(before: BalanceView, bundles: int) -> None:
             f"The account holds {format_amount(before.amount, before.currency)}, "
             f"{bundles} bundles are {format_amount(wanted, before.currency)}.",
             "`veilmart topup` pays in with a card, where the market takes cards.",
+            missing=wanted - before.amount,
         )
 
 

@@ -67,6 +67,7 @@ def demand_apart_from_shops(tx: Tx, age_ms: int, now: int) -> None:
         raise TooSoonError(
             "A shop was visited a moment ago: what is drawn next to that could be tied to it.",
             f"`veilmart withdraw` in {minutes(free_at - now)} min, or with `--now` at once.",
+            retry_at=free_at,
         )
 
 

@@ -9,13 +9,15 @@ Rule 2. One stream serves the whole order, padding included: how its files lie i
 
 Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed; what came
 instead is kept elsewhere (`wrong_content`).
+
+Rule 4. One delivery of an order at a time: two would write the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from common import config
-from common.errors import RejectedError, UntrustedError, UsageError, VeilmartError
+from common.errors import BusyError, RejectedError, UntrustedError, UsageError, VeilmartError
 from common.store import Tx
 from customer_node import orders, receipts, wrong_content
 from customer_node.context import Context
@@ -77,6 +79,7 @@ class Downloads:
         self._context = context
         self._shop = shop
         self._standing = standing
+        self._under_way: set[bytes] = set()
 
     def place_of(self, order: Order) -> str:
         """Name the session for an order: the visit in which it was placed, or else one of its own."""
@@ -84,13 +87,31 @@ class Downloads:
         placed_here = visit is not None and visit.session == order.visit
         return merchant_place(order.merchant) if placed_here else order_place(order.id)
 
-    def steps(self, order_id: bytes, folder: Path | None) -> Iterator[Progress]:
+    def steps(self, order_id: bytes, folder: Path | None) -> Generator[Progress, None, None]:
         """Deliver an order, batch by batch. `folder` None goes on in the one where it began.
 
         Raises `UsageError`, `RejectedError` for an order that was not accepted, `UntrustedError` for
-        content that the merchant did not sign, and what a visit raises. Whatever is raised, or if the
-        iteration is given up: the next call goes on where this one ended.
+        content that the merchant did not sign, `BusyError` while it is downloaded already, and what a visit
+        raises. Whatever is raised, or if the iteration is given up: the next call goes on where this one
+        ended.
         """
+        with self._alone(order_id):
+            yield from self._steps(order_id, folder)
+
+    @contextmanager
+    def _alone(self, order_id: bytes) -> Iterator[None]:
+        if order_id in self._under_way:
+            raise BusyError(
+                f"Order {order_id.hex()} is being downloaded already.",
+                "Wait for that, or close the iteration that was begun.",
+            )
+        self._under_way.add(order_id)
+        try:
+            yield
+        finally:
+            self._under_way.discard(order_id)
+
+    def _steps(self, order_id: bytes, folder: Path | None) -> Iterator[Progress]:
         delivery = self._plan(order_id, folder)
         yield delivery.progress(delivery.done)
         place, merchant = self.place_of(delivery.order), delivery.order.merchant

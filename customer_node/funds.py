@@ -108,7 +108,10 @@ class Funds:
         exact = (coins.exact(held, amount) for held in choices)
         values = next((each for each in exact if each and len(each) <= config.MAXIMUM_COINS), None)
         if values is None:
-            raise self._explained(tx, InsufficientFundsError("The wallet holds less than that."))
+            usable = sum(value * count for value, count in choices[1].items())
+            missing = amount - usable if usable < amount else None
+            short = InsufficientFundsError("The wallet holds less than that.", missing=missing)
+            raise self._explained(tx, short)
         return context.wallet.reserve(tx, order_id, values, now)
 
     def ending(self, within_ms: int = ENDING_MS) -> bool:
@@ -292,7 +295,8 @@ class Funds:
         if young_until:
             minutes = -(-(young_until - now) // config.MINUTE_MS)
             hint = f"Coins become usable in {minutes} min; `--now` uses them at once."
-            return InsufficientFundsError(error.message, hint)
+            return InsufficientFundsError(error.message, hint, missing=error.missing, retry_at=young_until)
         if context.wallet.open_operations(tx, "swap"):
-            return InsufficientFundsError(error.message, "`veilmart resume` completes what is under way.")
+            hint = "`veilmart resume` completes what is under way."
+            return InsufficientFundsError(error.message, hint, missing=error.missing)
         return error

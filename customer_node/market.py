@@ -4,8 +4,8 @@
         market.cart.add("sports", "PLAN-10K")
         quote = market.quote()                        # prices now
         order, = market.buy(idempotency_key="tuesday")
-        for file in market.download(order.order_id, Path("bought")):
-            print(file.path)
+        for event in order.events(Path("bought")):    # accepted, downloading …, complete
+            print(event.kind, event.progress)
 
 Amounts are minor units, times milliseconds since 1970, ids hex text. Every method raises a
 `VeilmartError` with a stable `code` for whatever a person can do something about; whatever was under way
@@ -14,7 +14,9 @@ then goes on with the same call or with `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +37,7 @@ from customer_node.directory import Directory
 from customer_node.disputes import Disputes, Kind
 from customer_node.downloads import Downloads
 from customer_node.drafts import Drafts
+from customer_node.following import Events, Following
 from customer_node.funds import Funds
 from customer_node.holdings import wallet_view
 from customer_node.invoices.issue import Invoices
@@ -59,6 +62,7 @@ from customer_node.upkeep import Upkeep
 from customer_node.views import (
     BalanceView,
     DeliveredFile,
+    Follow,
     ImageView,
     MarketView,
     MerchantView,
@@ -139,6 +143,11 @@ class Market:
         checkout = self._checkout = Checkout(context, funds, refunds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
         self._disputes = Disputes(context, refunds)
+        self.following = Following(
+            context, self._shop, checkout, self._downloads, self._disputes, self._followed
+        )
+        """What an order's `events` come from, pauses included."""
+        self._follow: Follow = self._events
         self._top_ups = TopUps(context, self._account)
         self._resume = Resume(
             context=context,
@@ -375,7 +384,12 @@ class Market:
         """
         wanted = self.cart.wanted()
         terms = _terms(_checked(codes), totals or {})
-        return self._purchasing.purchase(wanted, idempotency_key, "cart", deadline_ms, terms)
+        bought = self._purchasing.purchase(wanted, idempotency_key, "cart", deadline_ms, terms)
+        results = (
+            each if each.order is None else replace(each, order=self._followed(each.order))
+            for each in bought.results
+        )
+        return replace(bought, results=tuple(results))
 
     def buy(
         self,
@@ -412,17 +426,17 @@ class Market:
         codes = _checked({merchant: code} if code else {})
         terms = _terms(codes, {} if total is None else {merchant: total})
         bought = self._purchasing.purchase(wanted, idempotency_key, "direct", deadline_ms, terms)
-        return _all_good(bought)[0]
+        return self._followed(_all_good(bought)[0])
 
     def orders(self) -> tuple[OrderView, ...]:
         """List the orders of this profile, oldest first."""
         with self._context.profile.store.immediate() as tx:
-            return tuple(orders.views(tx))
+            return tuple(self._followed(order) for order in orders.views(tx))
 
     def order(self, order_id: str) -> OrderView:
         """Give an order by its id, or the beginning of it. Raises `NotFoundError`."""
         with self._context.profile.store.immediate() as tx:
-            return orders.views(tx, order_id=orders.find(tx, order_id))[0]
+            return self._followed(orders.views(tx, order_id=orders.find(tx, order_id))[0])
 
     def last_order(self) -> OrderView:
         """Give the newest order. Raises `NotFoundError` where there is none."""
@@ -500,7 +514,7 @@ class Market:
                 progress(step)
         return self.files(order_id)
 
-    def download_steps(self, order_id: str, folder: Path | None = None) -> Iterator[Progress]:
+    def download_steps(self, order_id: str, folder: Path | None = None) -> Generator[Progress, None, None]:
         """Download as `download` does, as an iterator; it may be given up and started again."""
         return self._downloads.steps(self._find(order_id), folder)
 
@@ -571,6 +585,16 @@ class Market:
         deliveries. Raises nothing of what stands in the results.
         """
         return self._resume.run(folder, part)
+
+    def followed_by(self, follow: Follow) -> None:
+        """Let `follow` give the events of this market's orders; `AsyncMarket` gives its own."""
+        self._follow = follow
+
+    def _followed(self, order: OrderView) -> OrderView:
+        return replace(order, follow=self._follow)
+
+    def _events(self, order_id: str, folder: Path | None, timeout_s: float | None) -> Events:
+        return Events(partial(self.following.steps, bytes.fromhex(order_id), folder, timeout_s))
 
     def _load(self, order_id: bytes) -> Order:
         with self._context.profile.store.immediate() as tx:

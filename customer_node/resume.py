@@ -101,6 +101,7 @@ class Resume:
         return TooSoonError(
             "The account was used a moment ago: what a shop would see next to that could be tied to it.",
             f"`veilmart resume` in {apart.minutes(until - now)} min, or with `--now` at once.",
+            retry_at=until,
         )
 
     def _waiting(self, soon: TooSoonError) -> list[ResumedView]:

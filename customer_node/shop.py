@@ -252,6 +252,7 @@ class Shop:
                 f"The last drawn become usable in {wait} min; `--now` uses them at once."
                 if wait
                 else "`veilmart withdraw` draws tickets.",
+                retry_at=young_until or None,
             )
         return ticket
 

@@ -79,7 +79,7 @@ class TopUps:
         context = self._context
         operation = context.random(16) if key is None else self._operation_of(key)
         if self._find(operation) is not None:
-            return self._once_more(session, operation, wanted)
+            return self._once_more(session, operation, wanted, key)
         interrupted = self._finish_open(session)
         if key is None and wanted in (ended := {_Wanted.of(row): row for row in interrupted}):
             return replace(_view(ended[wanted]), resumed=True)
@@ -95,10 +95,12 @@ class TopUps:
             tx.execute(sa.insert(top_ups), row | asdict(wanted) | more)
         return self._ask(session, operation, question)
 
-    def _once_more(self, session: AccountSession, operation: bytes, wanted: _Wanted) -> TopUpView:
+    def _once_more(
+        self, session: AccountSession, operation: bytes, wanted: _Wanted, key: str | None
+    ) -> TopUpView:
         known = self._find(operation)
         if known is not None and _Wanted.of(known) != wanted:
-            raise IdempotencyConflictError("This key stands for a top-up of another amount or card.")
+            raise IdempotencyConflictError("This key stands for a top-up of another amount or card.", key=key)
         return replace(self._ask(session, operation), resumed=True)
 
     def _operation_of(self, key: str) -> bytes:

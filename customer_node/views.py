@@ -5,11 +5,12 @@ Ids are hex text, so that every view can be printed or turned into JSON as it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from common.errors import VeilmartError
+from common.errors import UsageError, VeilmartError
 
 Stock: TypeAlias = Literal["in", "low", "out"]
 OrderState: TypeAlias = Literal[
@@ -26,6 +27,7 @@ OrderState: TypeAlias = Literal[
 
 Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator", "gateway"]
 """Whom something waits for; `gateway` charges cards, for the broker."""
+EventKind: TypeAlias = OrderState | Literal["waiting"]
 
 
 @dataclass(frozen=True)
@@ -391,6 +393,8 @@ class OrderView:
 
     `finding` is what the evidence of a dispute proves, `decision` why it ended. `keys` are there once they
     are downloaded.
+
+    An order that a market gives knows its way back there, for `events` alone: `follow` is in no field.
     """
 
     order_id: str
@@ -418,10 +422,64 @@ class OrderView:
     files: tuple[Path, ...]
     keys: tuple[LicenceKeysView, ...] = ()
     finding: str = ""
+    follow: InitVar[Follow | None] = None
+
+    def __post_init__(self, follow: Follow | None) -> None:
+        object.__setattr__(self, "_follow", follow)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied or sent to another process it is what was read, and nothing more.
+        return {**self.__dict__, "_follow": None}
 
     def overdue(self, now: int) -> bool:
         """Whether this is a dispute that should have been decided before `now`."""
         return self.state == "disputed" and self.waits_until is not None and self.waits_until <= now
+
+    def events(self, folder: Path | None = None, *, timeout_s: float | None = None) -> OrderEvents:
+        """Follow this order until it needs nothing more: `for event in`, `async for` with an `AsyncMarket`.
+
+        Following carries the order on, as `Market.resume` does: it asks the broker, downloads what was
+        accepted into `folder` (None: where that began, or else the profile's own `downloads`), and claims
+        what was given back. The first event is where the order stands.
+
+        `timeout_s` is how long the next event may take; None is as long as the order's own deadline says.
+        Raises `DeadlineError`, whose `hop` is whom it waited for, and whatever asking again would not
+        change: `OutOfTicketsError`, `UntrustedError`. Given up or failed, the next call goes on.
+        """
+        follow: Follow | None = self.__dict__["_follow"]
+        if follow is None:
+            raise UsageError("This order was not given by an open market.", "`market.order(id)` gives it.")
+        return follow(self.order_id, folder, timeout_s)
+
+
+@dataclass(frozen=True)
+class OrderEvent:
+    """What happened with an order, `at` a time on this machine.
+
+    `kind` is the order's state, or `waiting` where somebody does not answer; `error` says what they lack,
+    and why an order was refused or refunded. While it is downloaded each part is an event with `progress`.
+    From here on `hop` (`customer`, `bus`, `broker`, `merchant`, `operator`) has to do something, until
+    `deadline`; None where nobody has, or however long it takes.
+    """
+
+    kind: EventKind
+    at: int
+    order: OrderView
+    hop: str | None
+    deadline: int | None
+    progress: Progress | None = None
+    error: VeilmartError | None = None
+
+
+class OrderEvents(Iterable[OrderEvent], AsyncIterable[OrderEvent], Protocol):
+    """The events of an order, as they come: for a `for`, or for an `async for`."""
+
+
+class Follow(Protocol):
+    """Follows an order of a market that is open: its id, a folder, and how long an event may take."""
+
+    def __call__(self, order_id: str, folder: Path | None, timeout_s: float | None) -> OrderEvents:
+        """Give its events."""
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ class Treasury:
             raise InsufficientFundsError(
                 "Less than that is available.",
                 "`veilmart merchant balance` shows what is; pending money is settled later.",
+                missing=wanted - left if wanted > left else None,
             )
         if wanted <= 0:
             raise UsageError("There is nothing to pay out.", "Give an amount above zero.")

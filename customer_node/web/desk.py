@@ -27,7 +27,7 @@ from starlette.responses import Response
 
 from common.errors import NotFoundError, RejectedError, VeilmartError
 from common.web.site import Site
-from common.web.worker import Worker
+from common.worker import Worker
 from customer_node.browse import LISTED_MS
 from customer_node.market import Market
 from customer_node.reading import Reading
