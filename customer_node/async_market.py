@@ -155,18 +155,17 @@ class AsyncMarket:
     # --- opening and closing ---------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        opening = asyncio.get_running_loop().run_in_executor(None, self._worker.start)
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(None, self._worker.start)
         try:
             self._opened_market = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # It opens all the same, and nobody would close it.
-            opening.add_done_callback(self._close_unwanted)
+            # It opens all the same, and nobody else would close it.
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                await loop.run_in_executor(None, self._worker.stop)
             raise
         return self
-
-    def _close_unwanted(self, opening: asyncio.Future[Market]) -> None:
-        if not opening.cancelled() and opening.exception() is None:
-            self._worker.stop()
 
     async def __aexit__(
         self,

@@ -32,7 +32,7 @@ from customer_node.disputes import Disputes, unanswered
 from customer_node.downloads import Downloads
 from customer_node.orders import Order
 from customer_node.rejections import CANCELLED, rejection_error
-from customer_node.shop import Shop, ShopSession
+from customer_node.shop import Shop, ShopSession, merchant_away
 from customer_node.views import OrderEvent, OrderView, Progress
 
 FIRST_PAUSE_S: Final = 0.25
@@ -129,9 +129,15 @@ class Following:
         elif order.state == "draft" or (order.state == "placed" and order.failure == CANCELLED):
             self._within(order, self._checkout.settle)
         else:
-            self._within(order, self._checkout.ask)
+            self._within(order, self._ask)
             if order.state in orders.TO_DELIVER and self._load(order_id).state in orders.TO_DELIVER:
                 yield from self._downloads.steps(order_id, self._folder(order, folder))
+
+    def _ask(self, session: ShopSession, order_id: bytes) -> None:
+        self._checkout.ask(session, order_id)
+        order = self._load(order_id)
+        if order.state == "placed" and session.link.merchant_online(order.merchant) is False:
+            raise merchant_away(order.merchant)
 
     def _within(self, order: Order, action: Callable[[ShopSession, bytes], None]) -> None:
         self._shop.within(self._downloads.place_of(order), lambda session: action(session, order.id))
