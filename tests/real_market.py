@@ -81,7 +81,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | more
 
 
-def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *words: str | Path, folder: Path, patience_s: float = 60, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder."""
     return subprocess.run(
         [str(word) for word in words],
@@ -90,7 +92,7 @@ def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience_s,
         check=False,
     )
 
