@@ -77,7 +77,7 @@ class Following:
         told: OrderView | None = None
         silent: VeilmartError | None = None
         reason: VeilmartError | None = None
-        since, pause_s = self._context.clock(), FIRST_PAUSE_S
+        since, pause_s, done = self._context.clock(), FIRST_PAUSE_S, -1
         while True:
             order = self._view(order_id)
             if told is None or _differ(told, order):
@@ -90,6 +90,9 @@ class Following:
             try:
                 with closing(self._carry_on(order_id, folder)) as parts:
                     for progress in parts:
+                        if progress.cells_done <= done:
+                            continue  # what an earlier attempt brought
+                        done = progress.cells_done
                         told = self._view(order_id)
                         yield self._event(told, progress=progress)
                         since, silent = self._context.clock(), None
@@ -136,7 +139,10 @@ class Following:
     def _ask(self, session: ShopSession, order_id: bytes) -> None:
         self._checkout.ask(session, order_id)
         order = self._load(order_id)
-        if order.state == "placed" and session.link.merchant_online(order.merchant) is False:
+        if (
+            order.state in ("placed", *orders.TO_DELIVER)
+            and session.link.merchant_online(order.merchant) is False
+        ):
             raise merchant_away(order.merchant)
 
     def _within(self, order: Order, action: Callable[[ShopSession, bytes], None]) -> None:

@@ -442,7 +442,8 @@ class OrderView:
         accepted into `folder` (None: where that began, or else the profile's own `downloads`), and claims
         what was given back. The first event is where the order stands.
 
-        `timeout_s` is how long the next event may take; None is as long as the order's own deadline says.
+        `timeout_s` is how long the next event may take, the present question's answer aside; None is as long
+        as the order's own deadline says.
         Raises `DeadlineError`, whose `hop` is whom it waited for, and whatever asking again would not
         change: `OutOfTicketsError`, `UntrustedError`. Given up or failed, the next call goes on.
         """

@@ -127,9 +127,9 @@ async def run(wanted: argparse.Namespace, password: str) -> int:
     """Read, buy, and say how it went."""
     rows = read(wanted.orders)
     profiles = sorted(path.parent for path in wanted.profiles.glob("*/market.json"))
-    for number in range(len(profiles), wanted.at_once):
-        if wanted.market is None:
-            raise UsageError(f"{wanted.profiles} has {number} profiles.", "Name a --market to make more.")
+    if not profiles and wanted.market is None:
+        raise UsageError(f"{wanted.profiles} has no profiles.", "Name a --market to make them with.")
+    for number in range(len(profiles), wanted.at_once if wanted.market else 0):
         profiles.append(wanted.profiles / f"{number + 1:03}")
         await AsyncMarket.join(profiles[-1], wanted.market)
     job = Job(os.environ.get("VEILMART_USER", ""), password, asyncio.Semaphore(wanted.at_once))

@@ -140,6 +140,29 @@ def test_a_broker_that_is_away_is_named_until_the_orders_own_deadline(
                     next(events)
 
 
+def test_a_merchant_that_leaves_with_the_files_is_waited_for(fragile: Bazaar, tmp_path: Path) -> None:
+    fragile.add("sports", "LONG", 100, content("long", 9_000_000))
+    with fragile.customer(timeout_s=0.5) as market:
+        order = market.buy_now("sports", "LONG")
+        seen: list[OrderEvent] = []
+
+        def follow(timeout_s: float) -> None:
+            for event in order.events(tmp_path, timeout_s=timeout_s):
+                seen.append(event)
+                if event.progress is not None and event.progress.cells_done == 64:
+                    fragile.world.stop("sports")
+
+        with pytest.raises(DeadlineError) as failure:
+            follow(1)
+        assert failure.value.hop == "merchant"
+        assert [event.kind for event in seen[-2:]] == ["downloading", "waiting"]
+        done = [event.progress.cells_done for event in seen if event.progress is not None]
+        assert len(done) == len(set(done)), "no part is told twice"
+        fragile.world.start_merchant("sports")
+        follow(20)
+        assert seen[-1].kind == "complete"
+
+
 def test_why_an_order_came_to_nothing_is_in_its_last_event(bazaar: Bazaar) -> None:
     bazaar.add("sports", "RARE", 100, b"rare", stock=2)
     with bazaar.customer(timeout_s=0.5) as market:
