@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content
 
 from common.errors import BusyError, NotFoundError, OutOfStockError, UsageError
-from customer_node import AsyncMarket, Market
+from customer_node import AsyncMarket, Market, fetching
 from customer_node.account_changes import AccountChanges
 from customer_node.async_market import AsyncAccount, AsyncCart
 from customer_node.cart import Cart
@@ -129,8 +130,11 @@ def test_from_joining_to_the_receipt(bazaar: Bazaar, tmp_path: Path) -> None:
 
 
 def test_others_have_their_turn_between_two_parts_of_a_download(
-    bazaar: Bazaar, profile: Path, tmp_path: Path
+    bazaar: Bazaar, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Cells that went astray meanwhile would not be asked for again.
+    monkeypatch.setattr(fetching, "PATIENCE_MS", 600_000)
+
     async def work(market: AsyncMarket) -> None:
         order = await market.buy_now("sports", "LONG")
         done: list[int] = []
@@ -147,7 +151,7 @@ def test_others_have_their_turn_between_two_parts_of_a_download(
         assert len(done) > 2
         assert (await market.order(order.order_id)).state == "complete"
 
-    run(bazaar, profile, work)
+    run(bazaar, profile, work, timeout_s=3)
 
 
 def test_an_order_is_followed_with_async_for_alone(bazaar: Bazaar, profile: Path) -> None:
@@ -272,8 +276,10 @@ def test_a_download_is_left_anywhere_and_goes_on_at_once(
                 break
         kept: list[BaseException] = []
         for _ in range(3):
-            downloading = asyncio.create_task(market.download(order.order_id))
-            await asyncio.sleep(0)
+            begun = asyncio.Event()
+            said = functools.partial(_say, begun)
+            downloading = asyncio.create_task(market.download(order.order_id, None, said))
+            await begun.wait()
             downloading.cancel()
             try:
                 await downloading
@@ -284,6 +290,10 @@ def test_a_download_is_left_anywhere_and_goes_on_at_once(
         assert file.path.read_bytes() == content("long", LONG)
 
     run(bazaar, profile, work)
+
+
+def _say(begun: asyncio.Event, _: Progress) -> None:
+    begun.set()
 
 
 def test_an_iteration_that_is_open_at_the_end_is_closed_before_the_market(

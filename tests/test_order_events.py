@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from customer_shop import Bazaar, build, content, home
+from customer_shop import Bazaar, build, content, home, lose
 from test_customer_disputes import decide
 from test_customer_market import leaving
 from test_customer_refunds import asked, deaf, money
@@ -159,6 +159,10 @@ def test_a_merchant_that_leaves_with_the_files_is_waited_for(fragile: Bazaar, tm
         done = [event.progress.cells_done for event in seen if event.progress is not None]
         assert len(done) == len(set(done)), "no part is told twice"
         fragile.world.start_merchant("sports")
+        with fragile.tampering(lose("sports/cells")), pytest.raises(DeadlineError):
+            follow(1.5)
+        assert [event.kind for event in seen[-2:]] == ["downloading", "waiting"]
+        assert sum(event.progress == seen[-2].progress for event in seen[-6:]) == 1, "told once, tried again"
         follow(20)
         assert seen[-1].kind == "complete"
 
