@@ -292,6 +292,7 @@ class AsyncMarket:
 
     receipt = coroutine(Market.receipt)
     export_receipt = coroutine(Market.export_receipt)
+    receipt_bundle = coroutine(Market.receipt_bundle)
     verify_receipt = coroutine(Market.verify_receipt)
     invoice = coroutine(Market.invoice)
 

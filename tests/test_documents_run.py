@@ -33,7 +33,7 @@ RUN = {"sh", "python", "console"}
 def called_for() -> set[str]:
     """The names of blocks that a test asks for."""
     text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    return set(re.findall(r"""\b(?:block|sections|text_of|program)\("([\w ]+)"\)""", text))
+    return set(re.findall(r"""\b(?:block|sections|text_of|program|run)\("([\w ]+)"\)""", text))
 
 
 def test_no_block_is_run_by_nothing() -> None:
