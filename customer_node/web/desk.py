@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from common.web.worker import Worker
 from customer_node.browse import LISTED_MS
 from customer_node.market import Market
 from customer_node.reading import Reading
+from customer_node.seed_file import Protection
 from customer_node.views import MerchantView, Progress, PurchaseView, QuoteView
 
 Result = TypeVar("Result")
@@ -103,11 +104,14 @@ class Desk:
         self._deliveries: dict[str, Delivery] = {}
         self._reading: Reading | None = None
         self._currency = ""
+        self.protected_by: Protection = "none"
+        """What opens the wallet."""
 
     def start(self) -> None:
         """Open the profile. Raises what `Market` raises."""
         market = self.worker.start()
         self._reading, self._currency = market.reading, market.market.currency
+        self.protected_by = market.protected_by
         self.site.frame = self.frame
 
     async def stop(self) -> None:
@@ -256,11 +260,13 @@ class Desk:
 
     async def leave_shops(self) -> None:
         """End every visit, and let the deliveries in them pause: the next try goes on from there."""
-        running = [each for each in self._deliveries.values() if each.running]
-        for each in running:
-            each.is_paused = True
-        await asyncio.gather(*(each.task for each in running if each.task), return_exceptions=True)
+        await _paused(self._deliveries.values())
         await self.worker.call(lambda market: market.leave_shops())
+
+    async def pause(self, order_id: str) -> None:
+        """Let an order's delivery come to a stop: what is said not to have arrived does not arrive then."""
+        delivery = self._deliveries.get(order_id)
+        await _paused([delivery] if delivery is not None else [])
 
     # --- taking up again -------------------------------------------------------------------------------
 
@@ -269,7 +275,15 @@ class Desk:
         await self.ask(lambda market: market.resume(part="orders"))
         waiting, _ = self.reading.newest(tuple(DELIVERABLE), limit=MOST_DELIVERIES)
         for order in waiting:
-            self.deliver(order.order_id)
+            if self.reading.dispute(order.order_id) is None:
+                self.deliver(order.order_id)
+
+
+async def _paused(deliveries: Iterable[Delivery]) -> None:
+    running = [each for each in deliveries if each.running]
+    for each in running:
+        each.is_paused = True
+    await asyncio.gather(*(each.task for each in running if each.task), return_exceptions=True)
 
 
 def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -13,8 +13,10 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from common.errors import NotFoundError
+from common.money import format_amount
 from common.web import events, forms
 from common.web.events import Piece
+from customer_node.disputes import DISPUTABLE
 from customer_node.views import OrderView
 from customer_node.web.desk import Delivery, Desk
 from customer_node.web.modes import shopping
@@ -63,6 +65,7 @@ class OrderPages:
             Route("/orders/{order_id}/receipt.json", self.receipt, methods=["GET"]),
             Route("/orders/{order_id}/deliver", shopping(self._desk, self.deliver), methods=["POST"]),
             Route("/orders/{order_id}/cancel", shopping(self._desk, self.cancel), methods=["POST"]),
+            Route("/orders/{order_id}/ask", shopping(self._desk, self.ask), methods=["POST"]),
             Route("/orders/resume", shopping(self._desk, self.resume), methods=["POST"]),
         ]
 
@@ -97,6 +100,7 @@ class OrderPages:
         running = delivery is not None and delivery.running
         failed = delivery is not None and not running and delivery.error is not None
         purchase = self._desk.purchase(order.idempotency_key)
+        dispute = self._desk.reading.dispute(order.order_id)
         files = [(path.name, path.is_file(), _size(path)) for path in order.files]
         return {
             "order": order,
@@ -105,6 +109,8 @@ class OrderPages:
             "running": running,
             "trouble": explain(delivery.error) if failed and delivery and delivery.error else None,
             "is_moving": running or order.state in OPEN or (purchase is not None and purchase.running),
+            "dispute": dispute,
+            "disputable": order.state in DISPUTABLE and order.cells is not None and dispute is None,
         }
 
     async def file(self, request: Request) -> Response:
@@ -140,6 +146,18 @@ class OrderPages:
         order = self._desk.reading.order(request.path_params["order_id"])
         await self._desk.ask(lambda market: market.cancel(order.order_id))
         self._desk.site.notice(request, "The order was called off. The money is back in the wallet.", "good")
+        return self._desk.site.redirect(f"/orders/{order.order_id}")
+
+    async def ask(self, request: Request) -> Response:
+        """Ask the broker where an order stands; what was given back of it comes into the wallet."""
+        await forms.read(request)
+        order = self._desk.reading.order(request.path_params["order_id"])
+        after = await self._desk.ask(lambda market: market.ask(order.order_id))
+        if after.claimed > order.claimed:
+            amount = format_amount(after.claimed - order.claimed, after.currency)
+            self._desk.site.notice(request, f"{amount} came back into your wallet.", "good")
+        else:
+            self._desk.site.notice(request, "The broker was asked; this is how the order stands.", "info")
         return self._desk.site.redirect(f"/orders/{order.order_id}")
 
     async def resume(self, request: Request) -> Response:

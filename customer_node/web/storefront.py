@@ -19,10 +19,13 @@ from common.web.server import Address, serve
 from common.web.site import Site
 from customer_node.market import Market
 from customer_node.web.account import AccountPages
+from customer_node.web.account_changes import AccountChangePages
 from customer_node.web.cart import CartPages
 from customer_node.web.catalog import CatalogPages
 from customer_node.web.desk import Desk
+from customer_node.web.disputes import DisputePages
 from customer_node.web.home import HomePages
+from customer_node.web.invoices import InvoicePages
 from customer_node.web.library import LibraryPages
 from customer_node.web.modes import ModePages
 from customer_node.web.orders import OrderPages
@@ -48,9 +51,12 @@ def storefront(desk: Desk) -> ASGIApp:
         CartPages(desk),
         ReviewPages(desk),
         OrderPages(desk),
+        InvoicePages(desk),
+        DisputePages(desk),
         LibraryPages(desk),
         WalletPages(desk),
         AccountPages(desk),
+        AccountChangePages(desk),
         ModePages(desk),
     )
     routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
