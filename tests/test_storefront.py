@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from conftest import Time
-from customer_shop import PRICES, Bazaar, content, home, lose
+from customer_shop import PASSWORD, PRICES, Bazaar, content, home, lose
 from fronts import Front, bazaar, front, gate, opened
 from test_customer_refunds import deaf
+from test_storefront_account import code, secret_on
 
+from broker_node import totp
 from common import clock, config
 from common.errors import NotFoundError
 from customer_node.views import OrderView
@@ -348,6 +350,26 @@ def test_whoever_has_no_ticket_is_welcomed(bazaar: Bazaar) -> None:
         assert "sports" in page
         assert new.browser.get("/catalog").status == 409
         assert "No ticket is left" in new.browser.get("/catalog").text
+
+
+def test_no_login_asks_for_a_code_once_it_is_turned_off(front: Front, time: Time) -> None:
+    secret = secret_on(front.browser.get("/account/second-factor").text)
+    front.post("/account/second-factor/on", password=PASSWORD, code=code(secret))
+    time.advance(2 * totp.STEP_MS)
+    off = front.post("/account/second-factor/off", password=PASSWORD, code=code(secret))
+    assert (off.status, off.headers["location"]) == (303, "/account")
+    front.post("/account/logout", onward="/account")
+    front.log_in()
+
+
+def test_coins_that_end_are_swapped_and_what_is_lost_is_said(front: Front, time: Time) -> None:
+    wallet = front.desk.reading.wallet()
+    while not wallet.ending:
+        time.advance(config.DAY_MS)
+        wallet = front.desk.reading.wallet()
+    page = front.browser.get("/wallet").text
+    assert "Swap them now" in page
+    assert 'value="/wallet"' in page
 
 
 # --- what pages read beside the market -----------------------------------------------------------------

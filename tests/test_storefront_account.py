@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from conftest import Time
-from customer_shop import PASSWORD
-from fronts import Front, bazaar, front, gate
+import pytest
+from customer_shop import PASSWORD, Bazaar, build
+from fronts import Front, front, gate
 from test_customer_refunds import asked
 from world import Publish
 
 from broker_node import totp
 from common import clock
-from common.config import DAY_MS
 
-__all__ = ["bazaar", "front"]  # fixtures
+__all__ = ["front"]  # a fixture
 
 NEW = "battery staple"
 PAGES = ("/account/second-factor", "/account/close")
 FORMS = ("/account/second-factor/on", "/account/second-factor/off", "/account/close", "/account/password")
+
+
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("market"))
+    yield built
+    built.world.close()
 
 
 def faults(text: str) -> set[str]:
@@ -69,16 +75,6 @@ def test_the_second_factor_is_turned_on_asked_for_and_turned_off(front: Front) -
 
     assert faults(front.post("/account/second-factor/off", password=PASSWORD).text) == {"off-fault-code"}
     assert front.post("/account/second-factor/off", password=PASSWORD, code="000000").status == 422
-
-
-def test_no_login_asks_for_a_code_once_it_is_turned_off(front: Front, time: Time) -> None:
-    secret = secret_on(front.browser.get("/account/second-factor").text)
-    front.post("/account/second-factor/on", password=PASSWORD, code=code(secret))
-    time.advance(2 * totp.STEP_MS)
-    off = front.post("/account/second-factor/off", password=PASSWORD, code=code(secret))
-    assert (off.status, off.headers["location"]) == (303, "/account")
-    front.post("/account/logout", onward="/account")
-    front.log_in()
 
 
 # --- the password --------------------------------------------------------------------------------------
@@ -202,13 +198,3 @@ def test_the_wallet_says_what_is_under_way_and_on_which_side_it_goes_on(front: F
     assert "Fetch the money" in front.browser.get(f"/orders/{order_id}").text
     assert front.post("/orders/resume", onward="/wallet").headers["location"] == "/wallet"
     assert "begun, and not answered" not in front.browser.get("/wallet").text
-
-
-def test_coins_that_end_are_swapped_and_what_is_lost_is_said(front: Front, time: Time) -> None:
-    wallet = front.desk.reading.wallet()
-    while not wallet.ending:
-        time.advance(DAY_MS)
-        wallet = front.desk.reading.wallet()
-    page = front.browser.get("/wallet").text
-    assert "Swap them now" in page
-    assert 'value="/wallet"' in page

@@ -5,23 +5,31 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from client import order_state
-from customer_shop import PRICES
-from fronts import Front, bazaar, front, gate
+from customer_shop import Bazaar, build
+from fronts import Front, front, gate
 from pypdf import PdfReader
 from test_customer_disputes import decide, seen_by_operator
 from test_customer_refunds import asked, deaf
 
 from customer_node import Buyer
 
-__all__ = ["bazaar", "front"]  # fixtures
+__all__ = ["front"]  # a fixture
 
 STATEMENT = "nothing came\r\nin three days"
 COMPLAINT = {"kind": "not_delivered", "show": "withhold", "statement": STATEMENT}
 FOREIGN = ("0" * 32, "zz", "..%2F..%2Fseed", "a" * 31)
+
+
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("market"))
+    yield built
+    built.world.close()
 
 
 def faults(text: str) -> set[str]:
@@ -225,19 +233,20 @@ def test_licence_keys_stand_on_the_orders_page(front: Front, tmp_path: Path) -> 
 # --- variants ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", ["Ridge map", ""])
+@pytest.mark.parametrize("group", ["Ridge map", ""], ids=["grouped", "alike"])
 def test_a_product_shows_its_variants_and_no_stranger(front: Front, group: str) -> None:
     inventory = front.bazaar.world.merchants["maps"].inventory
     file = front.bazaar.world.root / "originals" / "maps" / "ROUTE" / "route.bin"
-    for sku, title, of_group, variant in (
-        ("GPX", "Ridge map", group, "as GPX"),
-        ("PDF", "Ridge map" if not group else "Ridge map to print", group, "as PDF"),
-        ("ALIEN", "Ridge map of Mars" if not group else "Ridge map", "", "as GPX"),
-        ("PLAIN", "Ridge map", "", ""),
+    mark, title = ("G", "Ridge map") if group else ("T", "Lake map")
+    for sku, named, of_group, variant in (
+        ("GPX", title, group, "as GPX"),
+        ("PDF", f"{title} to print" if group else title, group, "as PDF"),
+        ("ALIEN", title if group else f"{title} of Mars", "", "as GPX"),
+        ("PLAIN", title, "", ""),
     ):
-        inventory.add(file, sku, title=title, price=PRICES["ROUTE"], group=of_group, variant=variant)
+        inventory.add(file, mark + sku, title=named, price=77, group=of_group, variant=variant)
     front.log_out()
-    page = front.browser.get("/products/maps/GPX").text
+    page = front.browser.get(f"/products/maps/{mark}GPX").text
     shown = re.findall(r'class="chip" href="/products/maps/(\w+)"( aria-current="true")?>', page)
-    assert sorted(shown) == [("GPX", ' aria-current="true"'), ("PDF", "")]
-    assert 'aria-label="Variants"' not in front.browser.get("/products/maps/PLAIN").text
+    assert sorted(shown) == [(f"{mark}GPX", ' aria-current="true"'), (f"{mark}PDF", "")]
+    assert 'aria-label="Variants"' not in front.browser.get(f"/products/maps/{mark}PLAIN").text
