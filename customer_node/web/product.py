@@ -37,6 +37,11 @@ class ProductPages:
             "product.html",
             product=product,
             variants=await self._variants(product),
+            here=sum(
+                each.quantity
+                for each in self._desk.reading.cart().lines
+                if (each.merchant, each.sku) == (merchant, sku)
+            ),
             kind=PurePath(product.file_name).suffix.lstrip(".").upper() or "Data",
         )
 
