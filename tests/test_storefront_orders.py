@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from test_customer_disputes import decide, seen_by_operator
 from test_customer_refunds import asked, deaf
 
 from customer_node import Buyer
+from customer_node.web.desk import Purchase
 
 __all__ = ["front"]  # a fixture
 
@@ -192,6 +194,25 @@ def test_a_dispute_that_got_no_answer_is_said_again_before_anything_is_fetched(f
     front.post("/orders/resume", onward=f"/orders/{order_id}")
     front.settled()
     assert front.desk.reading.order(order_id).state == "disputed"
+
+
+def test_between_purchase_and_delivery_a_page_goes_on_by_itself(front: Front) -> None:
+    order_id = front.bought(fetched=False)
+    assert "Something is wrong" in front.browser.get(f"/orders/{order_id}").text
+
+    async def in_between() -> None:
+        """Stand for the end of a purchase, whose deliveries are not begun."""
+        front.desk._purchases[front.desk.reading.order(order_id).idempotency_key] = purchase
+        purchase.task = asyncio.get_running_loop().create_task(asyncio.Event().wait())  # type: ignore[arg-type] # it never ends
+
+    purchase = Purchase()
+    front.browser.run(in_between())
+    page = front.browser.get(f"/orders/{order_id}").text
+    assert '<noscript><meta http-equiv="refresh"' in page
+    assert "sse-connect=" in page
+    assert "Fetch the files" not in page
+    assert purchase.task is not None
+    purchase.task.cancel()
 
 
 # --- money and keys ------------------------------------------------------------------------------------

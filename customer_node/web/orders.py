@@ -97,9 +97,10 @@ class OrderPages:
 
     def _state(self, order: OrderView) -> dict[str, Any]:
         delivery = self._desk.delivery(order.order_id)
-        running = delivery is not None and delivery.running
-        failed = delivery is not None and not running and delivery.error is not None
         purchase = self._desk.purchase(order.idempotency_key)
+        # A purchase that ends begins its deliveries.
+        running = any(each is not None and each.running for each in (purchase, delivery))
+        failed = delivery is not None and not running and delivery.error is not None
         dispute = self._desk.reading.dispute(order.order_id)
         files = [(path.name, path.is_file(), _size(path)) for path in order.files]
         return {
@@ -108,7 +109,7 @@ class OrderPages:
             "files": files,
             "running": running,
             "trouble": explain(delivery.error) if failed and delivery and delivery.error else None,
-            "is_moving": running or order.state in OPEN or (purchase is not None and purchase.running),
+            "is_moving": running or order.state in OPEN,
             "dispute": dispute,
             "disputable": order.state in DISPUTABLE and order.cells is not None and dispute is None,
         }
