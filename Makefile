@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up what is missing and say so.
-# One more than cores: many tests wait for processes and for the disk.
-WORKERS = $(shell echo $$(($$(nproc) + 1)))
+# Two more than cores: many tests wait for processes, for time and for the disk.
+WORKERS = $(shell echo $$(($$(nproc) + 2)))
 # Every command that a test or the demo starts would otherwise compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help set-up demo test test-all test-web pictures check bench test-compose clean

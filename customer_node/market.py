@@ -498,14 +498,22 @@ class Market:
         """Verify a receipt and write it to a file that anyone in this market can verify."""
         return self._receipts.export(self._find(order_id), path)
 
-    def verify_receipt(self, source: Path | str) -> ReceiptView:
-        """Verify an exported receipt off line: a file, or the text of an invoice's QR codes.
+    def receipt_bundle(self, order_id: str) -> bytes:
+        """Verify a receipt and give what `export_receipt` writes."""
+        return self._receipts.bundle(self._find(order_id))[1]
+
+    def verify_receipt(self, source: Path | str | bytes) -> ReceiptView:
+        """Verify an exported receipt off line: a file, what it holds, or the text of an invoice's QR codes.
 
         Raises `UntrustedError`.
         """
-        return (
-            self._receipts.verify_text(source) if isinstance(source, str) else self._receipts.verify(source)
-        )
+        match source:
+            case Path():
+                return self._receipts.verify(source)
+            case bytes():
+                return self._receipts.verify_bytes(source)
+            case str():
+                return self._receipts.verify_text(source)
 
     def invoice(self, order_id: str, buyer: Buyer | None = None) -> Invoice:
         """Make an order's invoice of its verified receipt; `buyer` None takes the name and address kept here.

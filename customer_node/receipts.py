@@ -120,6 +120,15 @@ class Receipts:
 
     def export(self, order_id: bytes, path: Path) -> ReceiptView:
         """Verify a receipt and write it as a bundle. Raises also `UsageError` for a bad path."""
+        view, bundle = self.bundle(order_id)
+        try:
+            replace_file(path, bundle)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        return view
+
+    def bundle(self, order_id: bytes) -> tuple[ReceiptView, bytes]:
+        """Verify a receipt and give it as a bundle too. Raises `NotFoundError` or `UntrustedError`."""
         row, market = self._row(order_id), self._context.profile.market
         view = self._verified(row["receipt"], row["signature"], row["merchant_certificate"])
         certificate = x509.load_der_x509_certificate(row["merchant_certificate"])
@@ -132,11 +141,7 @@ class Receipts:
             market=view.market_id,
             order=_readable(view),
         )
-        try:
-            replace_file(path, msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        return view
+        return view, msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n"
 
     def proof(self, order_id: bytes) -> tuple[str, ...]:
         """Give an order's signed receipt as texts for QR codes. Raises `NotFoundError`."""
@@ -157,25 +162,29 @@ class Receipts:
                 data = file.read(MAXIMUM_BUNDLE + 1)
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        return self.verify_bytes(data, str(path))
+
+    def verify_bytes(self, data: bytes, called: str = "This file") -> ReceiptView:
+        """Verify what such a file holds; errors call it `called`. Raises `UntrustedError`."""
         text = data.decode("ascii", errors="replace")
-        return self.verify_text(text) if proofs.is_proof(text) else self._verify_bundle(path, data)
+        return self.verify_text(text) if proofs.is_proof(text) else self._verify_bundle(data, called)
 
     def verify_text(self, text: str) -> ReceiptView:
         """Verify the texts of an invoice's QR codes off line. Raises `UsageError`, `UntrustedError`."""
         proof = proofs.read(text)
         return self._verified(proof.receipt, proof.signature, proof.certificate)
 
-    def _verify_bundle(self, path: Path, data: bytes) -> ReceiptView:
+    def _verify_bundle(self, data: bytes, called: str) -> ReceiptView:
         try:
             bundle = msgspec.json.decode(data[:MAXIMUM_BUNDLE], type=Bundle)
             certificate = x509.load_pem_x509_certificate(bundle.certificate.encode())
             packed = base64.b64decode(bundle.receipt, validate=True)
             signature = base64.b64decode(bundle.signature, validate=True)
-        except (msgspec.MsgspecError, ValueError, binascii.Error) as error:
-            raise UntrustedError(f"{path} is not a receipt.") from error
+        except (msgspec.MsgspecError, ValueError, binascii.Error, RecursionError) as error:
+            raise UntrustedError(f"{called} is not a receipt.") from error
         view = self._verified(packed, signature, certificate.public_bytes(Encoding.DER))
         if _readable(view) != bundle.order or bundle.market != view.market_id:
-            raise UntrustedError(f"What {path} shows is not what the merchant signed.")
+            raise UntrustedError(f"{called} shows something else than what the merchant signed.")
         return view
 
     def _row(self, order_id: bytes) -> Row:

@@ -26,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 from common import clock, codec, config, messages
 from common.config import Limits
 from common.credentials import PRODUCT_RECORD_LABEL
-from common.errors import NotFoundError, UsageError
+from common.errors import NotFoundError, RejectedError, UsageError
 from common.receipts import cells_needed
 from common.store import Store, Tx
 from merchant_node import buckets, licence_keys, schema, stock
@@ -248,6 +248,23 @@ class Inventory:
                     )
                 _set_stock(tx, sku, stock)
             return self._changed(tx)[sku].record
+
+    def change_stock(self, sku: str, by: int) -> None:
+        """Add `by` to what is left, or take some away, in one step beside the node that sells.
+
+        Raises `NotFoundError`, `RejectedError` where less is left, `UsageError` where there is no limit.
+        """
+        with self._store.immediate() as tx:
+            product = _find(tx, sku)
+            left = stock.available(tx, [sku]).get(sku)
+            if product.record.keys or left is None:
+                raise UsageError(
+                    f"the stock of {sku} is no number that can be changed",
+                    "Set one first; that of a product with keys is what is left of them.",
+                )
+            if left + by < 0:
+                raise RejectedError(f"Only {left} of {sku} are left.", "Nothing was changed.")
+            _set_stock(tx, sku, left + by)
 
     def remove(self, sku: str) -> None:
         """Take a product off sale; those who bought it can still fetch it. Raises `NotFoundError`."""

@@ -6,7 +6,10 @@ import copy
 import gc
 import itertools
 import shutil
+import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from world import World
 
 from common import clock
 from common.keys import IdentityKey
+from common.store import Store
 
 __all__ = ["real_market"]  # a fixture, for whoever names it
 
@@ -51,6 +55,27 @@ def generate(key_type: Any = "ed25519") -> IdentityKey:
 
 
 IdentityKey.generate = generate  # type: ignore[method-assign,assignment]
+
+_migrated: dict[str, bytes] = {}
+_migrate = Store.migrate
+
+
+def migrate(store: Store) -> None:
+    """Migrate a store; of new ones only the first of each kind, the others begin as a copy of it."""
+    path, kind = Path(store._engine.url.database or ""), store._migrations
+    if not path.is_file() or path.stat().st_size:
+        _migrate(store)
+    elif kind in _migrated:
+        path.write_bytes(_migrated[kind])
+    else:
+        _migrate(store)
+        with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(path)) as connection:
+            copied = Path(folder, "copied.db")
+            connection.execute("VACUUM INTO ?", [str(copied)])
+            _migrated[kind] = copied.read_bytes()
+
+
+Store.migrate = migrate  # type: ignore[method-assign]
 
 SLOW_FILES = [
     "test_demo.py",

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from jinja2.bccache import Bucket
 from merchant_world import Identities, World
 
+from common.web.api import FILE, ApiToken
 from common.web.door import Door
 from common.web.server import Address
 from merchant_node.home import CERTIFICATE, IDENTITY_KEY, MerchantHome, Profile
@@ -48,6 +49,8 @@ class Dashboard:
     world: World
     desk: Desk
     browser: Browser
+    token: str = field(repr=False)
+    """What programs have, instead of a link."""
 
     def get(self, path: str, status: int = 200) -> Answer:
         answer = self.browser.get(path)
@@ -109,13 +112,14 @@ def opened_dashboard(home: Path, identities: Identities, keys: Path) -> Iterator
     (home / CERTIFICATE).write_bytes(certificate.public_bytes(Encoding.PEM))
     address, door = Address.free(), Door()
     with address.socket:
-        desk = Desk(make_site(door, address), home, lambda: world.now)
+        api_token = ApiToken(home / FILE)
+        desk = Desk(make_site(door, address, api_token), home, lambda: world.now)
         desk.site.env.bytecode_cache = COMPILED
         desk.start()
         try:
             browser = Browser(dashboard(desk), f"127.0.0.1:{address.port}")
             assert browser.get(f"/enter?token={door.token()}").status == 303
-            yield Dashboard(world, desk, browser)
+            yield Dashboard(world, desk, browser, api_token.path.read_text().strip())
         finally:
             desk.worker.stop()
             world.close()

@@ -113,7 +113,8 @@ def by_bytes(sight: Sight) -> list[int]:
         message = coins.prepared(use.purpose, token.key_id, token.prefix, token.serial)
         for value in (token.prefix, token.serial, token.signature, coins.spent_mark(message), *use.others):
             for start in range(len(value) - RUN + 1):
-                votes.update(seen.get(value[start : start + RUN], ()))
+                if (accounts := seen.get(value[start : start + RUN])) is not None:
+                    votes.update(accounts)
         guesses.append(votes.most_common(1)[0][0] if votes else sight.anyone(use))
     return guesses
 

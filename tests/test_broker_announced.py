@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from client import Shopkeeper, broker_card, settle
 from conftest import Time
+from months import go_to
 from test_broker_audit import of_kind
 from world import World
 
@@ -20,10 +21,11 @@ from common.config import DAY_MS, HOUR_MS
 from common.keys import IdentityKey
 from common.messages import SlotKey
 from common.sealing import XWingPrivateKey
-from common.slots import month_of, slot_start
+from common.slots import month_of, month_start, next_month, slot_start
 from common.validity import install_crl
 from veilmart import ca
 
+LATE = 20
 SPORTS_CARD = topics.merchant_card("sports")
 
 
@@ -56,9 +58,15 @@ def moment(slot: int) -> str:
     return datetime.fromtimestamp(slot / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def to_noon(time: Time) -> None:
-    """Go to the middle of a day's first hour after noon, so that no test meets a boundary by chance."""
+def to_noon(world: World, time: Time) -> None:
+    """Go to the middle of a day's first hour after noon, so that no test meets a boundary by chance.
+
+    Late in a month it is a day of the next one: that one's keys would be made while a test counts.
+    """
     now = clock.now_ms()
+    if datetime.fromtimestamp(now / 1000, UTC).day > LATE:
+        go_to(world, time, month_start(next_month(month_of(now))) + DAY_MS)
+        now = clock.now_ms()
     time.advance(slot_start(now, DAY_MS) + DAY_MS + DAY_MS // 2 + HOUR_MS // 2 - now)
 
 
@@ -121,7 +129,7 @@ def test_every_key_of_the_brokers_card_is_one_event(world: World) -> None:
 
 
 def test_every_prekey_of_a_merchants_card_is_one_event(world: World, time: Time) -> None:
-    to_noon(time)
+    to_noon(world, time)
     world.add_merchant("sports")
     events, card = announced(world, "sports"), read_card(world)
     assert commitments(events) == shown(card)
@@ -132,7 +140,7 @@ def test_every_prekey_of_a_merchants_card_is_one_event(world: World, time: Time)
 
 
 def test_each_hour_and_each_day_brings_its_keys_and_a_restart_none(world: World, time: Time) -> None:
-    to_noon(time)
+    to_noon(world, time)
     world.add_merchant("sports")
     before = announced(world, "sports"), announced(world, "broker")
     time.advance(HOUR_MS)
@@ -155,7 +163,7 @@ def test_each_hour_and_each_day_brings_its_keys_and_a_restart_none(world: World,
 def test_the_card_waits_for_the_transaction_of_its_keys_events(
     world: World, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    to_noon(time)
+    to_noon(world, time)
     settle(world)
     before = announced(world, "broker")
     time.advance(DAY_MS)
@@ -191,7 +199,7 @@ def test_no_second_coin_key_for_a_slot(world: World) -> None:
 
 
 def test_a_card_seen_again_brings_nothing_new(world: World, keeper: Shopkeeper, time: Time) -> None:
-    to_noon(time)
+    to_noon(world, time)
     hour = hour_key()
     for version in (1, 2):
         show(world, keeper, browse_prekeys=[hour], catalog_version=version)
@@ -203,7 +211,7 @@ def test_a_card_seen_again_brings_nothing_new(world: World, keeper: Shopkeeper, 
 def test_a_second_key_for_a_slot_is_in_public_and_a_third_is_not_written(
     world: World, keeper: Shopkeeper, time: Time
 ) -> None:
-    to_noon(time)
+    to_noon(world, time)
     keys = [hour_key() for _ in range(KEYS_PER_SLOT + 2)]
     for each in keys:
         show(world, keeper, browse_prekeys=[each])
@@ -217,7 +225,7 @@ def test_a_second_key_for_a_slot_is_in_public_and_a_third_is_not_written(
 def test_slots_that_are_over_or_far_ahead_are_not_written(
     world: World, keeper: Shopkeeper, time: Time
 ) -> None:
-    to_noon(time)
+    to_noon(world, time)
     hours = [hour_key(-3), hour_key(-1), hour_key(AHEAD), hour_key(AHEAD + 1)]
     days = [day_key(-2), day_key(-1), day_key(AHEAD), day_key(AHEAD + 1)]
     show(world, keeper, browse_prekeys=hours, order_prekeys=days)
@@ -230,7 +238,7 @@ def test_slots_that_are_over_or_far_ahead_are_not_written(
 def test_no_event_for_a_card_that_no_customer_would_believe(
     world: World, keeper: Shopkeeper, time: Time
 ) -> None:
-    to_noon(time)
+    to_noon(world, time)
     now = clock.now_ms()
     show(world, keeper, IdentityKey.generate())
     show(world, keeper, merchant="maps")
@@ -247,7 +255,7 @@ def test_no_event_for_a_card_that_no_customer_would_believe(
 
 
 def test_no_event_for_a_revoked_merchants_card(world: World, keeper: Shopkeeper, time: Time) -> None:
-    to_noon(time)
+    to_noon(world, time)
     crl = ca.revoke(world.ca_home, "sports", now_ms=clock.now_ms()).read_bytes()
     install_crl(world.broker_home / "crl.pem", crl, world.market.ca())
     time.advance(2_000)
@@ -260,7 +268,7 @@ def test_no_event_for_a_revoked_merchants_card(world: World, keeper: Shopkeeper,
 def test_what_is_over_is_forgotten_and_not_announced_again(
     world: World, keeper: Shopkeeper, time: Time
 ) -> None:
-    to_noon(time)
+    to_noon(world, time)
     hour, day = hour_key(), day_key()
     show(world, keeper, browse_prekeys=[hour], order_prekeys=[day])
     time.advance(4 * DAY_MS)

@@ -15,6 +15,7 @@ import typer
 from cli import Terminal, veilmart
 
 from common import errors
+from common.envelope import error_fields
 from common.errors import (
     CardDeclinedError,
     DeadlineError,
@@ -361,4 +362,4 @@ def test_every_command_explains_itself() -> None:
 def test_internal_and_interrupted_are_errors_like_others() -> None:
     assert InternalError("x").exit_code == 1
     assert StoppedError("x").retryable
-    assert json.loads(json.dumps(output.error_fields(StoppedError("x"))))["code"] == "interrupted"
+    assert json.loads(json.dumps(error_fields(StoppedError("x"))))["code"] == "interrupted"

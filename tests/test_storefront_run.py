@@ -54,7 +54,9 @@ def get(link: str, path: str = "", cookie: str = "", host: str = "") -> http.cli
 
 def test_it_serves_one_browser_and_ends_by_a_signal(profile: Path) -> None:
     with served(profile, "--json") as (process, line):
-        link = json.loads(line)["data"]["ready"]
+        said = json.loads(line)["data"]
+        link, token = said["ready"], Path(said["token_file"])
+        assert said["api"] == link.partition("/enter")[0] + "/api/v1"
         assert urlsplit(link).hostname == "127.0.0.1"
         entered = get(link)
         assert (entered.status, entered.headers["Location"]) == (303, "/")
@@ -72,14 +74,17 @@ def test_it_serves_one_browser_and_ends_by_a_signal(profile: Path) -> None:
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
-    token = profile / "api-token"
+    assert token == profile / "api-token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.read_text().strip() not in line
 
 
 def test_a_port_that_is_taken_is_said_in_a_line(profile: Path) -> None:
-    with served(profile) as (_, line):
+    with served(profile) as (process, line):
         port = urlsplit(line.split()[1]).port
+        assert process.stdout is not None
+        api = process.stdout.readline()
+        assert api == f"api http://127.0.0.1:{port}/api/v1 with the token in {profile}/api-token\n"
         ran = veilmart("customer", "web", "--port", str(port), "--profile", profile)
     assert ran.code == 2
     assert f"Port {port} of 127.0.0.1 cannot be used" in ran.err

@@ -42,6 +42,8 @@ from veilmart import ca
 from veilmart.init import InitReport, init_market
 
 PATIENCE_S = 20.0
+IDLE_S = 0.02
+"""Where nothing has arrived, time and the pools alone bring something; nodes look at the time each 250 ms."""
 
 
 @functools.cache
@@ -312,7 +314,7 @@ class World:
                 return False
             if not any(lane.inbox for running in self.running.values() for lane in running.lanes.values()):
                 wakers = [running.pools.wake_receiver for running in self.running.values()]
-                select.select(wakers, [], [], 0.002)
+                select.select(wakers, [], [], IDLE_S)
         return True
 
     # --- people ----------------------------------------------------------------------------------------

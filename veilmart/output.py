@@ -8,10 +8,9 @@ Rule 2. With `--json`, wherever it stands, stdout holds envelopes of one line ea
     {"ok": false, "error": {"code": "not_found", "message": "...", "hint": "...", "retryable": false}}
 
 A command prints one. Those that go on by themselves (`audit watch`, `merchant orders --follow`, `... run`)
-print one for each thing that they have to say; an error, where there is one, is the last. An error of
-`timeout` also has its `hop`, one of `out_of_stock` what is `available`, one of `discount_refused` or
-`card_declined` the `reason`, one of `card_invalid` its `faults` by field; where something was done before
-something else failed, `data` stands beside `error`.
+print one for each thing that they have to say; an error, where there is one, is the last. What else an
+error may have is said in `common.envelope`; where something was done before something else failed, `data`
+stands beside `error`.
 
 Rule 3. Amounts are minor units and times milliseconds since 1970 in JSON, and written out for people.
 
@@ -34,20 +33,12 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Final, TextIO, TypeAlias
 
 import msgspec
 
-from common.errors import (
-    CardDeclinedError,
-    DeadlineError,
-    DiscountRefusedError,
-    InvalidCardError,
-    OutOfStockError,
-    UsageError,
-    VeilmartError,
-)
+from common.envelope import plain
+from common.errors import UsageError, VeilmartError
 
 INTERRUPTED: Final = 130
 _KEPT: Final = frozenset("\n\t")
@@ -157,27 +148,6 @@ class Output:
             _print(sys.stderr, f"hint: {printable(error.hint)}")
 
 
-def error_fields(error: VeilmartError) -> dict[str, Any]:
-    """Give what an envelope says about an error."""
-    fields: dict[str, Any] = {
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-        "retryable": error.retryable,
-    }
-    if isinstance(error, DeadlineError):
-        fields["hop"] = error.hop
-    if isinstance(error, CardDeclinedError):
-        fields["reason"] = error.reason
-    if isinstance(error, InvalidCardError):
-        fields["faults"] = error.faults
-    if isinstance(error, OutOfStockError) and error.available is not None:
-        fields["available"] = error.available
-    if isinstance(error, DiscountRefusedError):
-        fields["reason"] = error.reason
-    return fields
-
-
 def printable(text: str) -> str:
     """Take out what could steer a terminal: control and format characters but newline and tab."""
     return "".join(
@@ -193,15 +163,7 @@ def _steers(character: str) -> bool:
 
 def _line(envelope: dict[str, Any]) -> str:
     # ASCII alone, so that no locale can spoil it.
-    return json.dumps(msgspec.to_builtins(envelope, enc_hook=_plain, str_keys=True), separators=(",", ":"))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, VeilmartError):
-        return error_fields(value)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
+    return json.dumps(msgspec.to_builtins(envelope, enc_hook=plain, str_keys=True), separators=(",", ":"))
 
 
 def _inert(cell: object) -> object:

@@ -11,7 +11,8 @@ forget it and no upload has to be held in memory.
 
 Rule 3. A body has a limit before anything is parsed: `FORM_BYTES`, or what `uploads` says for a path.
 
-Rule 4. /api/ takes the bearer token instead of a cookie, and nothing of a browser's.
+Rule 4. /api/ takes the bearer token instead of a cookie, and nothing of a browser's: a page of another
+site is refused with the token too. What is refused there is refused as programs read it.
 
 Rule 5. Every answer forbids scripts, styles, frames and targets that are not ours, and caches nothing but
 what says so itself.
@@ -27,10 +28,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.config import KIB
+from common.web import statuses
 from common.web.api import ApiToken
 from common.web.door import BrowserSession, Door
 
@@ -109,23 +111,27 @@ class Guard:
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         path, answer = str(scope["path"]), self._app
+        is_api = path.startswith("/api/")
         if headers.get("host", "") not in self._hosts:
-            answer = PlainTextResponse("This server answers to its own address only.\n", status_code=421)
+            plain = PlainTextResponse("This server answers to its own address only.\n", status_code=421)
+            answer = statuses.misdirected() if is_api else plain
         elif path.startswith("/static/") or path == "/enter":
             receive = _limited(receive, FORM_BYTES)
             if scope["method"] not in SAFE and not self._is_ours(headers):
                 answer = self._refuse(scope, "forged")
-        elif path.startswith("/api/"):
-            if self._api_token is None or not self._api_token.opens(headers.get("authorization", "")):
-                answer = JSONResponse(
-                    {"error": {"code": "authentication", "message": "A bearer token is needed."}},
-                    status_code=401,
-                    headers={"www-authenticate": "Bearer"},
-                )
+        elif is_api:
+            answer = self._for_a_program(path, headers)
             receive = _limited(receive, self._limit(path))
         else:
             answer, receive = await self._for_a_browser(scope, headers, receive)
         await answer(scope, receive, send)
+
+    def _for_a_program(self, path: str, headers: Headers) -> ASGIApp:
+        if not self._is_ours(headers):
+            return statuses.foreign()
+        if self._api_token is None or not self._api_token.opens(headers.get("authorization", "")):
+            return statuses.no_token()
+        return self._app if self._fits(path, headers) else statuses.too_large()
 
     async def _for_a_browser(
         self, scope: Scope, headers: Headers, receive: Receive
@@ -137,11 +143,10 @@ class Guard:
         scope.setdefault("state", {})["browser_session"] = session
         if scope["method"] in SAFE:
             return self._app, receive
-        limit = self._limit(str(scope["path"]))
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limit:
+        path = str(scope["path"])
+        if not self._fits(path, headers):
             return self._refuse(scope, "too_large"), receive
-        receive = _limited(receive, limit)
+        receive = _limited(receive, self._limit(path))
         if not self._is_ours(headers):
             return self._refuse(scope, "forged"), receive
         given = headers.get("x-csrf-token", "").encode()
@@ -150,6 +155,11 @@ class Guard:
         if not hmac.compare_digest(given, session.csrf.encode()):
             return self._refuse(scope, "forged"), receive
         return self._app, receive
+
+    def _fits(self, path: str, headers: Headers) -> bool:
+        """Tell whether a body is as small as it has to be, as far as its sender says."""
+        length = headers.get("content-length", "0")
+        return length.isdecimal() and int(length) <= self._limit(path)
 
     def _limit(self, path: str) -> int:
         allowed = [limit for beginning, limit in self._uploads.items() if path.startswith(beginning)]

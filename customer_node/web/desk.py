@@ -50,6 +50,17 @@ class BothOpenError(RejectedError):
     """The other side was opened meanwhile, in another tab."""
 
 
+class AccountOpenError(BothOpenError):
+    """A shop was to be asked while the account is open."""
+
+    code = "account_open"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your account is open: the shops are closed meanwhile.", "Log out, then go on shopping."
+        )
+
+
 @dataclass(frozen=True)
 class Offer:
     """A quote that was shown, and the discount codes in it, by merchant."""
@@ -149,7 +160,7 @@ class Desk:
         """Demand that the other side is not open."""
         is_account_open = self.reading.logged_in()
         if side == "shop" and is_account_open:
-            raise BothOpenError("Your account was opened meanwhile.", "Log out, then go on shopping.")
+            raise AccountOpenError
         if side == "account" and not is_account_open and self.reading.visit() is not None:
             raise BothOpenError("A visit to a shop was opened meanwhile.", "Leave the shops, then log in.")
 

@@ -18,8 +18,10 @@ from common.web.door import Door
 from common.web.server import Address, serve
 from common.web.site import Site
 from customer_node.market import Market
+from customer_node.receipts import MAXIMUM_BUNDLE
 from customer_node.web.account import AccountPages
 from customer_node.web.account_changes import AccountChangePages
+from customer_node.web.api.interface import interface
 from customer_node.web.cart import CartPages
 from customer_node.web.catalog import CatalogPages
 from customer_node.web.desk import Desk
@@ -41,6 +43,21 @@ DOWNLOADS: Final = "downloads"
 TINTS: Final = 8
 
 
+def make_site(door: Door, address: Address, api_token: ApiToken | None = None) -> Site:
+    """Give the storefront's site."""
+    return Site(
+        name=NAME,
+        title=TITLE,
+        package="customer_node.web",
+        door=door,
+        address=address,
+        uploads={"/api/v1/receipts/": MAXIMUM_BUNDLE},
+        explain=explain,
+        api_token=api_token,
+        layout="shop.html",
+    )
+
+
 def storefront(desk: Desk) -> ASGIApp:
     """Give the application of a desk that was opened."""
     pages = (
@@ -59,7 +76,7 @@ def storefront(desk: Desk) -> ASGIApp:
         AccountChangePages(desk),
         ModePages(desk),
     )
-    routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
+    routes: Sequence[BaseRoute] = [interface(desk), *(route for each in pages for route in each.routes())]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -89,16 +106,7 @@ def run_storefront(
     address = Address.free(port)
     door = Door(lambda token: announce(f"{address.url}/enter?token={token}"))
     with address.socket:
-        site = Site(
-            name=NAME,
-            title=TITLE,
-            package="customer_node.web",
-            door=door,
-            address=address,
-            explain=explain,
-            api_token=ApiToken(home / API_TOKEN_FILE),
-            layout="shop.html",
-        )
+        site = make_site(door, address, ApiToken(home / API_TOKEN_FILE))
         desk = desk_of(site, market, home)
         desk.start()
         try:

@@ -13,9 +13,12 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from common.config import KIB
+from common.web.api import FILE as API_TOKEN_FILE
+from common.web.api import ApiToken
 from common.web.door import Door
 from common.web.server import Address, serve
 from common.web.site import Site
+from merchant_node.web.api.interface import interface
 from merchant_node.web.desk import Desk
 from merchant_node.web.discounts import DiscountPages
 from merchant_node.web.disputes import DisputePages
@@ -35,7 +38,7 @@ UPLOADS: Final = "uploads"
 LARGEST_UPLOAD: Final = 8 * KIB * KIB * KIB
 
 
-def make_site(door: Door, address: Address) -> Site:
+def make_site(door: Door, address: Address, api_token: ApiToken | None = None) -> Site:
     """Give the dashboard's site."""
     return Site(
         name=NAME,
@@ -43,7 +46,8 @@ def make_site(door: Door, address: Address) -> Site:
         package="merchant_node.web",
         door=door,
         address=address,
-        uploads={"/products/": LARGEST_UPLOAD, "/import": LARGEST_UPLOAD},
+        uploads=dict.fromkeys(("/products/", "/import", "/api/v1/products"), LARGEST_UPLOAD),
+        api_token=api_token,
     )
 
 
@@ -62,7 +66,7 @@ def dashboard(desk: Desk) -> ASGIApp:
         PlotPages(desk),
         SettingsPages(desk),
     )
-    routes: Sequence[BaseRoute] = [route for each in pages for route in each.routes()]
+    routes: Sequence[BaseRoute] = [interface(desk), *(route for each in pages for route in each.routes())]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -83,7 +87,7 @@ def run_dashboard(home: Path, port: int, announce: Callable[[str], None]) -> Non
     address = Address.free(port)
     door = Door(lambda token: announce(f"{address.url}/enter?token={token}"))
     with address.socket:
-        desk = Desk(make_site(door, address), home)
+        desk = Desk(make_site(door, address, ApiToken(home / API_TOKEN_FILE)), home)
         desk.start()
         try:
             with _uploads_in(home / UPLOADS):

@@ -166,7 +166,11 @@ def picture(sent: list[UploadFile]) -> Upload | None:
         return None
     if (sent[0].size or 0) > LARGEST_PICTURE:
         raise FieldErrors({"image": f"Choose a picture of at most {LARGEST_PICTURE >> 20} MiB."})
-    data = sent[0].file.read(LARGEST_PICTURE)
+    return smaller(sent[0].file.read(LARGEST_PICTURE))
+
+
+def smaller(data: bytes) -> Upload:
+    """Scale a picture until it fits into its answer. Raises `FieldErrors`."""
     try:
         for width in PICTURE_WIDTHS:
             made = images.scaled(data, width)

@@ -176,6 +176,9 @@ class Shopfront:
     def read_link(self) -> str:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        if line.startswith("api "):
+            # What programs are told, after the first link.
+            line = self.process.stdout.readline()
         found = re.fullmatch(r"ready (http://127\.0\.0\.1:\d+/enter\?token=\S+)\n", line)
         assert found, (line, self.process.stderr.read() if self.process.stderr else "")
         self.link = found[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from typing import Annotated
 
 import typer
@@ -34,23 +33,20 @@ def web(
 ) -> None:
     """Open the shop as pages for a browser on this machine, until SIGTERM or SIGINT.
 
-    The link that it prints lets one browser in, once. Nobody else's machine can reach it.
+    The link that it prints lets one browser in, once. Programs use /api/v1 with the token in the file that it
+    names (docs/rest.md). Nobody else's machine can reach it.
     """
     # What serves pages takes long to import, and no other command needs it.
     from customer_node.web.storefront import run_storefront  # noqa: PLC0415
+    from veilmart.cli.web_ready import announcing  # noqa: PLC0415
 
     shown, home = output(context), profile_home(profile)
     unlock = present_unlock(home, passphrase_file, key_file)
     if now:
         shown.note("warning: young coins and tickets make it easier to tie what follows to you")
 
-    def announce(link: str) -> None:
-        shown.show({"ready": link}, f"ready {link}")
-        if open_:
-            webbrowser.open(link)
-
     def market() -> Market:
         return Market(home, proxy=proxy, timeout_s=timeout, allow_young=now, unlock=unlock)
 
     log_to_stderr()
-    run_storefront(home, market, port, announce)
+    run_storefront(home, market, port, announcing(shown, home, opening=open_))

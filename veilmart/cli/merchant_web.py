@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import webbrowser
 from typing import Annotated
 
 import typer
@@ -24,17 +23,15 @@ def web(
 ) -> None:
     """Open the dashboard as pages for a browser on this machine, until SIGTERM or SIGINT.
 
-    It works beside `merchant run`, or without it. The link that it prints lets one browser in, once.
+    It works beside `merchant run`, or without it. The link that it prints lets one browser in, once. Programs
+    use /api/v1 with the token in the file that it names (docs/rest.md).
     """
     # What serves pages takes long to import, and no other command needs it.
     from merchant_node.web.dashboard import run_dashboard  # noqa: PLC0415
+    from veilmart.cli.web_ready import announcing  # noqa: PLC0415
 
     shown = output(context)
 
-    def announce(link: str) -> None:
-        shown.show({"ready": link}, f"ready {link}")
-        if open_:
-            webbrowser.open(link)
-
+    place = merchant_home(home, merchant)
     log_to_stderr()
-    run_dashboard(merchant_home(home, merchant), port, announce)
+    run_dashboard(place, port, announcing(shown, place, opening=open_))
