@@ -83,8 +83,8 @@ class Downloads:
         placed_here = visit is not None and visit.session == order.visit
         return merchant_place(order.merchant) if placed_here else order_place(order.id)
 
-    def steps(self, order_id: bytes, folder: Path | None) -> Iterator[Progress]:
-        """Deliver an order, batch by batch. `folder` None goes on in the one where it began.
+    def steps(self, order_id: bytes, folder: Path | None, batch: int = BATCH) -> Iterator[Progress]:
+        """Deliver an order, `batch` cells by `batch`. `folder` None goes on in the one where it began.
 
         Raises `UsageError`, `RejectedError` for an order that was not accepted, `UntrustedError` for
         content that the merchant did not sign, and what a visit raises. Whatever is raised, or if the
@@ -97,7 +97,7 @@ class Downloads:
             fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write)
             try:
                 while fetch.done < delivery.cells:
-                    self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
+                    self._shop.at(merchant, partial(self._batch, delivery, fetch, writer, batch), place)
                     yield delivery.progress(fetch.done)
             finally:
                 self._record(delivery.order.id, writer.settle(fetch.done).result())
@@ -178,10 +178,10 @@ class Downloads:
 
     # --- cells -----------------------------------------------------------------------------------------
 
-    def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, visit: Visit) -> None:
+    def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, batch: int, visit: Visit) -> None:
         """Fetch on to the next entry of progress, while the last batch is brought to the disk."""
         settled = writer.settle(fetch.done)
-        fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
+        fetch.run(visit, min(fetch.done + batch, delivery.cells))
         self._record(delivery.order.id, settled.result())
 
     def _record(self, order_id: bytes, done: int) -> None:

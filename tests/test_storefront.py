@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,19 @@ def test_whoever_leaves_the_shops_lets_deliveries_pause(front: Front) -> None:
     front.post(f"/orders/{order.order_id}/deliver")
     front.settled()
     assert front.desk.reading.order(order.order_id).state == "complete"
+
+
+def test_chunks_are_shown_as_they_come(front: Front) -> None:
+    front.log_out()
+    front.bazaar.add("sports", "LONG", 500, content("long", 4_000_000))
+    front.add("sports", "LONG")
+    place = front.post("/pay", key=front.review()).headers["location"]
+    shown: list[int] = []
+    while not shown or front.desk.reading.orders()[0].state != "complete":
+        page = front.browser.get(place).text
+        shown += [int(each) for each in re.findall(r"(\d+) of \d+ (?:encrypted )?chunks", page)]
+    assert shown == sorted(shown)
+    assert len({*shown}) > 2, "more than the first and the last"
 
 
 def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:

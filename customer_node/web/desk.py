@@ -43,6 +43,9 @@ SIDE: Final[ContextVar[Side]] = ContextVar("SIDE", default="local")
 MOST_QUOTES: Final = 32
 MOST_PURCHASES: Final = 200
 MOST_DELIVERIES: Final = 100
+BATCH: Final = 16
+"""Cells that come before a page may ask the market something else: 1 MiB."""
+
 DELIVERABLE: Final = frozenset({"accepted", "downloading"})
 
 
@@ -256,7 +259,7 @@ class Desk:
         steps: Iterator[Progress] | None = None
         try:
             # The first step only plans: the account may be open.
-            steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder)))
+            steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder, batch=BATCH)))
             while not (self.site.stopping or delivery.is_paused):
                 delivery.progress = await self.ask(lambda _, it=steps: next(it, None))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 if delivery.progress is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -95,7 +95,8 @@ class OrderPages:
 
         return events.stream(self._desk.site, piece)
 
-    def _state(self, order: OrderView) -> dict[str, Any]:
+    def _state(self, stored: OrderView) -> dict[str, Any]:
+        order = as_it_comes(self._desk, stored)
         delivery = self._desk.delivery(order.order_id)
         purchase = self._desk.purchase(order.idempotency_key)
         # A purchase that ends begins its deliveries.
@@ -166,6 +167,14 @@ class OrderPages:
         form = await forms.read(request)
         await self._desk.carry_on()
         return self._desk.site.redirect(form.text("onward") or "/orders")
+
+
+def as_it_comes(desk: Desk, order: OrderView) -> OrderView:
+    """Give an order with the chunks that have come until now: what is written down lags behind."""
+    delivery = desk.delivery(order.order_id)
+    if delivery is None or delivery.progress is None:
+        return order
+    return replace(order, cells_done=max(order.cells_done, delivery.progress.cells_done))
 
 
 def _size(path: Path) -> int:
