@@ -60,7 +60,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}", "`merchant init` writes it.") from error
         except msgspec.MsgspecError as error:
-            raise UsageError(f"{path} is not valid: {error}") from error
+            raise UsageError(
+                f"{path} is not valid: {error}", "Correct the entry or remove the line."
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write `merchant.toml`. Raises `UsageError` for a value out of bounds."""
