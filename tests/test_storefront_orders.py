@@ -191,6 +191,11 @@ def test_a_dispute_that_got_no_answer_is_said_again_before_anything_is_fetched(f
     page = front.browser.get(f"/orders/{order_id}").text
     assert "The broker has not answered yet." in page
     assert "Say it again" in page
+    stopped = front.desk.delivery(order_id)
+    with front.bazaar.tampering(lambda it: [] if it.topic.endswith("/up") else [it]):
+        front.post("/orders/resume")
+        front.settled()
+    assert front.desk.delivery(order_id) is stopped, "nothing arrives behind the dispute's back"
     front.post("/orders/resume", onward=f"/orders/{order_id}")
     front.settled()
     assert front.desk.reading.order(order_id).state == "disputed"
