@@ -35,6 +35,7 @@ from common.worker import Worker
 from customer_node.account_changes import AccountChanges
 from customer_node.cart import Cart
 from customer_node.connection import Connect
+from customer_node.downloads import BATCH
 from customer_node.following import Pause, Step
 from customer_node.invoices.model import Buyer
 from customer_node.market import Market
@@ -230,6 +231,7 @@ class AsyncMarket:
     top_up = coroutine(Market.top_up)
     top_ups = coroutine(Market.top_ups)
     withdraw = coroutine(Market.withdraw)
+    plan_withdrawal = coroutine(Market.plan_withdrawal)
     wallet = coroutine(Market.wallet)
     tend = coroutine(Market.tend)
 
@@ -274,12 +276,18 @@ class AsyncMarket:
                 progress(step)
         return await self.files(order_id)
 
-    def download_steps(self, order_id: str, folder: Path | None = None) -> AsyncIterator[Progress]:
-        """Download as `download` does, as an iterator; it may be given up and started again."""
+    def download_steps(
+        self, order_id: str, folder: Path | None = None, *, batch: int = BATCH
+    ) -> AsyncIterator[Progress]:
+        """Download as `download` does, as an iterator; it may be given up and started again.
+
+        A step is `batch` cells: few are seen sooner, and each is written down, which takes a while.
+        """
         _ = self._present
-        return self._worker.iterate(lambda market: market.download_steps(order_id, folder))
+        return self._worker.iterate(lambda market: market.download_steps(order_id, folder, batch=batch))
 
     files = coroutine(Market.files)
+    wrong_files = coroutine(Market.wrong_files)
 
     def _follow(self, order_id: str, folder: Path | None, timeout_s: float | None) -> OrderEvents:
         return _Events(

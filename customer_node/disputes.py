@@ -27,6 +27,7 @@ from customer_node.orders import Order
 from customer_node.refunds import Refunds
 from customer_node.schema import disputes, order_lines, receipts, records
 from customer_node.shop import ShopSession
+from customer_node.views import DisputeView
 
 Kind: TypeAlias = Literal["not_delivered", "wrong_content"]
 
@@ -142,6 +143,15 @@ class Disputes:
 def _stored(tx: Tx, order_id: bytes) -> messages.OpenDispute | None:
     packed = tx.scalar(sa.select(disputes.c.request).where(disputes.c.order_id == order_id))
     return None if packed is None else _REQUEST.unpack(packed)
+
+
+def dispute_view(tx: Tx, order_id: bytes) -> DisputeView | None:
+    """Show what was said of an order, None where it was never disputed."""
+    row = tx.one(sa.select(disputes).where(disputes.c.order_id == order_id))
+    if row is None:
+        return None
+    request = _REQUEST.unpack(row["request"])
+    return DisputeView(request.kind, request.statement, bool(request.evidence), row["opened"])
 
 
 def unanswered(tx: Tx) -> list[bytes]:

@@ -87,8 +87,10 @@ class Downloads:
         placed_here = visit is not None and visit.session == order.visit
         return merchant_place(order.merchant) if placed_here else order_place(order.id)
 
-    def steps(self, order_id: bytes, folder: Path | None) -> Generator[Progress, None, None]:
-        """Deliver an order, batch by batch. `folder` None goes on in the one where it began.
+    def steps(
+        self, order_id: bytes, folder: Path | None, batch: int = BATCH
+    ) -> Generator[Progress, None, None]:
+        """Deliver an order, `batch` cells by `batch`. `folder` None goes on in the one where it began.
 
         Raises `UsageError`, `RejectedError` for an order that was not accepted, `UntrustedError` for
         content that the merchant did not sign, `BusyError` while it is downloaded already, and what a visit
@@ -96,7 +98,7 @@ class Downloads:
         ended.
         """
         with self._alone(order_id):
-            yield from self._steps(order_id, folder)
+            yield from self._steps(order_id, folder, batch)
 
     @contextmanager
     def _alone(self, order_id: bytes) -> Iterator[None]:
@@ -111,7 +113,7 @@ class Downloads:
         finally:
             self._under_way.discard(order_id)
 
-    def _steps(self, order_id: bytes, folder: Path | None) -> Iterator[Progress]:
+    def _steps(self, order_id: bytes, folder: Path | None, batch: int) -> Iterator[Progress]:
         delivery = self._plan(order_id, folder)
         yield delivery.progress(delivery.done)
         place, merchant = self.place_of(delivery.order), delivery.order.merchant
@@ -119,7 +121,7 @@ class Downloads:
             fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write)
             try:
                 while fetch.done < delivery.cells:
-                    self._shop.at(merchant, partial(self._batch, delivery, fetch, writer), place)
+                    self._shop.at(merchant, partial(self._batch, delivery, fetch, writer, batch), place)
                     yield delivery.progress(fetch.done)
             finally:
                 self._record(delivery.order.id, writer.settle(fetch.done).result())
@@ -200,10 +202,10 @@ class Downloads:
 
     # --- cells -----------------------------------------------------------------------------------------
 
-    def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, visit: Visit) -> None:
+    def _batch(self, delivery: Delivery, fetch: Fetch, writer: Writer, batch: int, visit: Visit) -> None:
         """Fetch on to the next entry of progress, while the last batch is brought to the disk."""
         settled = writer.settle(fetch.done)
-        fetch.run(visit, min(fetch.done + BATCH, delivery.cells))
+        fetch.run(visit, min(fetch.done + batch, delivery.cells))
         self._record(delivery.order.id, settled.result())
 
     def _record(self, order_id: bytes, done: int) -> None:

@@ -35,7 +35,7 @@ from customer_node.connection import Connect, Uplink
 from customer_node.context import Context
 from customer_node.directory import Directory
 from customer_node.disputes import Disputes, Kind
-from customer_node.downloads import Downloads
+from customer_node.downloads import BATCH, Downloads
 from customer_node.drafts import Drafts
 from customer_node.following import Events, Following
 from customer_node.funds import Funds
@@ -514,9 +514,14 @@ class Market:
                 progress(step)
         return self.files(order_id)
 
-    def download_steps(self, order_id: str, folder: Path | None = None) -> Generator[Progress, None, None]:
-        """Download as `download` does, as an iterator; it may be given up and started again."""
-        return self._downloads.steps(self._find(order_id), folder)
+    def download_steps(
+        self, order_id: str, folder: Path | None = None, *, batch: int = BATCH
+    ) -> Generator[Progress, None, None]:
+        """Download as `download` does, as an iterator; it may be given up and started again.
+
+        A step is `batch` cells: few are seen sooner, and each is written down, which takes a while.
+        """
+        return self._downloads.steps(self._find(order_id), folder, batch)
 
     def files(self, order_id: str) -> tuple[DeliveredFile, ...]:
         """List an order's files."""

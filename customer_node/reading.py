@@ -16,10 +16,13 @@ from common.states import CUSTOMER_ORDER
 from customer_node import apart, kept, orders
 from customer_node.cart import cart_view
 from customer_node.context import Context
+from customer_node.disputes import dispute_view
 from customer_node.holdings import wallet_view
+from customer_node.invoices.issue import kept_buyer
+from customer_node.invoices.model import Buyer
 from customer_node.schema import account_sessions, deliveries, visits
 from customer_node.topups import top_up_views
-from customer_node.views import CartView, OrderView, TopUpView, VisitView, WalletView
+from customer_node.views import CartView, DisputeView, OrderView, TopUpView, VisitView, WalletView
 
 ORDER_STATES: Final = tuple(CUSTOMER_ORDER)
 
@@ -59,6 +62,16 @@ class Reading:
         if not found:
             raise orders.no_order(order_id)
         return found[0]
+
+    def dispute(self, order_id: str) -> DisputeView | None:
+        """Give what was said when an order was disputed, None where it never was."""
+        with self._context.profile.store.snapshot() as tx:
+            return dispute_view(tx, bytes.fromhex(order_id))
+
+    def buyer(self) -> Buyer:
+        """Give the name and address that are kept for invoices, without any words where none are."""
+        with self._context.profile.store.snapshot() as tx:
+            return kept_buyer(tx)
 
     def folder(self, order_id: str) -> Path:
         """Give the folder that an order's files are in or on their way to. Raises `NotFoundError`."""

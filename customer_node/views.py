@@ -499,6 +499,16 @@ class WrongFileView:
 
 
 @dataclass(frozen=True)
+class DisputeView:
+    """What was said when an order was disputed; `revealed` tells whether its receipt was shown."""
+
+    kind: Literal["not_delivered", "wrong_content"]
+    statement: str
+    revealed: bool
+    opened: int
+
+
+@dataclass(frozen=True)
 class OrderResult:
     """How one merchant's part of a purchase went. Both may be set: an order that is open, and why."""
 

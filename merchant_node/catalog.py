@@ -54,7 +54,8 @@ class Product:
 
     def __post_init__(self) -> None:
         record = self.record
-        text = "\n".join((record.title, record.description, record.category, record.sku, *record.tags))
+        names = record.title, record.description, record.category, record.sku, record.group, record.variant
+        text = "\n".join((*names, *record.tags))
         object.__setattr__(self, "record_digest", hashlib.sha256(self.packed).digest())
         object.__setattr__(self, "text", text.casefold())
 
@@ -104,7 +105,7 @@ class Catalog:
         return self._products.get(sku)
 
     def find(self, request: messages.ListProducts) -> Page:
-        """Search: every word must occur in title, description, category, tags or SKU, in any case."""
+        """Search: every word must occur in the texts of a product, in any case."""
         words = request.search.casefold().split()
         found = [
             product

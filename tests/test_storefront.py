@@ -2,125 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from asgi import Answer, Browser
 from conftest import Time
 from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
+from fronts import Front, bazaar, front, gate, opened
 from test_customer_refunds import deaf
+from test_storefront_account import code, secret_on
 
+from broker_node import totp
 from common import clock, config
 from common.config import HOUR_MS
 from common.errors import NotFoundError
-from common.web.door import Door
-from common.web.server import Address
-from common.web.site import Site
-from customer_node import Market, schema
+from customer_node import schema
 from customer_node.views import OrderView
-from customer_node.web import storefront
-from customer_node.web.desk import SIDE, BothOpenError, Delivery, Desk, Side
+from customer_node.web.desk import SIDE, BothOpenError, Delivery, Side
 from customer_node.web.orders import timeline
 from customer_node.web.words import explain
 
+__all__ = ["bazaar", "front"]  # fixtures
+
 CARD = {"number": "4242424242424242", "expiry": "12/34", "security_code": "123", "name": "A. Lovelace"}
-
-
-@dataclass
-class Front:
-    """A storefront and a browser inside it; its customer is logged in and has coins."""
-
-    bazaar: Bazaar
-    profile: Path
-    address: Address
-    runner: asyncio.Runner
-    desk: Desk
-    browser: Browser
-
-    def post(self, path: str, **fields: str) -> Answer:
-        session = next(iter(self.door._sessions.values()))
-        return self.browser.post(path, {"csrf": session.csrf, **fields})
-
-    @property
-    def door(self) -> Door:
-        return self.desk.site._door
-
-    @property
-    def market(self) -> Market:
-        assert self.desk.worker._owned is not None
-        return self.desk.worker._owned
-
-    def log_out(self) -> None:
-        assert self.post("/account/logout", onward="/").status == 303
-
-    def add(self, merchant: str = "sports", sku: str = "PLAN", quantity: int = 1) -> None:
-        fields = {"merchant": merchant, "sku": sku, "quantity": str(quantity)}
-        assert self.post("/cart/add", **fields).status == 303
-
-    def review(self) -> str:
-        """Look at the review; gives the key under which it can be paid."""
-        page = self.browser.get("/review")
-        found = re.search(r'name="key" value="([0-9a-f]+)"', page.text)
-        assert found, page.text
-        return found[1]
-
-    def settled(self) -> None:
-        """Let every purchase and delivery come to its end."""
-        self.runner.run(self.desk.stop())
-
-
-@pytest.fixture
-def bazaar(tmp_path: Path, time: Time) -> Iterator[Bazaar]:
-    built = build(tmp_path)
-    yield built
-    built.world.close()
-
-
-@pytest.fixture
-def front(bazaar: Bazaar) -> Iterator[Front]:
-    with bazaar.customer() as market:
-        profile = home(market)
-    yield from opened(bazaar, profile)
-
-
-def opened(bazaar: Bazaar, profile: Path) -> Iterator[Front]:
-    address, runner = Address.free(), asyncio.Runner()
-    site = Site(
-        name="shop",
-        title="Veilmart",
-        package="customer_node.web",
-        door=Door(),
-        address=address,
-        explain=explain,
-        layout="shop.html",
-    )
-
-    def market() -> Market:
-        return Market(profile, connect=bazaar.world.connect, timeout_s=2.0, clock=clock_now)
-
-    desk = storefront.desk_of(site, market, profile)
-    desk.start()
-    browser = Browser(storefront.storefront(desk), f"127.0.0.1:{address.port}", runner=runner)
-    browser.get(f"/enter?token={site._door.token()}")
-    with address.socket, runner:
-        yield Front(bazaar, profile, address, runner, desk, browser)
-        runner.run(desk.stop())
-        desk.worker.stop()
-
-
-def clock_now() -> int:
-    return clock.now_ms()
-
-
-def gate(answer: Answer) -> str:
-    found = re.search(r'data-gate="(\w+)"', answer.text)
-    return found[1] if found else ""
 
 
 # --- account and visits --------------------------------------------------------------------------------
@@ -179,6 +87,19 @@ def test_whoever_leaves_the_shops_lets_deliveries_pause(front: Front) -> None:
     front.post(f"/orders/{order.order_id}/deliver")
     front.settled()
     assert front.desk.reading.order(order.order_id).state == "complete"
+
+
+def test_chunks_are_shown_as_they_come(front: Front) -> None:
+    front.log_out()
+    front.bazaar.add("sports", "LONG", 500, content("long", 4_000_000))
+    front.add("sports", "LONG")
+    place = front.post("/pay", key=front.review()).headers["location"]
+    shown: list[int] = []
+    while not shown or front.desk.reading.orders()[0].state != "complete":
+        page = front.browser.get(place).text
+        shown += [int(each) for each in re.findall(r"(\d+) of \d+ (?:encrypted )?chunks", page)]
+    assert shown == sorted(shown)
+    assert len({*shown}) > 2, "more than the first and the last"
 
 
 def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:
@@ -504,12 +425,32 @@ def test_whoever_has_no_ticket_is_welcomed(bazaar: Bazaar) -> None:
     with bazaar.customer(bundles=0) as market:
         market.log_out()
         profile = home(market)
-    for front in opened(bazaar, profile):
-        page = front.browser.get("/").text
+    for new in opened(bazaar, profile):
+        page = new.browser.get("/").text
         assert "Welcome" in page
         assert "sports" in page
-        assert front.browser.get("/catalog").status == 409
-        assert "No ticket is left" in front.browser.get("/catalog").text
+        assert new.browser.get("/catalog").status == 409
+        assert "No ticket is left" in new.browser.get("/catalog").text
+
+
+def test_no_login_asks_for_a_code_once_it_is_turned_off(front: Front, time: Time) -> None:
+    secret = secret_on(front.browser.get("/account/second-factor").text)
+    front.post("/account/second-factor/on", password=PASSWORD, code=code(secret))
+    time.advance(2 * totp.STEP_MS)
+    off = front.post("/account/second-factor/off", password=PASSWORD, code=code(secret))
+    assert (off.status, off.headers["location"]) == (303, "/account")
+    front.post("/account/logout", onward="/account")
+    front.log_in()
+
+
+def test_coins_that_end_are_swapped_and_what_is_lost_is_said(front: Front, time: Time) -> None:
+    wallet = front.desk.reading.wallet()
+    while not wallet.ending:
+        time.advance(config.DAY_MS)
+        wallet = front.desk.reading.wallet()
+    page = front.browser.get("/wallet").text
+    assert "Swap them now" in page
+    assert 'value="/wallet"' in page
 
 
 # --- what pages read beside the market -----------------------------------------------------------------

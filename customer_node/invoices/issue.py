@@ -32,7 +32,7 @@ class Invoices:
             return Invoice(
                 receipt=receipt,
                 merchant_name=tx.scalar(query) or "",
-                buyer=_kept(tx) if buyer is None else buyer,
+                buyer=kept_buyer(tx) if buyer is None else buyer,
                 refunded=orders.load(tx, order_id).refunded,
                 proof=proof,
             )
@@ -41,7 +41,7 @@ class Invoices:
     def buyer(self) -> Buyer:
         """The buyer that is kept, without any words where none is."""
         with self._context.profile.store.immediate() as tx:
-            return _kept(tx)
+            return kept_buyer(tx)
 
     def keep_buyer(self, buyer: Buyer) -> None:
         """Keep the buyer's words for later invoices, sealed; those without any are erased."""
@@ -51,6 +51,7 @@ class Invoices:
                 tx.execute(sa.insert(buyer_row), {"name": buyer.name, "address": buyer.address})
 
 
-def _kept(tx: Tx) -> Buyer:
+def kept_buyer(tx: Tx) -> Buyer:
+    """Give the buyer that is kept, without any words where none is."""
     row = tx.one(sa.select(buyer_row))
     return Buyer() if row is None else Buyer(row["name"], row["address"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from common.worker import Worker
 from customer_node.browse import LISTED_MS
 from customer_node.market import Market
 from customer_node.reading import Reading
+from customer_node.seed_file import Protection
 from customer_node.views import MerchantView, Progress, PurchaseView, QuoteView
 
 Result = TypeVar("Result")
@@ -42,6 +43,9 @@ SIDE: Final[ContextVar[Side]] = ContextVar("SIDE", default="local")
 MOST_QUOTES: Final = 32
 MOST_PURCHASES: Final = 200
 MOST_DELIVERIES: Final = 100
+BATCH: Final = 16
+"""Cells that come before a page may ask the market something else: 1 MiB."""
+
 DELIVERABLE: Final = frozenset({"accepted", "downloading"})
 
 
@@ -116,11 +120,14 @@ class Desk:
         self._deliveries: dict[str, Delivery] = {}
         self._reading: Reading | None = None
         self._currency = ""
+        self.protected_by: Protection = "none"
+        """What opens the wallet."""
 
     def start(self) -> None:
         """Open the profile. Raises what `Market` raises."""
         market = self.worker.start()
         self._reading, self._currency = market.reading, market.market.currency
+        self.protected_by = market.protected_by
         self.site.frame = self.frame
 
     async def stop(self) -> None:
@@ -254,7 +261,7 @@ class Desk:
         steps: Iterator[Progress] | None = None
         try:
             # The first step only plans: the account may be open.
-            steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder)))
+            steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder, batch=BATCH)))
             while not (self.site.stopping or delivery.is_paused):
                 delivery.progress = await self.ask(lambda _, it=steps: next(it, None))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
                 if delivery.progress is None:
@@ -269,11 +276,13 @@ class Desk:
 
     async def leave_shops(self) -> None:
         """End every visit, and let the deliveries in them pause: the next try goes on from there."""
-        running = [each for each in self._deliveries.values() if each.running]
-        for each in running:
-            each.is_paused = True
-        await asyncio.gather(*(each.task for each in running if each.task), return_exceptions=True)
+        await _paused(self._deliveries.values())
         await self.worker.call(lambda market: market.leave_shops())
+
+    async def pause(self, order_id: str) -> None:
+        """Let an order's delivery come to a stop: what is said not to have arrived does not arrive then."""
+        delivery = self._deliveries.get(order_id)
+        await _paused([delivery] if delivery is not None else [])
 
     # --- taking up again -------------------------------------------------------------------------------
 
@@ -282,7 +291,15 @@ class Desk:
         await self.ask(lambda market: market.resume(part="orders"))
         waiting, _ = self.reading.newest(tuple(DELIVERABLE), limit=MOST_DELIVERIES)
         for order in waiting:
-            self.deliver(order.order_id)
+            if self.reading.dispute(order.order_id) is None:
+                self.deliver(order.order_id)
+
+
+async def _paused(deliveries: Iterable[Delivery]) -> None:
+    running = [each for each in deliveries if each.running]
+    for each in running:
+        each.is_paused = True
+    await asyncio.gather(*(each.task for each in running if each.task), return_exceptions=True)
 
 
 def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

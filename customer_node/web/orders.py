@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -13,9 +13,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from common.errors import NotFoundError
+from common.money import format_amount
 from common.web import events, forms
 from common.web.events import Piece
 from common.web.site import moment
+from customer_node.disputes import DISPUTABLE
 from customer_node.views import OrderView
 from customer_node.web.desk import Delivery, Desk
 from customer_node.web.modes import shopping
@@ -64,6 +66,7 @@ class OrderPages:
             Route("/orders/{order_id}/receipt.json", self.receipt, methods=["GET"]),
             Route("/orders/{order_id}/deliver", shopping(self._desk, self.deliver), methods=["POST"]),
             Route("/orders/{order_id}/cancel", shopping(self._desk, self.cancel), methods=["POST"]),
+            Route("/orders/{order_id}/ask", shopping(self._desk, self.ask), methods=["POST"]),
             Route("/orders/resume", shopping(self._desk, self.resume), methods=["POST"]),
         ]
 
@@ -93,11 +96,14 @@ class OrderPages:
 
         return events.stream(self._desk.site, piece)
 
-    def _state(self, order: OrderView) -> dict[str, Any]:
+    def _state(self, stored: OrderView) -> dict[str, Any]:
+        order = as_it_comes(self._desk, stored)
         delivery = self._desk.delivery(order.order_id)
-        running = delivery is not None and delivery.running
-        failed = delivery is not None and not running and delivery.error is not None
         purchase = self._desk.purchase(order.idempotency_key)
+        # A purchase that ends begins its deliveries.
+        running = any(each is not None and each.running for each in (purchase, delivery))
+        failed = delivery is not None and not running and delivery.error is not None
+        dispute = self._desk.reading.dispute(order.order_id)
         files = [(path.name, path.is_file(), _size(path)) for path in order.files]
         return {
             "order": order,
@@ -105,7 +111,9 @@ class OrderPages:
             "files": files,
             "running": running,
             "trouble": explain(delivery.error) if failed and delivery and delivery.error else None,
-            "is_moving": running or order.state in OPEN or (purchase is not None and purchase.running),
+            "is_moving": running or order.state in OPEN,
+            "dispute": dispute,
+            "disputable": order.state in DISPUTABLE and order.cells is not None and dispute is None,
         }
 
     async def file(self, request: Request) -> Response:
@@ -143,11 +151,31 @@ class OrderPages:
         self._desk.site.notice(request, "The order was called off. The money is back in the wallet.", "good")
         return self._desk.site.redirect(f"/orders/{order.order_id}")
 
+    async def ask(self, request: Request) -> Response:
+        """Ask the broker where an order stands; what was given back of it comes into the wallet."""
+        await forms.read(request)
+        order = self._desk.reading.order(request.path_params["order_id"])
+        after = await self._desk.ask(lambda market: market.ask(order.order_id))
+        if after.claimed > order.claimed:
+            amount = format_amount(after.claimed - order.claimed, after.currency)
+            self._desk.site.notice(request, f"{amount} came back into your wallet.", "good")
+        else:
+            self._desk.site.notice(request, "The broker was asked; this is how the order stands.", "info")
+        return self._desk.site.redirect(f"/orders/{order.order_id}")
+
     async def resume(self, request: Request) -> Response:
         """Ask about every open order, and take it on."""
         form = await forms.read(request)
         await self._desk.carry_on()
         return self._desk.site.redirect(form.text("onward") or "/orders")
+
+
+def as_it_comes(desk: Desk, order: OrderView) -> OrderView:
+    """Give an order with the chunks that have come until now: what is written down lags behind."""
+    delivery = desk.delivery(order.order_id)
+    if delivery is None or delivery.progress is None:
+        return order
+    return replace(order, cells_done=max(order.cells_done, delivery.progress.cells_done))
 
 
 def _size(path: Path) -> int:

@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from common.errors import NotFoundError
+from customer_node.market import Market
 from customer_node.views import ProductSummaryView, ProductView
 from customer_node.web.desk import Desk
 from customer_node.web.modes import shopping
@@ -35,15 +37,37 @@ class ProductPages:
             "product.html",
             product=product,
             variants=await self._variants(product),
+            here=sum(
+                each.quantity
+                for each in self._desk.reading.cart().lines
+                if (each.merchant, each.sku) == (merchant, sku)
+            ),
             kind=PurePath(product.file_name).suffix.lstrip(".").upper() or "Data",
         )
 
     async def _variants(self, product: ProductView) -> tuple[ProductSummaryView, ...]:
-        """Give the products that differ from this one in their variant alone."""
+        """Give the products that are variants of the same one, where there are several.
+
+        A list does not say which group its products are of: the records that were signed do.
+        """
         if not product.variant:
             return ()
-        found = await self._desk.ask(
-            lambda market: market.search(product.title, merchant=product.merchant, limit=MOST_VARIANTS)
-        )
-        alike = tuple(each for each in found.products if each.title == product.title and each.variant)
+
+        def asked(market: Market) -> tuple[ProductSummaryView, ...]:
+            words = product.group or product.title
+            found = market.search(words, merchant=product.merchant, limit=MOST_VARIANTS).products
+            named = [each for each in found if each.variant]
+            if not product.group:
+                return tuple(each for each in named if each.title == product.title)
+            return tuple(each for each in named if _group(market, each) == product.group)
+
+        alike = await self._desk.ask(asked)
         return alike if len(alike) > 1 else ()
+
+
+def _group(market: Market, product: ProductSummaryView) -> str:
+    try:
+        return market.show(product.merchant, product.sku).group
+    except NotFoundError:
+        # It was taken off sale in between.
+        return ""

@@ -22,6 +22,7 @@ from customer_node.views import CartView, OrderView, QuoteView
 from customer_node.web.cart import is_same
 from customer_node.web.desk import Desk, Purchase
 from customer_node.web.modes import shopping
+from customer_node.web.orders import as_it_comes
 from customer_node.web.words import explain
 
 PATIENCE_S: Final = 3.0
@@ -136,7 +137,7 @@ class ReviewPages:
         return events.stream(self._desk.site, piece)
 
     def _state(self, key: str, purchase: Purchase) -> dict[str, Any]:
-        placed: tuple[OrderView, ...] = self._desk.reading.purchase(key)
+        placed = [as_it_comes(self._desk, order) for order in self._desk.reading.purchase(key)]
         results = purchase.result.results if purchase.result else ()
         errors = [(each.merchant, explain(each.error)) for each in results if each.error is not None]
         return {

@@ -20,11 +20,14 @@ from common.web.site import Site
 from customer_node.market import Market
 from customer_node.receipts import MAXIMUM_BUNDLE
 from customer_node.web.account import AccountPages
+from customer_node.web.account_changes import AccountChangePages
 from customer_node.web.api.interface import interface
 from customer_node.web.cart import CartPages
 from customer_node.web.catalog import CatalogPages
 from customer_node.web.desk import Desk
+from customer_node.web.disputes import DisputePages
 from customer_node.web.home import HomePages
+from customer_node.web.invoices import InvoicePages
 from customer_node.web.library import LibraryPages
 from customer_node.web.modes import ModePages
 from customer_node.web.orders import OrderPages
@@ -65,9 +68,12 @@ def storefront(desk: Desk) -> ASGIApp:
         CartPages(desk),
         ReviewPages(desk),
         OrderPages(desk),
+        InvoicePages(desk),
+        DisputePages(desk),
         LibraryPages(desk),
         WalletPages(desk),
         AccountPages(desk),
+        AccountChangePages(desk),
         ModePages(desk),
     )
     routes: Sequence[BaseRoute] = [interface(desk), *(route for each in pages for route in each.routes())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,14 @@ from customer_node.web.modes import accounting
 BUNDLE: Final = sum(coins.BUNDLE)
 CHOICES: Final = (1, 2, 3, 5)
 """How many bundles the offered amounts are."""
+
+UNDER_WAY: Final = {
+    "top_up": ("payment by card", "payments by card"),
+    "withdraw": ("withdrawal from the account", "withdrawals from the account"),
+    "swap": ("swap of coins", "swaps of coins"),
+    "refund": ("refund", "refunds"),
+}
+"""What may be under way, one and several of it."""
 
 FIELD_OF: Final = {
     "card_invalid": "number",
@@ -60,7 +69,17 @@ class WalletPages:
     async def wallet(self, request: Request) -> Response:
         """Show what the wallet holds; asks nobody."""
         wallet, top_ups = self._desk.reading.wallet(), self._desk.reading.top_ups()
-        return self._desk.page(request, "wallet.html", wallet=wallet, top_ups=top_ups[::-1])
+        kinds: Counter[str] = Counter(each.kind for each in wallet.pending)
+        kinds["top_up"] = sum(each.state == "open" for each in top_ups)
+        return self._desk.page(
+            request,
+            "wallet.html",
+            wallet=wallet,
+            top_ups=top_ups[::-1],
+            in_account=_counted(kinds, "top_up", "withdraw"),
+            in_shops=_counted(kinds, "swap", "refund"),
+            protected_by=self._desk.protected_by,
+        )
 
     async def form(self, request: Request) -> Response:
         """Ask for amount and card, or first for a name and a password."""
@@ -142,6 +161,11 @@ class WalletPages:
         if moved.error is not None:
             text = f"They are in your account; moving them on did not work: {moved.error.message}"
             notice(request, text, "bad")
+
+
+def _counted(kinds: Counter[str], *wanted: str) -> list[str]:
+    """Write how many of each are under way."""
+    return [f"{kinds[kind]} {UNDER_WAY[kind][kinds[kind] > 1]}" for kind in wanted if kinds[kind]]
 
 
 def _draw(market: Market, amount: int) -> int:

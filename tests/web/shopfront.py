@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli import veilmart
@@ -52,6 +53,7 @@ GOODS = (
     Goods("sports", "GPX-RIDGE", "Ridge in the morning", "4.50", "routes", b"<gpx/>\n" * 90_000, image=True),
     Goods("sports", "GPX-LAKES", "Three lakes round", "4.50", "routes", b"<gpx></gpx>\n" * 400, stock="1"),
     Goods("archive", "WAV-BROOK", "A brook under ice", "12.00", "recordings", b"\x00\x01" * 2_000_000),
+    Goods("archive", "WAV-STORM", "Storm behind the hut", "9.00", "recordings", b"\x02\x01" * 8_000_000),
     *(
         Goods("archive", f"NOTE-{number:02}", f"Field note {number:02}", "0.50", "notes", b"wind %d" % number)
         for number in range(25)
@@ -81,16 +83,14 @@ class WebMarket:
 
     def profile(self, name: str) -> Path:
         profile = self.home / "customers" / name
-        ran = veilmart(
-            "join",
-            self.home / "market.json",
-            "--no-passphrase",
-            "--json",
-            home=self.home,
-            VEILMART_PROFILE=str(profile),
-        )
-        assert ran.code == 0, (ran.out, ran.err)
+        self.customer(profile, "join", self.home / "market.json", "--no-passphrase")
         return profile
+
+    def customer(self, profile: Path, *words: str | Path) -> Any:
+        """Run a customer's command; no pages of this profile may be served meanwhile."""
+        ran = veilmart(*words, "--json", home=self.home, VEILMART_PROFILE=str(profile))
+        assert ran.code == 0, (ran.out, ran.err)
+        return ran.data
 
 
 @pytest.fixture(scope="session")
@@ -236,8 +236,8 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
             return page
 
         yield open_
-    assert strangers == []
-    assert complaints == []
+    assert strangers == [], strangers
+    assert complaints == [], complaints
 
 
 def watch(context: BrowserContext, front: Shopfront, strangers: list[str], complaints: list[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from backoffice import Backoffice
 from playwright.sync_api import Page, expect
 from shopfront import Shopfront
-from test_storefront_pages import CARD, PASSWORD, go_shopping, put, sign_up, top_up
+from test_storefront_pages import CARD, PASSWORD, put, ready_to_shop, sign_up, top_up
 
 pytestmark = [pytest.mark.web, pytest.mark.timeout(240)]
 
@@ -25,7 +25,7 @@ THEMES = ("light", "dark")
 
 SHOP_PAGES = ("/", "/merchants", "/catalog", "/products/sports/GPX-RIDGE", "/cart", "/review", "/orders")
 SHOP_PAGES += ("/library", "/wallet", "/account", "/products/sports/NOTHING", "/no-such-page")
-ACCOUNT_PAGES = ("/account", "/wallet", "/wallet/top-up")
+ACCOUNT_PAGES = ("/account", "/wallet", "/wallet/top-up", "/account/second-factor", "/account/close")
 OFFICE_PAGES = ("/", "/orders", "/products", "/products/new", "/products/GPX-RIDGE")
 OFFICE_PAGES += (
     "/products/GPX-RIDGE/remove",
@@ -55,8 +55,7 @@ def look(page: Page, url: str, paths: tuple[str, ...]) -> dict[str, list[str]]:
     for path in paths:
         page.goto(url + path)
         for theme in THEMES:
-            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-            if wrong := violations(page):
+            if wrong := violations_in(page, theme):
                 found[f"{path} {theme}"] = wrong
     return found
 
@@ -75,19 +74,78 @@ def test_no_page_of_the_storefront_shuts_anybody_out(shopfront: Shopfront, opene
     sign_up(page, "access")
     top_up(page)
     found |= look(page, shopfront.url, ACCOUNT_PAGES)
-    page.goto(f"{shopfront.url}/account")
-    go_shopping(page)
+    for path, button in (
+        ("/account/second-factor", "Turn it on"),
+        ("/account/second-factor", "Turn it off"),
+        ("/account/close", "Close the account for good"),
+        ("/wallet/top-up", "Pay in"),
+    ):
+        page.goto(shopfront.url + path)
+        found |= refused(page, button)
+    # By command an order is paid for without being fetched: it can be disputed.
+    shopfront.end()
+    shopfront.market.customer(shopfront.profile, "logout")
+    shopfront.market.customer(shopfront.profile, "buy", "sports", "PLAN-10K", "--yes")
+    shopfront.start()
+    page.goto(shopfront.link)
     put(page, "GPX-RIDGE")
     found |= look(page, shopfront.url, SHOP_PAGES)
     page.goto(f"{shopfront.url}/review")
     page.get_by_role("button", name="Pay 4.50 EUR").click()
     expect(page.locator("#order[data-state=complete]")).to_be_visible()
-    found |= look(page, "", (page.url, f"{shopfront.url}/library", f"{shopfront.url}/orders"))
+    order = page.url
+    found |= look(page, "", (order, f"{order}/invoice", f"{shopfront.url}/library"))
+    page.goto(f"{shopfront.url}/orders")
+    page.get_by_role("link", name="Ten kilometres").click()
+    expect(page.get_by_role("link", name="Something is wrong")).to_be_visible()
+    unfetched = page.url
+    found |= look(page, "", (unfetched, f"{unfetched}/dispute"))
+    found |= refused(page, "Freeze the money")
+    page.get_by_label("It was not delivered").check()
+    page.get_by_label("My words alone").check()
+    page.get_by_role("button", name="Freeze the money").click()
+    expect(page.locator("#order[data-state=disputed]")).to_be_visible()
+    found |= look(page, "", (unfetched, f"{shopfront.url}/orders"))
+    page.goto(f"{shopfront.url}/account")
+    expect(page.get_by_role("heading", name="You are in the middle of a visit")).to_be_visible()
+    found |= look(page, "", (page.url,))
     assert found == {}
 
 
-def test_no_page_of_the_dashboard_shuts_anybody_out(backoffice: Backoffice, opened: Opened) -> None:
-    assert look(opened(backoffice), backoffice.url, OFFICE_PAGES) == {}
+def refused(page: Page, button: str) -> dict[str, list[str]]:
+    """Send a form that lacks something; gives what axe finds where the faults are shown."""
+    page.get_by_role("button", name=button).click()
+    expect(page.locator(".fault").first).to_be_visible()
+    wrong = {theme: violations_in(page, theme) for theme in THEMES}
+    return {f"{button} refused {theme}": found for theme, found in wrong.items() if found}
+
+
+def violations_in(page: Page, theme: str) -> list[str]:
+    page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+    return violations(page)
+
+
+def test_no_page_of_the_dashboard_shuts_anybody_out(
+    backoffice: Backoffice, shopfront: Shopfront, opened: Opened
+) -> None:
+    customer = opened(shopfront)
+    ready_to_shop(customer, "access-office")
+    shopfront.end()
+    run, profile = shopfront.market.customer, shopfront.profile
+    (bought,) = run(profile, "buy", "sports", "PLAN-10K", "--yes")["orders"]
+    words = ("--because", "not-delivered", "--statement", "nothing came", "--yes")
+    run(profile, "order", "dispute", bought["order_id"], *words)
+    shopfront.start()
+    page = opened(backoffice)
+    disputed = page.get_by_text("it was not delivered")
+    for _ in range(200):
+        page.goto(f"{backoffice.url}/disputes")
+        if disputed.count():
+            break
+    page.goto(f"{backoffice.url}/orders")
+    order = page.locator("tbody a").first.get_attribute("href") or ""
+    paths = (*OFFICE_PAGES, order, f"{order}/refund", "/orders?order=xyz", "/orders?state=rejected")
+    assert look(page, backoffice.url, paths) == {}
 
 
 # --- without a mouse -----------------------------------------------------------------------------------

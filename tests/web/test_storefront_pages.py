@@ -151,20 +151,30 @@ def test_the_catalog_is_searched_sorted_and_turned(
 ) -> None:
     page = opened(shopfront, java_script_enabled=scripts)
     ready_to_shop(page, f"catalog-{scripts}".lower())
+    # Other tests put more on sale, at the sports shop alone.
     page.get_by_role("link", name="Catalog", exact=True).click()
-    expect(page.get_by_text("29 products, page 1 of 2")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^\d+ products, page 1 of \d$"))).to_be_visible()
+    expect(page.locator(".tile")).to_have_count(20)
     page.get_by_role("link", name="Next").click()
-    expect(page.get_by_text("29 products, page 2 of 2")).to_be_visible()
-    expect(page.locator(".tile")).to_have_count(9)
+    expect(page.get_by_text(re.compile(r"^\d+ products, page 2 of \d$"))).to_be_visible()
     page.get_by_label("Merchant").select_option("Sound archive")
     if not scripts:
         page.get_by_role("button", name="Show", exact=True).click()
-    expect(page.get_by_text("26 products")).to_be_visible()
+    expect(page.get_by_text("27 products, page 1 of 2")).to_be_visible()
+    page.get_by_label("Category").select_option("notes")
+    if not scripts:
+        page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_text("25 products, page 1 of 2")).to_be_visible()
+    page.get_by_label("Category").select_option("All")
+    if not scripts:
+        page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_text("27 products, page 1 of 2")).to_be_visible()
     page.get_by_label("Order", exact=True).select_option("Cheapest first")
     if not scripts:
         page.get_by_role("button", name="Show", exact=True).click()
     expect(page.locator(".tile .price").first).to_have_text("0.50 EUR")
     page.get_by_role("link", name="Next").click()
+    expect(page.locator(".tile")).to_have_count(7)
     expect(page.locator(".tile .price").last).to_have_text("12.00 EUR")
     page.get_by_label("Words").fill("nothing of that kind")
     page.get_by_role("button", name="Show", exact=True).click()
@@ -172,7 +182,8 @@ def test_the_catalog_is_searched_sorted_and_turned(
     page.goto(f"{shopfront.url}/merchants")
     page.get_by_role("link", name="Sports shop").click()
     expect(page.get_by_role("heading", name="Sports shop", level=1)).to_be_visible()
-    expect(page.locator(".tile")).to_have_count(3)
+    expect(page.get_by_role("link", name="Three lakes round")).to_be_visible()
+    expect(page.get_by_role("link", name="A brook under ice")).to_have_count(0)
     show(page, "GPX-LAKES")
     expect(page.get_by_text("Few left")).to_be_visible()
 
@@ -300,9 +311,10 @@ def test_a_top_up_within_a_checkout_says_what_it_costs_and_offers_to_wait(
 # --- two tabs, back, sessions --------------------------------------------------------------------------
 
 
-def test_two_tabs_buy_one_cart_once(shopfront: Shopfront, opened: Opened) -> None:
-    page = opened(shopfront)
-    ready_to_shop(page, "two-tabs")
+@both
+def test_two_tabs_buy_one_cart_once(shopfront: Shopfront, opened: Opened, *, scripts: bool) -> None:
+    page = opened(shopfront, java_script_enabled=scripts)
+    ready_to_shop(page, f"two-tabs-{scripts}".lower())
     put(page, "GPX-RIDGE")
     page.goto(f"{shopfront.url}/review")
     other = page.context.new_page()
@@ -350,9 +362,12 @@ def test_going_back_after_paying_pays_nothing_twice(
     expect(page.locator("[data-usable]")).to_have_text("35.50 EUR")
 
 
-def test_a_session_that_is_over_says_so_and_loses_nothing(shopfront: Shopfront, opened: Opened) -> None:
-    page = opened(shopfront)
-    ready_to_shop(page, "session-over")
+@both
+def test_a_session_that_is_over_says_so_and_loses_nothing(
+    shopfront: Shopfront, opened: Opened, *, scripts: bool
+) -> None:
+    page = opened(shopfront, java_script_enabled=scripts)
+    ready_to_shop(page, f"session-over-{scripts}".lower())
     put(page, "GPX-RIDGE")
     page.goto(f"{shopfront.url}/cart")
     shopfront.end()
@@ -389,7 +404,7 @@ def test_a_merchant_who_is_away_holds_up_nobody_else(
         expect(page.locator("[data-state=complete]")).to_have_count(1)
         page.goto(f"{shopfront.url}/")
         expect(page.get_by_text("could not be asked")).to_be_visible()
-        expect(page.get_by_role("link", name="Field note 24")).to_be_visible()
+        expect(page.locator(".tile").first).to_contain_text("Sound archive")
         show(page, "GPX-RIDGE")
         expect(page.get_by_role("heading", name="The merchant is away")).to_be_visible()
         page.get_by_role("link", name="Cart").click()
@@ -414,7 +429,7 @@ def test_without_the_bus_everything_local_goes_on(shopfront: Shopfront, opened: 
         expect(page.locator("[data-usable]")).to_have_text("40.00 EUR")
     # Broker and merchants come back to the bus by themselves, each in its own time.
     page.goto(f"{shopfront.url}/catalog")
-    found, again = page.get_by_text("29 products"), page.get_by_role("link", name="Try again")
+    found, again = page.get_by_text(re.compile(r"^\d+ products")), page.get_by_role("link", name="Try again")
     for _ in range(60):
         expect(found.or_(page.get_by_role("heading", level=1)).first).to_be_visible()
         if found.is_visible():
