@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import itertools
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import vectors
 from client import Customer, Shopkeeper
+from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, settings
 from real_market import real_market
 from world import World
@@ -55,6 +57,9 @@ def generate(key_type: Any = "ed25519") -> IdentityKey:
 
 
 IdentityKey.generate = generate  # type: ignore[method-assign,assignment]
+
+# Reading an RSA key takes milliseconds, to see whether its numbers fit: once for each is enough.
+serialization.load_pem_private_key = functools.lru_cache(256)(serialization.load_pem_private_key)
 
 _migrated: dict[str, bytes] = {}
 _migrate = Store.migrate
