@@ -12,13 +12,25 @@ from common.errors import StaleError
 
 
 def go_to(world: World, time: Time, moment: int) -> None:
-    time.advance(moment - clock.now_ms())
+    ahead = moment - clock.now_ms()
+    assert ahead >= 0, "the clock goes forward only"
+    time.advance(ahead)
     # One each second, as the clock goes; a test does not wait for that.
     while world.broker.make_key(clock.now_ms()):
         pass
     month = slots.month_of(moment)
     assert world.pump(lambda: month in months_announced(world))
     settle(world)
+
+
+def to_month_end(world: World, time: Time, left: int) -> str:
+    """Go where so much of a month is left, of the next one where it is less by now; gives the month."""
+    month = slots.month_of(clock.now_ms())
+    if slots.month_start(slots.next_month(month)) - left < clock.now_ms():
+        month = slots.next_month(month)
+        go_to(world, time, slots.month_start(month))
+    go_to(world, time, slots.month_start(slots.next_month(month)) - left)
+    return month
 
 
 def to_grace_end(world: World, time: Time, month: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from client import Customer, Session, Shopkeeper, blinded, broker_card, dump, fresh
 from conftest import Time
-from months import go_to, months_announced, to_grace_end
+from months import go_to, months_announced, to_grace_end, to_month_end
 from world import World
 
 from broker_node import ledger
@@ -24,9 +24,7 @@ def faults(world: World) -> tuple[str, ...]:
 def test_next_month_is_announced_a_day_ahead_and_signs_nothing_before(
     world: World, customer: Customer, time: Time
 ) -> None:
-    present = slots.month_of(clock.now_ms())
-    coming = slots.next_month(present)
-    go_to(world, time, slots.month_start(coming) - 30 * HOUR_MS)
+    coming = slots.next_month(to_month_end(world, time, 30 * HOUR_MS))
     assert world.pump(lambda: coming in months_announced(world))
     keys = [key for key in broker_card(world).issuer_keys if key.month == coming]
     values = sorted(key.value for key in keys if key.purpose == "coin")
