@@ -6,10 +6,12 @@ was changed, deleted or put in between is found by that, whatever it was.
 
 Rule 2. Then what the entries have to agree with: no book is negative but where money comes from; each
 account's balance, the orders, the coins issued and spent per denomination say what the books say; and
-each order has its hold, its coins, and entries that are those of its state (`order_books`).
+each order has its hold, its coins, and entries that are those of its state, and no hold is without an
+order (`order_books`).
 
 Rule 3. A check that finds nothing leaves a checkpoint: how far it came, that posting's link, and the sums
-there. The check at the start goes on from it: it walks over what is new, and compares sums, not orders.
+there. The check at the start goes on from it: it walks over what is new, looks at the orders that this is
+about, and compares sums for all others.
 The check of everything believes no checkpoint, and compares that one too: whoever writes the history
 anew, links and all, has to write the checkpoint anew as well.
 """
@@ -92,7 +94,7 @@ def check_new(tx: Tx) -> Report:
         return check(tx)
     walk = _resumed(tx, checkpoint)
     _go(tx, walk, checkpoint)
-    walk.faults += _comparisons(tx, walk.books)
+    walk.faults += [*_comparisons(tx, walk.books), *order_books.new_faults(tx, checkpoint["posting"])]
     return _report(walk, complete=False)
 
 

@@ -12,7 +12,8 @@
     OpenDispute, AnswerDispute         disputes.py
     AskMerchant, FetchCells, AnswerForward, Cell, FetchRefused   relay.py
 
-A request that the rules refuse is answered with `Refused` and changes nothing.
+A request that the rules refuse is answered with `Refused` and changes nothing, nor does a copy of it that
+comes later (`kept_refusals.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import account_changes, delays, ledger, payments, payouts, schema
+from broker_node import account_changes, delays, ledger, payments, schema
 from broker_node.account_changes import AccountChanges, PasswordShown
 from broker_node.announced import Announced
 from broker_node.answers import Answers
@@ -35,6 +36,7 @@ from broker_node.disputes import Disputes
 from broker_node.exchange import Exchange
 from broker_node.gate import Gate, MerchantPresence, MerchantShown
 from broker_node.hello import Greeting, PasswordResult, Reception
+from broker_node.kept_refusals import KeptRefusals
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
 from broker_node.orders import Orders
@@ -43,7 +45,6 @@ from broker_node.payments import Payments
 from broker_node.payouts import Payouts
 from broker_node.recovery import Recovery
 from broker_node.refunds import Refunds
-from broker_node.refusals import refuse
 from broker_node.relay import Relay
 from broker_node.sends import Session, ToMerchant, ToSession
 from broker_node.sessions import Sessions
@@ -89,7 +90,8 @@ class Broker:
         self._changes = AccountChanges(self._sessions, limits)
         self._gate = Gate(keys, self._sessions, limits)
         self._top_ups = TopUps(gateway, self._sessions, keys.currency, limits)
-        self._exchange = Exchange(issuing, self._sessions, self._audit, limits)
+        self._kept = KeptRefusals(limits)
+        self._exchange = Exchange(issuing, self._sessions, self._audit, self._kept, limits)
         self._telling = Telling(keys.currency, limits, self.merchant_online)
         self._answers = Answers(self._telling, self._audit, limits)
         self._orders = Orders(issuing, self._telling, self._answers, self._audit, keys.currency, limits)
@@ -192,7 +194,7 @@ class Broker:
         sends: list[Any] = []
         for arrival in held_back:
             self.refused[payments.REFUSAL] += 1
-            sends += _refusal(arrival.sender, arrival.body, RefusedError(payments.REFUSAL))
+            sends += self._refuse(tx, arrival.sender, arrival.body, RefusedError(payments.REFUSAL), now)
         # Orders first, so that a question about one that came with it finds it.
         for kind, batch in by_kind.items():
             sends += self._batches[kind](tx, batch, now, random)
@@ -203,10 +205,12 @@ class Broker:
     def receive(self, tx: Tx, sender: Any, message: Any, now: int, random: Random) -> list[Any]:
         """Decide on one message of a kind that has no batch of its own."""
         try:
+            if (refusals := self._kept.again(tx, sender, message, now)) is not None:
+                return list(refusals)
             return self._handlers[type(message)](tx, sender, message, now, random)
         except RefusedError as error:
             self.refused[error.code] += 1
-            return _refusal(sender, message, error)
+            return self._refuse(tx, sender, message, error, now)
         except WireError as error:
             self.refused[error.reason] += 1
             return []
@@ -246,6 +250,7 @@ class Broker:
             account_changes.sweep(tx)
             self._new_keys.sweep(tx, now)
             self._spent.sweep(tx, now)
+            self._kept.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY_MS
@@ -356,6 +361,20 @@ class Broker:
         live = self._sessions.find(session.sid)
         return live is not None and live.bytes_used > self._limits.session_byte_budget
 
+    def _refuse(
+        self, tx: Tx, sender: Session | None, message: Any, error: RefusedError, now: int
+    ) -> list[Any]:
+        request = message
+        match message:
+            case Ended():
+                # Whether a card was charged is asked again: nobody may be told that it was not.
+                return []
+            case Signed():
+                request = message.asked.request
+            case Opened() | PasswordShown():
+                request = message.request
+        return list(self._kept.refuse(tx, sender, request, error, now))
+
     # --- what is published -----------------------------------------------------------------------------
 
     def _revoke(self, tx: Tx, now: int, random: Random) -> list[Any]:
@@ -370,18 +389,3 @@ class Broker:
             sends.append(Outgoing(topics.merchant_card(row["id"]), b"", retain=True))
             sends.append(Outgoing(topics.merchant_status(row["id"]), b"", retain=True))
         return sends
-
-
-def _refusal(sender: Session | None, message: Any, error: RefusedError) -> list[Any]:
-    match message:
-        case messages.RequestPayout() if sender is not None and sender.merchant is not None:
-            return [payouts.refusal(sender.merchant, message, error.code)]
-        case Signed(asked=asked):
-            return refuse(sender, asked.request, error)
-        case Opened(request=request) | PasswordShown(request=request):
-            return refuse(sender, request, error)
-        case Ended():
-            # Whether a card was charged is asked again: nobody may be told that it was not.
-            return []
-        case _:
-            return refuse(sender, message, error)

@@ -7,10 +7,12 @@ Rule 1. While an order is disputed nothing of it settles: what is left of it lie
 book, until somebody gives it back or it is decided.
 
 Rule 2. Where the evidence is a proof (`evidence`) the dispute is decided in the transaction that opens it.
-Everything else is decided by the market's operator, who reads what both sides say.
+Everything else is decided by the market's operator, who reads what both sides say. Evidence that counts for
+nothing freezes the money like none, is told as such to operator and customer, and is not kept.
 
 Rule 3. Evidence shows what was bought, and so may what both sides say. All of it is stored for the operator
-alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it.
+alone, and erased `answer_kept_ms` after the end; no event, log or other message has anything of it. What the
+customer claims to have got (`arrived`) its merchant is told too, to answer it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import sqlalchemy as sa
 
 from broker_node import ledger, operator_actions, order_rows, schema
 from broker_node.audit import Audit
-from broker_node.evidence import finding
+from broker_node.evidence import NOT_SHOWN, Finding, finding
 from broker_node.keys import BrokerKeys
 from broker_node.refunds import close_dispute, give_back
 from broker_node.sends import Session, ToMerchant
@@ -48,11 +50,15 @@ _ACTIONS: Final[dict[Decision, operator_actions.Action]] = {
     "settled": "dispute.settle",
 }
 _EVIDENCE: Final[codec.Codec[messages.Evidence]] = codec.Codec(messages.Evidence)
+_ARRIVED: Final[codec.Codec[messages.Arrived]] = codec.Codec(messages.Arrived)
 
 
 @dataclass(frozen=True)
 class DisputeView:
-    """A dispute as the operator sees it; amounts are minor units, `left` is what it is about."""
+    """A dispute as the operator sees it; amounts are minor units, `left` is what it is about.
+
+    `evidence` is signed by the merchant; `arrived` is what the customer claims, unproven.
+    """
 
     order_id: bytes
     merchant: str
@@ -68,6 +74,7 @@ class DisputeView:
     reason: str | None
     decided: int | None
     evidence: messages.Evidence | None = field(repr=False)
+    arrived: messages.Arrived | None = field(repr=False)
 
 
 class Disputes:
@@ -93,7 +100,8 @@ class Disputes:
             return [self._telling.answer(tx, session.sid, row, now)]
         if row["state"] != "captured":
             raise RefusedError("wrong_state")
-        proven, found = self._look_at(tx, row, request.evidence)
+        found = self._look_at(tx, row, request.evidence)
+        kept = [] if found.weight == "nothing" else request.evidence
         self._telling.remember(request.order_id, session.sid)
         dispute = {
             "order_id": request.order_id,
@@ -103,8 +111,9 @@ class Disputes:
             "decide_by": now + self._limits.dispute_ms,
             "content_hash": content_hash,
             "statement": request.statement,
-            "evidence": codec.pack(request.evidence[0]) if request.evidence else None,
-            "finding": found,
+            "evidence": codec.pack(kept[0]) if kept else None,
+            "arrived": codec.pack(request.arrived[0]) if request.arrived else None,
+            "finding": found.text,
             "answer": None,
             "reason": None,
             "decided": None,
@@ -112,16 +121,15 @@ class Disputes:
         tx.insert(_DISPUTE, dispute)
         disputed = self._freeze(tx, row, now, random)
         told: Send = self._telling.notice(disputed, dispute)
-        if proven:
-            disputed = give_back(
-                tx, self._audit, disputed, row["amount"] - row["refunded"], now, random, found
-            )
+        if found.weight == "proof":
+            left = row["amount"] - row["refunded"]
+            disputed = give_back(tx, self._audit, disputed, left, now, random, found.text)
             told = self._telling.outcome(disputed)
         return [told, self._telling.answer(tx, session.sid, disputed, now)]
 
-    def _look_at(self, tx: Tx, row: Row, evidence: Sequence[messages.Evidence]) -> tuple[bool, str]:
+    def _look_at(self, tx: Tx, row: Row, evidence: Sequence[messages.Evidence]) -> Finding:
         if not evidence:
-            return False, "nothing was shown"
+            return NOT_SHOWN
         fingerprint = tx.scalar(_FINGERPRINT, {"wanted": row["merchant"]})
         keys = self._keys
         return finding(row, evidence[0], keys.ca_der, keys.market, fingerprint, keys.currency)
@@ -154,15 +162,15 @@ class Disputes:
         return [ToMerchant(merchant, messages.DisputeAnswered(order_id=request.order_id))]
 
     def sweep(self, tx: Tx, now: int) -> None:
-        """Erase evidence, statement and answer of disputes that ended long ago."""
+        """Erase evidence, claims, statement and answer of disputes that ended long ago."""
         disputes = schema.disputes.c
         ended = disputes.decided < now - self._limits.answer_kept_ms
-        left = sa.or_(disputes.evidence.is_not(None), disputes.statement != "", disputes.answer != "")
+        shown = sa.or_(disputes.evidence.is_not(None), disputes.arrived.is_not(None))
+        left = sa.or_(shown, disputes.statement != "", disputes.answer != "")
         # The answer stays one, if an empty one: another word of the merchant's does not count any more.
         answer = sa.case((disputes.answer.is_not(None), ""))
-        tx.execute(
-            sa.update(schema.disputes).where(ended, left).values(evidence=None, statement="", answer=answer)
-        )
+        erased = {"evidence": None, "arrived": None, "statement": "", "answer": answer}
+        tx.execute(sa.update(schema.disputes).where(ended, left).values(erased))
 
 
 # --- the operator --------------------------------------------------------------------------------------
@@ -225,4 +233,5 @@ def _view(row: Row) -> DisputeView:
         **{name: row[name] for name in (*names, *said)},
         left=row["amount"] - row["refunded"],
         evidence=None if row["evidence"] is None else _EVIDENCE.unpack(row["evidence"]),
+        arrived=None if row["arrived"] is None else _ARRIVED.unpack(row["arrived"]),
     )

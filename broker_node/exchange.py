@@ -1,8 +1,8 @@
 """Money against coins: withdraw (balance to coins), swap (coins to coins), refund (escrow to coins).
 
 Rule 1. Each is an operation with an id of its own (`operations`). The same bytes again get the same
-signatures; other bytes under the same id are a conflict. An order may have several claims, which together
-never draw more than was given back of it.
+signatures; other bytes under the same id are a conflict; what was refused stays refused (`kept_refusals`).
+An order may have several claims, which together never draw more than was given back of it.
 
 Rule 2. Signing is slow and runs in a pool (`signing.py`). What it rests on is checked before, to fail
 early, and what may have changed meanwhile (balance, order, spent coins) again in the one transaction that
@@ -19,15 +19,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
 from broker_node import ledger, operations, order_rows, recovery, schema
 from broker_node.audit import Audit
+from broker_node.kept_refusals import KeptRefusals
 from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
-from broker_node.refusals import refusal
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
 from broker_node.signing import Asked, Signed, Signing
@@ -51,10 +51,13 @@ _CLAIM = (
 class Exchange:
     """Withdraw, swap and refund."""
 
-    def __init__(self, mint: Mint, sessions: Sessions, audit: Audit, limits: Limits) -> None:
+    def __init__(
+        self, mint: Mint, sessions: Sessions, audit: Audit, kept: KeptRefusals, limits: Limits
+    ) -> None:
         self._mint = mint
         self._sessions = sessions
         self._audit = audit
+        self._kept = kept
         self._limits = limits
         self._signing = Signing(mint)
         self.refused: Counter[str] = Counter()
@@ -94,32 +97,35 @@ class Exchange:
         """Check that sums are equal and coins unspent, and have the mint sign."""
         wanted = [Asked.of(arrival.sender, arrival.body, arrival.body.blinded) for arrival in arrivals]
         stored = operations.stored(tx, [each.key for each in wanted])
-        sends: list[ToSession | Job] = []
+        refused = self._kept.among(tx, [each.content_hash for each in wanted], now)
+        sends: list[Any] = []
         asked: list[Asked] = []
         for each in wanted:
             try:
                 if (response := operations.repeated(stored.get(each.key), each.content_hash)) is not None:
                     sends.append(ToSession(each.session.sid, response))
+                elif (refusal := refused.get(each.content_hash)) is not None:
+                    sends.append(ToSession(each.session.sid, refusal))
                 else:
                     asked.append(self._check_swap(each, now))
             except RefusedError as error:
-                sends.append(self._refusal(each, error))
+                sends += self._refuse(tx, each, error, now)
         # Else a coin that is spent would be signed for, in vain, as often as anybody asked.
         late = spent_by_others(tx, {each.key: each.spent for each in asked if each.spent is not None})
         admitted: list[Asked] = []
         for each in asked:
             if each.key in late:
-                sends.append(self._refusal(each, RefusedError("double_spend")))
+                sends += self._refuse(tx, each, RefusedError("double_spend"), now)
                 continue
             try:
                 admitted.append(self._signing.admit(each))
             except RefusedError as error:
-                sends.append(self._refusal(each, error))
+                sends += self._refuse(tx, each, error, now)
         return [*sends, *self._signing.jobs(admitted)]
 
-    def _refusal(self, asked: Asked, error: RefusedError) -> ToSession:
+    def _refuse(self, tx: Tx, asked: Asked, error: RefusedError, now: int) -> Sequence[Any]:
         self.refused[error.code] += 1
-        return refusal(asked.session.sid, operations.reference_of(asked.request), error)
+        return self._kept.refuse(tx, asked.session, asked.request, error, now)
 
     # --- checked, before and after ---------------------------------------------------------------------
 
@@ -169,6 +175,14 @@ class Exchange:
     def signed(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[ToSession]:
         """Debit, spend, and store the signatures: the one transaction."""
         results: list[Signed] = [arrival.body for arrival in arrivals]
+        # A copy may have been refused meanwhile, and whoever asked have given it up.
+        gone = self._kept.among(tx, [result.asked.content_hash for result in results], now)
+        sends: list[Any] = [
+            ToSession(result.asked.session.sid, gone[result.asked.content_hash])
+            for result in results
+            if result.asked.content_hash in gone
+        ]
+        results = [result for result in results if result.asked.content_hash not in gone]
         stored = operations.stored(tx, [result.asked.key for result in results])
         # Of two with one key in this batch the first counts, the second is its repetition.
         first = {result.asked.key: result for result in reversed(results)}
@@ -180,7 +194,6 @@ class Exchange:
                 if key not in stored and result.signatures is not None and result.asked.spent is not None
             },
         )
-        sends: list[ToSession] = []
         refused: dict[bytes, RefusedError] = {}
         issued: list[messages.BlindedToken] = []
         for result in results:
@@ -195,7 +208,7 @@ class Exchange:
                 sends.append(ToSession(asked.session.sid, response))
             except RefusedError as error:
                 refused.setdefault(asked.key, error)
-                sends.append(self._refusal(asked, error))
+                sends += self._refuse(tx, asked, error, now)
         self._mint.count_issued(tx, issued)
         return sends
 

@@ -62,7 +62,7 @@ class BrokerKeys:
     def load(cls, home: Path, limits: Limits) -> BrokerKeys:
         """Load from the broker's home. Raises `UntrustedError` where its parts do not fit together."""
         market = MarketFile.load(home / "market.json")
-        certificate = x509.load_pem_x509_certificate((home / "identity.crt").read_bytes())
+        certificate = _certificate(home / "identity.crt")
         identity = IdentityKey.load(home / "identity.key")
         fingerprint = identity_fingerprint(identity.public)
         if fingerprint.hex() != market.broker_fingerprint or fingerprint != identity_fingerprint(certificate):
@@ -98,6 +98,15 @@ class BrokerKeys:
         return self.hello.refresh(now)
 
 
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except ValueError as error:
+        raise UntrustedError(
+            f"{path} is not a certificate", "`veilmart ca renew broker` makes a new one for the same key."
+        ) from error
+
+
 def _symmetric(folder: Path, grace_ms: int) -> Keyring[SymmetricKey]:
     # One ahead: at midnight the loop asks for the new day's key before it has looked after its files.
     schedule = Schedule(config.DAY_MS, ahead=1, grace_ms=grace_ms)
@@ -108,7 +117,10 @@ def _log_key(home: Path) -> Ed25519PrivateKey:
     path = home / "log.key"
     if not path.exists():
         create_file(path, Ed25519PrivateKey.generate().private_bytes_raw(), mode=PRIVATE_FILE_MODE)
-    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    try:
+        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    except ValueError as error:
+        raise UntrustedError(f"{path} is damaged: it holds no key", "Put it back from a backup.") from error
 
 
 class Revocations:
@@ -126,7 +138,12 @@ class Revocations:
         if not self._path.exists() or self._path.stat().st_mtime_ns == self._stamp:
             return False
         self._stamp = self._path.stat().st_mtime_ns
-        self._crl = load_crl(self._path.read_bytes(), self._ca)
+        try:
+            self._crl = load_crl(self._path.read_bytes(), self._ca)
+        except UntrustedError as error:
+            raise UntrustedError(
+                f"{self._path}: {error.message}", "Put the CA's list (ca/crl.pem) in its place."
+            ) from error
         return True
 
     def covers(self, certificate_der: bytes) -> bool:

@@ -23,7 +23,7 @@ from broker_node import schema
 from common import coins, slots
 from common.blind import BlindPrivateKey
 from common.coins import Purpose
-from common.errors import ForgedError, MalformedError, RefusedError
+from common.errors import ForgedError, MalformedError, RefusedError, UntrustedError
 from common.keys import PRIVATE_FILE_MODE, create_file
 from common.messages import BlindedToken, IssuerKey, Token
 from common.store import Tx
@@ -87,8 +87,14 @@ class Mint:
 
     def add(self, issuer: IssuerKey) -> None:
         """Load a key that was announced."""
-        pem = (self._folder / f"{issuer.key_id.hex()}.pem").read_bytes()
-        self._private[issuer.key_id] = BlindPrivateKey.from_pem(pem)
+        path = self._folder / f"{issuer.key_id.hex()}.pem"
+        try:
+            self._private[issuer.key_id] = BlindPrivateKey.from_pem(path.read_bytes())
+        except (OSError, ValueError, MalformedError) as error:
+            raise UntrustedError(
+                f"{path} is missing or damaged: a key that coins of {issuer.month} are signed by",
+                "Put `mint/` back from the backup that `broker.db` is of.",
+            ) from error
         self.issuers[issuer.key_id] = issuer
 
     def announced(self, now: int) -> list[IssuerKey]:

@@ -32,11 +32,6 @@ _STORED = sa.select(schema.operations).where(
 )
 
 
-def reference_of(request: Request) -> bytes:
-    """Give the id that the customer knows a request by."""
-    return request.operation
-
-
 def key_of(request: Request) -> bytes:
     """Give the key under which a request's answer is stored, and by which it owns what it spends."""
     # A claim's id is its order's own: an order may have several, and they are nothing at another order.

@@ -75,12 +75,9 @@ class Payouts:
     def request(
         self, tx: Tx, session: Session, request: messages.RequestPayout, now: int, _random: Random
     ) -> list[ToMerchant]:
-        """Reserve what a merchant wants paid out, or say where that stands."""
+        """Reserve what a merchant wants paid out, or say where that stands. Raises `RefusedError`."""
         merchant = _merchant_of(session)
-        try:
-            return [ToMerchant(merchant, _requested(tx, merchant, request, now))]
-        except RefusedError as error:
-            return [refusal(merchant, request, error.code)]
+        return [ToMerchant(merchant, _requested(tx, merchant, request, now))]
 
 
 def _requested(tx: Tx, merchant: str, request: messages.RequestPayout, now: int) -> messages.PayoutAnswer:
@@ -111,11 +108,6 @@ def _requested(tx: Tx, merchant: str, request: messages.RequestPayout, now: int)
     }
     tx.insert(_PAYOUT, row)
     return messages.PayoutAnswer(payout_id=request.payout_id, state="requested", reason="")
-
-
-def refusal(merchant: str, request: messages.RequestPayout, code: str) -> ToMerchant:
-    """Tell a merchant that nothing was reserved."""
-    return ToMerchant(merchant, messages.PayoutRefused(payout_id=request.payout_id, code=code))  # type: ignore[arg-type] # codes of ours
 
 
 def _merchant_of(session: Session) -> str:

@@ -33,9 +33,16 @@ def refusal(sid: bytes, reference: bytes, error: RefusedError) -> ToSession:
 def refuse(
     sender: Session | None, message: messages.Message, error: RefusedError
 ) -> list[ToSession | ToMerchant]:
-    """Tell whoever asked, by the id that it knows its request by; no merchant of what passes."""
+    """Tell whoever asked, by the id that it knows its request by.
+
+    No merchant of what passes; a payout's is told that too, since a person waits for it.
+    """
     reference = reference_of(message)
-    if sender is None or reference is None:
+    if sender is None:
+        return []
+    if isinstance(message, messages.RequestPayout) and sender.merchant is not None:
+        return [ToMerchant(sender.merchant, _no_payout(message, error))]
+    if reference is None:
         return []
     if sender.merchant is None:
         return [refusal(sender.sid, reference, error)]
@@ -43,3 +50,7 @@ def refuse(
         return []
     refused = messages.Refused(reference=reference, code=error.code)  # type: ignore[arg-type] # codes of ours
     return [ToMerchant(sender.merchant, refused)]
+
+
+def _no_payout(request: messages.RequestPayout, error: RefusedError) -> messages.PayoutRefused:
+    return messages.PayoutRefused(payout_id=request.payout_id, code=error.code)  # type: ignore[arg-type] # codes of ours

@@ -177,12 +177,16 @@ disputes = sa.Table(
     sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
     sa.Column("statement", sa.Text, nullable=False),
     sa.Column("evidence", sa.LargeBinary),
+    sa.Column("arrived", sa.LargeBinary),
     sa.Column("finding", sa.Text, nullable=False),
     sa.Column("answer", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("decided", sa.BigInteger),
 )
-"""`statement` is the customer's and `answer` the merchant's; `finding` says what signatures alone prove."""
+"""`statement` is the customer's and `answer` the merchant's; `finding` says what signatures alone prove.
+
+`arrived` is what the customer claims to have got, unproven.
+"""
 
 order_bodies = sa.Table(
     "order_bodies",
@@ -206,6 +210,16 @@ operations = sa.Table(
     sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
     sa.Column("response", sa.LargeBinary, nullable=False),
 )
+
+refusals = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("request", sa.LargeBinary(32), primary_key=True),
+    sa.Column("answer", sa.LargeBinary, nullable=False),
+    sa.Column("until", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+"""What was refused, and is refused again `until` no copy of it can come any more (`kept_refusals`)."""
 
 postings = sa.Table(
     "postings",

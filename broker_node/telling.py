@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from broker_node import schema
 from broker_node.sends import ToMerchant, ToSession
-from common import messages
+from common import codec, messages
 from common.config import Limits
 from common.store import Row, Tx
 
@@ -46,6 +46,7 @@ _DUE: Final = (
     .order_by(schema.orders.c.due)
     .limit(DUE_AT_ONCE)
 )
+_ARRIVED: Final[codec.Codec[messages.Arrived]] = codec.Codec(messages.Arrived)
 OUTCOMES: Final[dict[str, messages.KeptOutcome]] = {
     "refundable": "void",
     "disputed": "disputed",
@@ -107,6 +108,7 @@ class Telling:
                 refunded=row["refunded"],
                 claimed=row["claimed"],
                 decide_by=dispute["decide_by"] if dispute is not None and is_open else 0,
+                finding=dispute["finding"] if dispute is not None else "",
                 decision=(dispute["reason"] or "") if dispute is not None else "",
                 merchant_online=self._online(row["merchant"], now),
                 audit=row["pseudonym"],
@@ -144,7 +146,10 @@ class Telling:
     def notice(row: Row, dispute: Row) -> ToMerchant:
         """Tell a merchant that an order is disputed."""
         opened = messages.DisputeOpened(
-            order_id=row["order_id"], kind=dispute["kind"], decide_by=dispute["decide_by"]
+            order_id=row["order_id"],
+            kind=dispute["kind"],
+            decide_by=dispute["decide_by"],
+            arrived=[] if dispute["arrived"] is None else [_ARRIVED.unpack(dispute["arrived"])],
         )
         return ToMerchant(row["merchant"], opened)
 

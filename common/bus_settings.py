@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from common.errors import BusUnreachableError, UsageError
+from common.errors import BusUnreachableError, UntrustedError, UsageError
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,21 @@ class TlsFiles:
     key: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.3, the market's CA alone, host names checked."""
+        """TLS 1.3, the market's CA alone, host names checked. Raises `UntrustedError` for unusable files."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_verify_locations(self.ca)
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate, self.key)
+        loading = str(self.ca)
+        try:
+            context.load_verify_locations(self.ca)
+            if self.certificate is not None:
+                loading = f"{self.certificate} or its key"
+                context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:  # `ssl.SSLError` is one too, and neither names its file
+            reason = "it is missing" if isinstance(error, FileNotFoundError) else "it is no such file"
+            raise UntrustedError(
+                f"{loading} cannot be used for TLS: {reason}",
+                "Put it back from a backup; `veilmart doctor` looks.",
+            ) from error
         return context
 
 

@@ -10,11 +10,12 @@ that stands here. Sizes are bytes, times milliseconds, amounts minor units, unle
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
 from common.errors import UsageError
+from common.settings import read_settings
 
 KIB: Final = 1024
 SECOND_MS: Final = 1_000
@@ -49,66 +50,74 @@ STATEMENT_LINES: Final = 64
 WHOLE_IN_BASIS_POINTS: Final = 10_000
 
 
+NotNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+UpToADay: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=DAY_MS)]
+"""Keys are erased a day after their slot: whatever lasted longer could not be opened at its end."""
+BasisPoints: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_IN_BASIS_POINTS)]
+Denomination: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**30)]
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an operator may set; the protocol's own sizes are the constants above."""
 
-    freshness_ms: int = 5 * MINUTE_MS
-    session_idle_ms: int = 15 * MINUTE_MS
-    shop_session_ms: int = 12 * HOUR_MS
-    account_session_ms: int = 1 * HOUR_MS
-    merchant_session_ms: int = 24 * HOUR_MS
-    session_byte_budget: int = 4 * KIB * KIB * KIB
-    cell_window: int = 16
+    freshness_ms: AtLeastOne = 5 * MINUTE_MS
+    session_idle_ms: AtLeastOne = 15 * MINUTE_MS
+    shop_session_ms: UpToADay = 12 * HOUR_MS
+    account_session_ms: UpToADay = 1 * HOUR_MS
+    merchant_session_ms: UpToADay = 24 * HOUR_MS
+    session_byte_budget: AtLeastOne = 4 * KIB * KIB * KIB
+    cell_window: AtLeastOne = 16
     """Cells under way for one session: two windows of 8. With two of 4, each waited for the other's hops."""
-    cells_under_way: int = 64
-    order_deadline_ms: int = 24 * HOUR_MS
-    order_deadline_minimum_ms: int = 10 * SECOND_MS
-    reforward_first_ms: int = 30 * SECOND_MS
-    reforward_longest_ms: int = 10 * MINUTE_MS
-    answer_kept_ms: int = 30 * DAY_MS
-    settlement_ms: int = 7 * DAY_MS
+    cells_under_way: AtLeastOne = 64
+    order_deadline_ms: UpToADay = 24 * HOUR_MS
+    order_deadline_minimum_ms: NotNegative = 10 * SECOND_MS
+    reforward_first_ms: AtLeastOne = 30 * SECOND_MS
+    reforward_longest_ms: AtLeastOne = 10 * MINUTE_MS
+    answer_kept_ms: NotNegative = 30 * DAY_MS
+    settlement_ms: NotNegative = 7 * DAY_MS
     """How long captured money waits for its customer's word before it is the merchant's."""
-    dispute_ms: int = 14 * DAY_MS
+    dispute_ms: NotNegative = 14 * DAY_MS
     """By when the operator decides a dispute; later ones are shown as overdue, and stay frozen."""
-    commission_basis_points: int = 0
+    commission_basis_points: BasisPoints = 0
     """The operator's share of what settles, in hundredths of a percent, rounded half up."""
-    tickets_per_day: int = 100
-    top_denomination: int = 2**14
-    retired_exchange_ms: int = 0
+    tickets_per_day: NotNegative = 100
+    top_denomination: Denomination = 2**14
+    retired_exchange_ms: NotNegative = 0
     """How long after their grace the broker still swaps coins of a retired key; they pay no order."""
-    privacy_group: int = 4
-    privacy_overhead: int = 4
+    privacy_group: AtLeastOne = 4
+    privacy_overhead: AtLeastOne = 4
     sign_up: Literal["open", "invite", "closed"] = "open"
     """Who may open an account: everybody, whoever has an invite code, nobody but the operator."""
-    invite_life_ms: int = 14 * DAY_MS
-    login_free_tries: int = 5
-    login_longest_delay_ms: int = 1 * HOUR_MS
-    login_free_tries_in_total: int = 200
+    invite_life_ms: NotNegative = 14 * DAY_MS
+    login_free_tries: NotNegative = 5
+    login_longest_delay_ms: NotNegative = 1 * HOUR_MS
+    login_free_tries_in_total: NotNegative = 200
     """Failed logins over all names, in one hour, before every further login waits."""
-    password_queue: int = 64
+    password_queue: AtLeastOne = 64
     """Password checks that may wait, of known devices and of strangers each; more are refused as busy."""
-    sign_up_queue: int = 16
+    sign_up_queue: AtLeastOne = 16
     """Sign-ups that may wait among the strangers."""
-    devices_per_account: int = 16
-    top_up_minimum: int = 100
-    top_up_maximum: int = 100_000
+    devices_per_account: AtLeastOne = 16
+    top_up_minimum: AtLeastOne = 100
+    top_up_maximum: AtLeastOne = 100_000
     """Of one charge, in minor units of whatever the market's currency is."""
-    top_ups_per_day: int = 20
+    top_ups_per_day: NotNegative = 20
     """Of one account, in any 24 hours, tried ones included: stolen cards are tried out in series."""
-    top_up_queue: int = 32
+    top_up_queue: NotNegative = 32
     """Charges under way at the gateway; a further one is refused as busy."""
-    top_up_ask_first_ms: int = 5 * SECOND_MS
-    top_up_ask_longest_ms: int = 10 * MINUTE_MS
+    top_up_ask_first_ms: NotNegative = 5 * SECOND_MS
+    top_up_ask_longest_ms: NotNegative = 10 * MINUTE_MS
     """How soon the gateway is asked about a charge that is not known, doubling up to the longest."""
-    gateway_timeout_ms: int = 10 * SECOND_MS
-    batch_messages: int = 512
-    batch_bytes: int = 2 * KIB * KIB
-    batch_cells: int = 8
-    totals_minimum_orders: int = 20
-    totals_period_ms: int = 1 * HOUR_MS
-    quarantine_before_stop: int = 16
+    gateway_timeout_ms: AtLeastOne = 10 * SECOND_MS
+    batch_messages: AtLeastOne = 512
+    batch_bytes: AtLeastOne = 2 * KIB * KIB
+    batch_cells: AtLeastOne = 8
+    totals_minimum_orders: NotNegative = 20
+    totals_period_ms: AtLeastOne = 1 * HOUR_MS
+    quarantine_before_stop: NotNegative = 16
     """Messages on which our own code failed before the node stops rather than going on."""
-    expiry_warning_ms: int = 30 * DAY_MS
+    expiry_warning_ms: NotNegative = 30 * DAY_MS
 
 
 def load_limits(home: Path) -> Limits:
@@ -116,20 +125,27 @@ def load_limits(home: Path) -> Limits:
     path = home / "limits.toml"
     if not path.exists():
         return Limits()
-    try:
-        limits = msgspec.toml.decode(path.read_bytes(), type=Limits)
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{path} is not valid: {error}", "Correct the entry or remove the line.") from error
-    # Keys are erased a day after their slot: whatever lasted longer could not be opened at its end.
-    for name in ("order_deadline_ms", "shop_session_ms", "account_session_ms", "merchant_session_ms"):
-        if not 0 < getattr(limits, name) <= DAY_MS:
-            raise UsageError(f"{path}: {name} is more than a day, or nothing")
+    limits = read_settings(path, Limits, "A line that is left out keeps the default.")
+    for low, high in (
+        ("order_deadline_minimum_ms", "order_deadline_ms"),
+        ("reforward_first_ms", "reforward_longest_ms"),
+        ("top_up_minimum", "top_up_maximum"),
+        ("top_up_ask_first_ms", "top_up_ask_longest_ms"),
+    ):
+        if getattr(limits, low) > getattr(limits, high):
+            raise _wrong(path, low, f"is above {high}")
     # Customers ask for half of the default at once, whatever the operator writes.
-    if limits.cell_window < Limits().cell_window // 2 or limits.cells_under_way < 2 * limits.cell_window:
-        raise UsageError(f"{path}: cell_window or cells_under_way is too small for a download")
-    shares = (limits.password_queue, limits.sign_up_queue, limits.devices_per_account)
-    if min(limits.batch_messages, limits.batch_cells, limits.freshness_ms, *shares) < 1:
-        raise UsageError(f"{path}: a limit of nothing lets nothing through")
-    if not 0 <= limits.commission_basis_points <= WHOLE_IN_BASIS_POINTS or limits.settlement_ms < 0:
-        raise UsageError(f"{path}: commission_basis_points or settlement_ms is out of its range")
+    if limits.cell_window < Limits().cell_window // 2:
+        raise _wrong(path, "cell_window", f"is below {Limits().cell_window // 2}, too small for a download")
+    if limits.cells_under_way < 2 * limits.cell_window:
+        raise _wrong(path, "cells_under_way", "is below twice the cell_window, too small for a download")
+    if limits.top_denomination & (limits.top_denomination - 1):
+        raise _wrong(path, "top_denomination", "is no power of two")
     return limits
+
+
+def _wrong(path: Path, name: str, what: str) -> UsageError:
+    default = getattr(Limits(), name)
+    return UsageError(
+        f"{path}: {name} {what}", f"Correct the entry, or remove the line: the default is {default}."
+    )

@@ -4,7 +4,9 @@ Rule 1. What a peer sends is checked by raising a `WireError`. The node's loop c
 reason, drops the message and acknowledges it; nothing that a peer sends may crash a node.
 
 Rule 2. What a person reads is a `VeilmartError`: what happened, what was kept, what to do next. Its
-`code` and `exit_code` are a contract (README, "Exit codes").
+`code` and `exit_code` are a contract (README, "Exit codes"). What a program needs of it is an attribute
+of its own, None where it is not known, and never has to be read out of a text. Amounts are minor units,
+times milliseconds since 1970.
 
 Rule 3. Everything else is a mistake of our own: it is not caught, and the node crashes loudly.
 """
@@ -107,35 +109,71 @@ class RejectedError(VeilmartError):
 
 
 class PriceChangedError(RejectedError):
-    """The merchant's price is no longer the one in the cart."""
+    """The price is no longer the one that was agreed to: `new_price` instead of `old_price`.
+
+    Both are of one `sku`, or, where that is None, of all that was to be bought of one merchant.
+    """
 
     code = "price_changed"
 
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        sku: str | None = None,
+        old_price: int | None = None,
+        new_price: int | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.sku = sku
+        self.old_price = old_price
+        self.new_price = new_price
+
 
 class OutOfStockError(RejectedError):
-    """The merchant has fewer than asked for; `available` says how many where it is known."""
+    """The merchant has fewer of `sku` than asked for; `available` says how many where it is known."""
 
     code = "out_of_stock"
 
-    def __init__(self, message: str, hint: str = "", *, available: int | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, available: int | None = None, sku: str | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.available = available
+        self.sku = sku
 
 
 class DiscountRefusedError(RejectedError):
-    """The merchant does not take the discount code for this; `reason` is its word for why."""
+    """The merchant does not take the discount code for this; `reason` is its word for why.
+
+    `minimum` is what has to be bought for, where that is the reason.
+    """
 
     code = "discount_refused"
 
-    def __init__(self, message: str, hint: str = "", *, reason: str = "code_unknown") -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, reason: str = "code_unknown", minimum: int | None = None
+    ) -> None:
         super().__init__(message, hint)
         self.reason = reason
+        self.minimum = minimum
 
 
 class InsufficientFundsError(RejectedError):
-    """The account or the wallet holds less than needed."""
+    """The account or the wallet holds less than needed: `missing` is how much less.
+
+    From `retry_at` on young coins can be spent that would do.
+    """
 
     code = "insufficient_funds"
+
+    def __init__(
+        self, message: str, hint: str = "", *, missing: int | None = None, retry_at: int | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.missing = missing
+        self.retry_at = retry_at
 
 
 class CardDeclinedError(RejectedError):
@@ -156,22 +194,34 @@ class PaymentsStoppedError(RejectedError):
 
 
 class TooSoonError(RejectedError):
-    """Shop work keeps a minimum age away from the account; it goes on by itself later."""
+    """Account and shops keep a minimum age away from each other; it goes on from `retry_at` on."""
 
     code = "too_soon"
     retryable = True
 
+    def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_at = retry_at
+
 
 class OutOfTicketsError(RejectedError):
-    """No usable ticket is left to open a shop session with."""
+    """No usable ticket is left to open a shop session with; from `retry_at` on young ones can be used."""
 
     code = "out_of_tickets"
 
+    def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_at = retry_at
+
 
 class IdempotencyConflictError(RejectedError):
-    """The same idempotency key or operation id came with other content."""
+    """The same idempotency key or operation id came with other content; `key` is the caller's key."""
 
     code = "idempotency_conflict"
+
+    def __init__(self, message: str, hint: str = "", *, key: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.key = key
 
 
 class AuthenticationError(VeilmartError):
@@ -182,35 +232,40 @@ class AuthenticationError(VeilmartError):
 
 
 class UnreachableError(VeilmartError):
-    """A hop does not answer; `code` names it."""
+    """A hop does not answer; `hop` names it."""
 
     code = "unreachable"
     exit_code = 6
     retryable = True
+    hop: ClassVar[str]
 
 
 class BusUnreachableError(UnreachableError):
     """No connection to Mosquitto."""
 
     code = "bus_unreachable"
+    hop = "bus"
 
 
 class BrokerUnreachableError(UnreachableError):
     """The bus answers, the broker does not."""
 
     code = "broker_unreachable"
+    hop = "broker"
 
 
 class GatewayUnreachableError(UnreachableError):
     """The broker answers, its payment gateway does not; nothing was charged."""
 
     code = "gateway_unreachable"
+    hop = "gateway"
 
 
 class MerchantOfflineError(UnreachableError):
     """The broker answers, the merchant is away."""
 
     code = "merchant_offline"
+    hop = "merchant"
 
 
 class LedgerBrokenError(VeilmartError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from common.errors import MalformedError, UntrustedError
 from common.slots import slot_start
 
 
@@ -62,7 +63,7 @@ class Keyring(Generic[Secret]):
         for leftover in folder.glob("*.partial"):  # of a crash half way: never used
             leftover.unlink()
         self._by_slot: dict[int, Secret] = {
-            int(path.stem): load(path.read_bytes())
+            int(path.stem): _loaded(path, load)
             for path in folder.iterdir()
             if re.fullmatch(r"\d+\.key", path.name)
         }
@@ -98,6 +99,16 @@ class Keyring(Generic[Secret]):
     def end_of(self, slot: int) -> int:
         """When a slot is over, grace not counted."""
         return slot + self._schedule.period_ms
+
+
+def _loaded(path: Path, load: Callable[[bytes], Secret]) -> Secret:
+    try:
+        return load(path.read_bytes())
+    except (ValueError, MalformedError) as error:
+        raise UntrustedError(
+            f"{path} is damaged: it holds no key",
+            "Put it back from a backup of this day. Do not remove it: a slot's second key is distrusted.",
+        ) from error
 
 
 def _write_private(path: Path, content: bytes) -> bool:

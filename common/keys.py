@@ -56,6 +56,7 @@ PUBLIC_FILE_MODE: Final = 0o644
 
 # Salt as long as the digest (RFC 8017, section 9.1), and nothing else accepted.
 PSS_SHA256: Final = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.DIGEST_LENGTH)
+_KEY_HINT: Final = "Check the path and its owner, or put the file back from a backup."
 _EXTENDED_USAGE: Final[dict[Role, x509.ObjectIdentifier]] = {
     "broker": ExtendedKeyUsageOID.CLIENT_AUTH,
     "merchant": ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -87,18 +88,18 @@ class IdentityKey:
         try:
             pem = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"cannot read the private key {path}: {error.strerror}") from error
+            raise UsageError(f"cannot read the private key {path}: {error.strerror}", _KEY_HINT) from error
         try:
             private = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise UntrustedError(f"{path} is no unencrypted private key") from error
+            raise UntrustedError(f"{path} is no unencrypted private key", _KEY_HINT) from error
         if not isinstance(private, Ed25519PrivateKey | rsa.RSAPrivateKey):
-            raise UntrustedError(f"{path} holds neither an Ed25519 nor an RSA key")
+            raise UntrustedError(f"{path} holds neither an Ed25519 nor an RSA key", _KEY_HINT)
         key = cls(private)
         try:
             check_public(key.public)
         except MalformedError as error:
-            raise UntrustedError(f"{path}: {error}") from error
+            raise UntrustedError(f"{path}: {error}", _KEY_HINT) from error
         return key
 
     def save(self, path: Path) -> None:

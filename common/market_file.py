@@ -59,7 +59,7 @@ class MarketFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def from_bytes(cls, data: bytes) -> MarketFile:
         """Read a market file's content. Raises UntrustedError for whatever is not exactly one."""
         if len(data) > MAX_MARKET_FILE_BYTES:
-            raise UntrustedError("the market file is too large")
+            raise UntrustedError("the market file is too large", _HINT)
         try:
             market = msgspec.json.decode(data, type=cls)
             money.exponent(market.currency)
@@ -76,7 +76,10 @@ class MarketFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 data = file.read(MAX_MARKET_FILE_BYTES + 1)
         except OSError as error:
             raise UsageError(f"cannot read the market file {path}: {error.strerror}", _HINT) from error
-        return cls.from_bytes(data)
+        try:
+            return cls.from_bytes(data)
+        except UntrustedError as error:
+            raise UntrustedError(f"{path}: {error.message}", error.hint) from error
 
     def to_bytes(self) -> bytes:
         """Return the file's content: the same bytes for the same market."""

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from common import config
 
@@ -62,6 +62,7 @@ Title: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 ShortText: TypeAlias = Annotated[str, Meta(max_length=200)]
 DecisionText: TypeAlias = Annotated[str, Meta(max_length=500)]
 Plea: TypeAlias = Annotated[str, Meta(max_length=1000)]
+CellCount: TypeAlias = Annotated[int, Meta(ge=0, le=2**33)]
 LongText: TypeAlias = Annotated[str, Meta(max_length=4000)]
 Sealed: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=config.MAXIMUM_SEALED)]
 CellBytes: TypeAlias = Annotated[bytes, Meta(min_length=52, max_length=config.CELL_CONTENT + 52)]
@@ -219,7 +220,6 @@ RefusalCode: TypeAlias = Literal[
     "wrong_currency",
     "wrong_secret",
     "wrong_state",
-    "bad_evidence",
     "deadline",
     "merchant_offline",
     "byte_budget",
@@ -552,8 +552,8 @@ class OrderAnswer(Message, frozen=True):
 
     `settles` is when captured money becomes the merchant's by itself, 0 where nothing does. `refunded` is how
     much of the amount was given back, `claimed` how much of that was drawn in coins. `decide_by` is when a
-    dispute is to be decided, 0 where none is open; `decision` says why it ended. `audit` is the pseudonym
-    under which the public events of this order appear.
+    dispute is to be decided, 0 where none is open; `finding` says what its evidence proves, `decision` why it
+    ended. `audit` is the pseudonym under which the public events of this order appear.
     """
 
     order_id: Id
@@ -563,6 +563,7 @@ class OrderAnswer(Message, frozen=True):
     refunded: Price
     claimed: Price
     decide_by: Time
+    finding: DecisionText
     decision: DecisionText
     merchant_online: bool
     audit: Id
@@ -653,17 +654,45 @@ class Evidence(Part, frozen=True):
     records: Annotated[list[SignedRecord], Meta(max_length=config.MAXIMUM_LINES)]
 
 
+class WrongFile(Part, frozen=True):
+    """SHA-256 of what a customer says it got in place of a product's content, or of its licence keys.
+
+    That of keys is over their salt and their text, as in the receipt.
+    """
+
+    sku: Sku
+    keys: bool
+    digest: Bytes32
+
+
+class Arrived(Part, frozen=True):
+    """What a customer says arrived of an order: how many cells of how many, and which files are wrong.
+
+    A claim and no proof: cells are sealed under a key that customer and merchant share.
+    """
+
+    cells: CellCount
+    expected: CellCount
+    wrong: Annotated[list[WrongFile], Meta(max_length=2 * config.MAXIMUM_LINES)]
+
+
+OptionalArrived: TypeAlias = Annotated[list[Arrived], Meta(max_length=1)]
+
+
 class OpenDispute(Message, frozen=True):
     """customer -> broker: freeze this order's money, and decide. Answer: `OrderAnswer`.
 
-    `evidence` is empty where the customer shows nothing of what was bought.
+    `evidence` and `arrived` are empty where the customer shows nothing of what was bought. `attempt` is
+    random: a new try is another message than the one that was refused, whatever else is the same.
     """
 
     order_id: Id
+    attempt: Id
     claim_secret: Bytes32
     kind: DisputeKind
     statement: Plea
     evidence: Annotated[list[Evidence], Meta(max_length=1)]
+    arrived: OptionalArrived = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Hide the secret, and what was bought."""
@@ -671,11 +700,19 @@ class OpenDispute(Message, frozen=True):
 
 
 class DisputeOpened(Message, frozen=True):
-    """broker -> merchant, until `OutcomeKept` with `disputed`: its money is frozen; say your part."""
+    """broker -> merchant, until `OutcomeKept` with `disputed`: its money is frozen; say your part.
+
+    `arrived` is what the customer claims, where it showed the broker what was bought.
+    """
 
     order_id: Id
     kind: DisputeKind
     decide_by: Time
+    arrived: OptionalArrived
+
+    def __repr__(self) -> str:
+        """Hide what was bought."""
+        return f"DisputeOpened(order_id={self.order_id.hex()})"
 
 
 class AnswerDispute(Message, frozen=True):

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias, cast
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from common.errors import BusyError
+from common.errors import BusyError, VeilmartError
 from common.prepared import AT_ONCE, Parameters, Statements
 
 Row: TypeAlias = Mapping[str, Any]
@@ -37,6 +37,7 @@ Row: TypeAlias = Mapping[str, Any]
 
 FETCHED_AT_ONCE = 1_000
 NOTHING: Row = MappingProxyType({})
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _migrating = threading.Lock()
 _READS = "veilmart_reads"
 """The execution option of transactions that do not write."""
@@ -191,14 +192,24 @@ class Store:
     ) -> Store:
         """Open, and migrate where due, the SQLite store `name` of a home; the file has mode 0600.
 
-        `prepare` is told the store's dialect, its own, before anything is read.
+        `prepare` is told the store's dialect, its own, before anything is read. Raises `VeilmartError` for a
+        file that is damaged.
         """
         path = home / name
         if not path.exists():
             path.touch(mode=0o600)
         store = cls(f"sqlite:///{path}", migrations)
         prepare(store._engine.dialect)
-        store.migrate()
+        try:
+            store.migrate()
+        except sa.exc.DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) not in _DAMAGED:
+                raise
+            store.close()
+            raise VeilmartError(
+                f"{path} is damaged or no store at all.",
+                "Keep a copy, and put a backup in its place: docs/operating.md says how.",
+            ) from error
         return store
 
     @contextmanager

@@ -7,7 +7,8 @@
 Rule 1. Nothing here can shop, and nothing that shops can come here: `buy` never opens this session.
 
 Rule 2. A withdrawal's exact request is stored first, and repeated until the broker has signed or refused
-it; that payments are stopped refuses nothing for good. It costs the account once, however often it is sent.
+it; that payments are stopped refuses nothing for good. It costs the account once, however often it is sent,
+and nothing once it was refused: the broker refuses every copy of it.
 
 Rule 3. A withdrawal belongs to the account that began it: in another account's session it is not repeated,
 since the broker would refuse it there, and a refusal ends it.
@@ -35,20 +36,19 @@ from common.errors import (
 )
 from common.money import format_amount
 from common.store import Tx
+from customer_node import apart
 from customer_node import kept as keeping
 from customer_node.context import Context
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
 from customer_node.refusals import SessionOverError, refusal_error
-from customer_node.schema import account_sessions, tending
+from customer_node.schema import account_sessions
 from customer_node.sessions import Session
 from customer_node.timing import Countdown
 from customer_node.views import BalanceView, WithdrawalView
 from customer_node.wallet import TICKET, Key, Operation
 
 PLACE: Final = "account"
-USED: Final = "account"
-"""The row of `tending` that says when an account session was last used."""
 
 MAXIMUM_BUNDLES: Final = 50
 CODE_DIGITS: Final = 6
@@ -125,7 +125,7 @@ class Account:
                 refused.wait(link, context.clock, countdown)
         with context.profile.store.immediate() as tx:
             keeping.keep(tx, account_sessions, PLACE, kept, account=self._account_of(credential.name))
-            _note_use(tx, context.clock())
+            apart.note_use(tx, "account", context.clock())
 
     def _account_of(self, name: str) -> bytes:
         """Hash a name under the wallet's seed: the profile can tell accounts apart and names none."""
@@ -156,7 +156,7 @@ class Account:
         link = context.uplink.link(kept.session, "account")
         with context.profile.store.immediate() as tx:
             keeping.touch(tx, account_sessions, kept.session, context.clock())
-            _note_use(tx, context.clock())
+            apart.note_use(tx, "account", context.clock())
         return Session(link, kept, codec.TO_ACCOUNT, context.clock, context.random)
 
     def forget(self) -> None:
@@ -195,18 +195,29 @@ class Account:
             raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
         return self.within(lambda session: self._withdraw(session, bundles))
 
+    def plan_withdrawal(self, bundles: int = 1) -> WithdrawalView:
+        """Say what `withdraw` would draw, and what would be left. Raises as it does; draws nothing."""
+        if not 1 <= bundles <= MAXIMUM_BUNDLES:
+            raise UsageError(f"Withdraw 1 to {MAXIMUM_BUNDLES} bundles at a time.")
+        before = self.within(self._balance)
+        _demand_balance(before, bundles)
+        amount = bundles * sum(coins.BUNDLE)
+        return WithdrawalView(
+            amount=amount,
+            coins=bundles * len(coins.BUNDLE),
+            tickets=min(bundles * coins.BUNDLE_TICKETS, before.tickets_left),
+            balance=before.amount - amount,
+            currency=before.currency,
+            usable_from=self._usable_from(),
+        )
+
     def _withdraw(self, session: AccountSession, bundles: int) -> WithdrawalView:
         context = self._context
         card = context.broker(session.link)
         self.finish_open(session)
         before = self._balance(session)
         bundle = sum(coins.BUNDLE)
-        if before.amount < bundles * bundle:
-            raise InsufficientFundsError(
-                f"The account holds {format_amount(before.amount, card.currency)}, "
-                f"{bundles} bundles are {format_amount(bundles * bundle, card.currency)}.",
-                "`veilmart topup` pays in with a card, where the market takes cards.",
-            )
+        _demand_balance(before, bundles)
         tickets_left, drawn, balance = before.tickets_left, 0, before.amount
         for _ in range(bundles):
             tickets = min(coins.BUNDLE_TICKETS, tickets_left)
@@ -358,15 +369,16 @@ def account_of_session(tx: Tx) -> bytes | None:
     return account
 
 
-def last_used(tx: Tx) -> int:
-    """Give the time at which an account session was last used, by at most a minute too early; 0 for never."""
-    return int(tx.scalar(sa.select(tending.c.at).where(tending.c.what == USED)) or 0)
-
-
-def _note_use(tx: Tx, now: int) -> None:
-    if last_used(tx) + config.MINUTE_MS < now:
-        tx.execute(sa.delete(tending).where(tending.c.what == USED))
-        tx.execute(sa.insert(tending), {"what": USED, "at": now})
+def _demand_balance(before: BalanceView, bundles: int) -> None:
+    """Raise `InsufficientFundsError` where the account holds less than so many bundles."""
+    wanted = bundles * sum(coins.BUNDLE)
+    if before.amount < wanted:
+        raise InsufficientFundsError(
+            f"The account holds {format_amount(before.amount, before.currency)}, "
+            f"{bundles} bundles are {format_amount(wanted, before.currency)}.",
+            "`veilmart topup` pays in with a card, where the market takes cards.",
+            missing=wanted - before.amount,
+        )
 
 
 def _exactly(amount: int, values: Sequence[int]) -> list[int]:

@@ -23,7 +23,9 @@ def change_for(amount: int, held: Mapping[int, int], top: int) -> tuple[list[int
     """
     total = sum(value * count for value, count in held.items())
     if total < amount:
-        raise InsufficientFundsError("The wallet holds less than that.", "`veilmart withdraw` draws coins.")
+        raise InsufficientFundsError(
+            "The wallet holds less than that.", "`veilmart withdraw` draws coins.", missing=amount - total
+        )
     exact = coins.exact(held, amount)
     if exact is not None:
         if len(exact) <= config.MAXIMUM_COINS:

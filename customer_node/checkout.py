@@ -55,6 +55,7 @@ from customer_node.timing import Countdown, Repeater
 
 Question: TypeAlias = messages.AskOrder | messages.CancelOrder
 
+_DOES_NOT_OPEN: Final = "The merchant's answer to the order does not open."
 ACCEPTED: Final = frozenset({"captured", "disputed", "settled"})
 
 
@@ -206,9 +207,8 @@ class Checkout:
             body = self._open_acceptance(order, answer)
         except (WireError, UntrustedError) as error:
             context.profile.keep_evidence(f"answer to order {order.id.hex()}", answer, context.clock())
-            if isinstance(error, UntrustedError):
-                raise
-            raise UntrustedError("The merchant's answer to the order does not open.") from error
+            said = error.message if isinstance(error, UntrustedError) else _DOES_NOT_OPEN
+            raise UntrustedError(said, "`veilmart order dispute` asks for the money back.") from error
         with context.profile.store.immediate() as tx:
             orders.step(tx, order.id, "accepted", failure=None)
             tx.execute(
@@ -228,7 +228,12 @@ class Checkout:
         signer = verify_certificate(order.certificate, profile.ca_der, order.created, "merchant")
         receipt = receipts.check_accepted(order, body, signer.public_key, profile.market_id)
         # Whoever verifies it later goes by the time in it: one that the certificate does not cover is void.
-        verify_certificate(order.certificate, profile.ca_der, receipt.at, "merchant")
+        try:
+            verify_certificate(order.certificate, profile.ca_der, receipt.at, "merchant")
+        except WireError as error:
+            raise UntrustedError(
+                f"The receipt of {order.merchant} has a time that its certificate does not cover."
+            ) from error
         return body
 
     def _refused(self, session: ShopSession, order: Order, error: VeilmartError) -> None:

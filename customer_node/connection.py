@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from common import bus, grouping, topics
+from common import bus, grouping, messages, topics
 from common.config import Limits
 from common.errors import BrokerUnreachableError, BusUnreachableError, MalformedError
 from common.presence import State, read_presence
@@ -33,6 +33,8 @@ SETTLE_ROUNDS: Final = 4
 SETTLE_MS: Final = 50
 SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
+MOST_CELLS: Final = 3 * Limits().cell_window
+"""Cells that are kept for the delivery that asked for them, while something else is done in its session."""
 
 _PUBLIC: Final[dict[Audience, tuple[str, ...]]] = {
     "account": (topics.broker_card(), topics.broker_status()),
@@ -86,6 +88,7 @@ class Link:
     connection: BusConnection = field(repr=False)
     board: dict[str, bytes] = field(default_factory=dict, repr=False)
     inbox: deque[bytes] = field(default_factory=deque, repr=False)
+    cells: deque[messages.MerchantCell] = field(default_factory=lambda: deque(maxlen=MOST_CELLS), repr=False)
     verified: dict[str, tuple[bytes, Any]] = field(default_factory=dict, repr=False)
     """What was read off a card and the payload it was read from; it ends with the connection."""
     seen: grouping.SeenIds = field(

@@ -16,7 +16,10 @@ from customer_node.wallet import Wallet
 
 @dataclass(frozen=True)
 class Context:
-    """Profile, bus and wallet, with time and chance. `timeout_ms` is how long one answer may take."""
+    """Profile, bus and wallet, with time and chance.
+
+    `timeout_ms` is how long one answer may take; `hurried` is whether the minimum age is not waited for.
+    """
 
     profile: Profile
     uplink: Uplink
@@ -25,6 +28,12 @@ class Context:
     clock: Clock
     random: Random = field(repr=False)
     timeout_ms: int
+    hurried: bool
+
+    @property
+    def age_ms(self) -> int:
+        """The market's minimum age, in milliseconds; 0 where nothing waits for it."""
+        return 0 if self.hurried else 1000 * self.profile.market.minimum_age_seconds
 
     def broker(self, link: Link) -> BrokerCard:
         """Give the broker's card as this link shows it, its coin keys and totals known to the wallet.

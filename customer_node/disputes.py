@@ -7,8 +7,9 @@ Rule 1. A dispute can be opened until the order settles; from then on the money 
 Rule 2. The exact message is stored first, and repeated until it is answered. Who decides, and until when,
 stands in the order from then on; where it ends with a refund `resume` brings the coins.
 
-Rule 3. Evidence (receipt and signed records) shows the market's operator what was bought. It is sent only
-where the caller says so: without it the operator has the words of both sides alone.
+Rule 3. Evidence (receipt and signed records) shows the market's operator what was bought, and so does what
+this profile says has arrived, which nothing proves (`wrong_content`). Both are sent only where the caller
+says so: without them the operator has the words of both sides alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 from common import codec, messages
 from common.errors import PaymentsStoppedError, RejectedError, UsageError, WireError
 from common.store import Tx
-from customer_node import orders, standing
+from customer_node import orders, standing, wrong_content
 from customer_node.context import Context
 from customer_node.orders import Order
 from customer_node.refunds import Refunds
@@ -70,12 +71,16 @@ class Disputes:
                     "Only what was paid for, and has not arrived whole, can be disputed.",
                 )
             evidence = [self._evidence(session, order)] if reveal else []
+            with context.profile.store.immediate() as tx:
+                arrived = [wrong_content.arrived(tx, order)] if reveal else []
             request = messages.OpenDispute(
                 order_id=order.id,
+                attempt=context.random(16),
                 claim_secret=order.secrets.claim,
                 kind=kind,
                 statement=statement.strip(),
                 evidence=evidence,
+                arrived=arrived,
             )
             with context.profile.store.immediate() as tx:
                 row = {"order_id": order.id, "kind": kind, "request": codec.pack(request)}

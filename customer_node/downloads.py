@@ -7,14 +7,17 @@ asked for.
 
 Rule 2. One stream serves the whole order, padding included: how its files lie in it cannot be seen.
 
-Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed.
+Rule 3. A file appears under its name only when its SHA-256 is the one that the merchant signed; what came
+instead is kept elsewhere (`wrong_content`).
+
+Rule 4. One delivery of an order at a time: two would write the same files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +26,9 @@ from typing import Final
 import sqlalchemy as sa
 
 from common import config
-from common.errors import RejectedError, UntrustedError, UsageError, VeilmartError
+from common.errors import BusyError, RejectedError, UntrustedError, UsageError, VeilmartError
 from common.store import Tx
-from customer_node import orders, receipts
+from customer_node import orders, receipts, wrong_content
 from customer_node.context import Context
 from customer_node.fetching import Fetch
 from customer_node.files import Span, Target, Writer, free_names, make_folder, spans
@@ -76,6 +79,7 @@ class Downloads:
         self._context = context
         self._shop = shop
         self._standing = standing
+        self._under_way: set[bytes] = set()
 
     def place_of(self, order: Order) -> str:
         """Name the session for an order: the visit in which it was placed, or else one of its own."""
@@ -83,13 +87,33 @@ class Downloads:
         placed_here = visit is not None and visit.session == order.visit
         return merchant_place(order.merchant) if placed_here else order_place(order.id)
 
-    def steps(self, order_id: bytes, folder: Path | None, batch: int = BATCH) -> Iterator[Progress]:
+    def steps(
+        self, order_id: bytes, folder: Path | None, batch: int = BATCH
+    ) -> Generator[Progress, None, None]:
         """Deliver an order, `batch` cells by `batch`. `folder` None goes on in the one where it began.
 
         Raises `UsageError`, `RejectedError` for an order that was not accepted, `UntrustedError` for
-        content that the merchant did not sign, and what a visit raises. Whatever is raised, or if the
-        iteration is given up: the next call goes on where this one ended.
+        content that the merchant did not sign, `BusyError` while it is downloaded already, and what a visit
+        raises. Whatever is raised, or if the iteration is given up: the next call goes on where this one
+        ended.
         """
+        with self._alone(order_id):
+            yield from self._steps(order_id, folder, batch)
+
+    @contextmanager
+    def _alone(self, order_id: bytes) -> Iterator[None]:
+        if order_id in self._under_way:
+            raise BusyError(
+                f"Order {order_id.hex()} is being downloaded already.",
+                "Wait for that, or close the iteration that was begun.",
+            )
+        self._under_way.add(order_id)
+        try:
+            yield
+        finally:
+            self._under_way.discard(order_id)
+
+    def _steps(self, order_id: bytes, folder: Path | None, batch: int) -> Iterator[Progress]:
         delivery = self._plan(order_id, folder)
         yield delivery.progress(delivery.done)
         place, merchant = self.place_of(delivery.order), delivery.order.merchant
@@ -191,10 +215,13 @@ class Downloads:
     def _finish(self, delivery: Delivery, writer: Writer) -> None:
         wrong = writer.finish()
         if wrong:
-            self._record(delivery.order.id, min(target.span.first_cell for target in wrong))
+            for each in wrong:
+                wrong_content.keep(self._context.profile, delivery.order.id, each, self._context.clock())
+            self._record(delivery.order.id, min(each.target.span.first_cell for each in wrong))
             raise UntrustedError(
-                f"The content of {wrong[0].span.sku} is not what {delivery.order.merchant} signed.",
-                "The next download starts it over; the receipt proves what was promised.",
+                f"The content of {wrong[0].target.span.sku} is not what {delivery.order.merchant} signed.",
+                "The next download starts it over; the receipt proves what was promised. What came is kept "
+                "to be shown (`veilmart order show`); `veilmart order dispute` asks for the money back.",
             )
         keys = {target.span.sku: _keys_in(target) for target in delivery.targets if target.span.keys}
         with self._context.profile.store.immediate() as tx:

@@ -149,9 +149,14 @@ def _check_offer(line: Wanted, product: Product) -> None:
             f"{record.title} now costs {format_amount(record.price, record.currency)} "
             f"instead of {format_amount(line.unit_price, record.currency)}.",
             "Look at the cart again (`veilmart cart show`), then buy at the new price.",
+            sku=record.sku,
+            old_price=line.unit_price,
+            new_price=record.price,
         )
     if product.stock == "out":
-        raise OutOfStockError(f"{record.title} is out of stock.", "Take it out of the cart.", available=0)
+        raise OutOfStockError(
+            f"{record.title} is out of stock.", "Take it out of the cart.", available=0, sku=record.sku
+        )
 
 
 def _figures(
@@ -164,7 +169,11 @@ def _figures(
         for quoted, product in zip(quote.lines, products, strict=True):
             if (quoted.record, quoted.unit_price) != (product.digest, product.record.price):
                 raise PriceChangedError(
-                    f"{product.record.title} is being changed.", "Look at the cart again, then buy."
+                    f"{product.record.title} is being changed.",
+                    "Look at the cart again, then buy.",
+                    sku=product.record.sku,
+                    old_price=product.record.price,
+                    new_price=quoted.unit_price,
                 )
         discounts = [line.discount for line in quote.lines]
     try:
@@ -183,6 +192,8 @@ def _figures(
             f"It now costs {format_amount(total, currency)} "
             f"instead of {format_amount(terms.total or 0, currency)}.",
             "Look at the cart again (`veilmart cart show`), then buy at the new price.",
+            old_price=terms.total,
+            new_price=total,
         )
     return lines
 

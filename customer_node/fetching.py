@@ -17,7 +17,7 @@ from typing import Final
 
 from common import codec, config, messages, sealing
 from common.errors import NotFoundError, RejectedError, UntrustedError, VeilmartError, WireError
-from customer_node.connection import POLL_MS
+from customer_node.connection import POLL_MS, Link
 from customer_node.orders import Order
 from customer_node.refusals import refusal_error
 from customer_node.shop import Visit
@@ -60,7 +60,7 @@ class Fetch:
         self._lost: deque[tuple[int, int]] = deque()
         """Ranges that were asked for and did not come: first cell and count."""
         self._windows: dict[bytes, _Window] = {}
-        self._session = b""
+        self._link: Link | None = None
         self._pause: Countdown | None = None
 
     @property
@@ -76,14 +76,18 @@ class Fetch:
         `UntrustedError`; what has been written until then counts.
         """
         context, session = visit.context, visit.session
-        if session.link.session != self._session:
+        if session.link is not self._link:
+            # What was under way on another connection does not come on this one.
             self._give_up_all()
-            self._session = session.link.session
+            self._link = session.link
         silence = Countdown(context.clock, context.timeout_ms)
         patience = Countdown(context.clock, PATIENCE_MS)
         while self.done < until:
             self._ask(visit)
-            taken = [self._take(visit, body) for body in session.receive(POLL_MS / 1000)]
+            if not session.link.cells:
+                for body in session.receive(POLL_MS / 1000):
+                    self._heed(visit, body)
+            taken = [self._take(visit, cell) for cell in session.take_cells()]
             if any(taken):
                 silence = Countdown(context.clock, context.timeout_ms)
                 patience = Countdown(context.clock, PATIENCE_MS)
@@ -132,18 +136,18 @@ class Fetch:
             self._lost.appendleft((first, len(run)))
             missing = missing[len(run) :]
 
-    def _take(self, visit: Visit, body: messages.ToShop) -> bool:
-        """Take what came; tell whether it was a cell that was missing."""
-        if isinstance(body, messages.MerchantCell):
-            window = self._windows.get(body.request)
-            return window is not None and self._take_cell(visit, body, window)
+    def _heed(self, visit: Visit, body: messages.ToShop) -> None:
+        """Take note of a window that is not served."""
         if isinstance(body, messages.MerchantAnswer) and body.request in self._windows:
             self._merchant_refused(visit, body)
         if isinstance(body, messages.Refused) and body.reference in self._windows:
             self._broker_refused(visit, body)
-        return False
 
-    def _take_cell(self, visit: Visit, body: messages.MerchantCell, window: _Window) -> bool:
+    def _take(self, visit: Visit, body: messages.MerchantCell) -> bool:
+        """Take a cell; tell whether it was one that was missing."""
+        window = self._windows.get(body.request)
+        if window is None:
+            return False
         try:
             index, content = window.unseal(body.cell)
         except WireError as error:

@@ -108,6 +108,19 @@ class Target:
         return self.path.exists() and digest_of(self.path, self.span.salt) == self.span.digest
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """A file whose content is not what was signed: its place among the order's, and the digest that it has.
+
+    What came lies in `target.part` still. Where the file had its name already there is no part, and `digest`
+    is None: whoever changed it may have been its owner.
+    """
+
+    number: int
+    target: Target
+    digest: bytes | None
+
+
 class Writer:
     """Writes cells of an order's stream into the files that they belong to.
 
@@ -115,11 +128,13 @@ class Writer:
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        self._named = [target for target in targets if target.named]
+        numbered = list(enumerate(targets))
+        self._named = [(number, target) for number, target in numbered if target.named]
         self._growing: list[_Growing] = []
         self._thread = ThreadPoolExecutor(1, "veilmart-disk")
         try:
-            self._growing.extend(_Growing(target) for target in targets if not target.named)
+            unnamed = (each for each in numbered if each not in self._named)
+            self._growing.extend(_Growing(number, target) for number, target in unnamed)
         except BaseException:
             self.close()
             raise
@@ -142,14 +157,16 @@ class Writer:
             file.settle(done)
         return done
 
-    def finish(self) -> list[Target]:
+    def finish(self) -> list[Wrong]:
         """Give each complete file its name if its content has the signed digest; lists the wrong ones.
 
-        A file that has its name already (a crash came in between) is looked at instead. A wrong one is
-        erased. Raises `UsageError` where another file has taken the name meanwhile.
+        A file that has its name already (a crash came in between) is looked at instead. Raises `UsageError`
+        where another file has taken the name meanwhile.
         """
-        wrong = [target for target in self._named if not target.right]
-        return wrong + [file.target for file in self._growing if not file.finish()]
+        changed = [Wrong(number, target, None) for number, target in self._named if not target.right]
+        return changed + [
+            Wrong(file.number, file.target, file.digest) for file in self._growing if not file.finish()
+        ]
 
     def close(self) -> None:
         """Close every file."""
@@ -162,7 +179,8 @@ class Writer:
 class _Growing:
     """A file that is not complete yet."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, number: int, target: Target) -> None:
+        self.number = number
         self.target = target
         self.descriptor = os.open(target.part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._digest = hashlib.sha256(target.span.salt)
@@ -182,14 +200,18 @@ class _Growing:
             self._digest.update(piece)
             self._digested += len(piece)
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the salt and what is settled."""
+        return self._digest.digest()
+
     def finish(self) -> bool:
-        """Name the file if it is what was signed, erase it if not; tell which."""
+        """Name the file if it is what was signed; tell whether it is."""
         target = self.target
         self.settle(target.span.first_cell + target.span.cells)
         os.fsync(self.descriptor)
         whole = os.fstat(self.descriptor).st_size == target.span.size
-        if not whole or self._digest.digest() != target.span.digest:
-            target.part.unlink()
+        if not whole or self.digest != target.span.digest:
             return False
         _name(target)
         target.part.unlink()

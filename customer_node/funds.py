@@ -33,7 +33,7 @@ from customer_node import ageing, issuers, numbers
 from customer_node.change import change_for, refund_coins, spread_swap
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError, RetiredKeyError
-from customer_node.sessions import FRESHNESS_MS, REPEAT_FIRST_MS
+from customer_node.sessions import FRESHNESS_MS
 from customer_node.shop import ShopSession
 from customer_node.wallet import ENDING_MS, Key, Operation
 
@@ -63,13 +63,12 @@ class Funds:
                 return
             try:
                 self.finish(session, swap)
-            except PaymentsStoppedError:
-                raise
-            except RejectedError:
-                # A coin that was spent elsewhere is out of the wallet now: go on with the others.
+            except DoubleSpendError:
+                # A coin that was spent elsewhere, and shown alone, is out of the wallet: go on with others.
                 with context.profile.store.immediate() as tx:
-                    if not context.wallet.held(tx, context.clock()):
-                        raise
+                    others = context.wallet.held(tx, context.clock())
+                if len(_SWAP.unpack(swap.request).coins) > 1 or not others:
+                    raise
         raise InsufficientFundsError("The wallet's coins cannot pay that.", "`veilmart withdraw` draws more.")
 
     def hear_of_payments(self, session: ShopSession) -> None:
@@ -109,7 +108,10 @@ class Funds:
         exact = (coins.exact(held, amount) for held in choices)
         values = next((each for each in exact if each and len(each) <= config.MAXIMUM_COINS), None)
         if values is None:
-            raise self._explained(tx, InsufficientFundsError("The wallet holds less than that."))
+            usable = sum(value * count for value, count in choices[1].items())
+            missing = amount - usable if usable < amount else None
+            short = InsufficientFundsError("The wallet holds less than that.", missing=missing)
+            raise self._explained(tx, short)
         return context.wallet.reserve(tx, order_id, values, now)
 
     def ending(self, within_ms: int = ENDING_MS) -> bool:
@@ -208,9 +210,8 @@ class Funds:
         kinds: list[Key] = [("coin", value) for value in wanted]
         blinded = context.wallet.draw(tx, operation, kinds, month)
         request = codec.pack(messages.Swap(operation=operation, coins=tokens, blinded=blinded))
-        now = context.clock()
-        context.wallet.begin_operation(tx, operation, "swap", request, now)
-        return Operation(operation, "swap", request, begun=now)
+        context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
+        return Operation(operation, "swap", request)
 
     def finish(self, session: ShopSession, swap: Operation) -> None:
         """Ask until a swap is answered. Raises `RejectedError` for a refusal, and what asking raises."""
@@ -251,7 +252,9 @@ class Funds:
                 else:
                     context.wallet.release(tx, swap.id)
                 context.wallet.end_operation(tx, swap.id, "refused")
-                context.wallet.give_back(tx, "swap", swap.id, self._forgotten_from(swap))
+                # Until then a copy may come, whose refusal would be taken for that of the number's next swap.
+                forgotten = context.clock() + 2 * FRESHNESS_MS
+                context.wallet.give_back(tx, "swap", swap.id, forgotten)
             raise
         try:
             with context.profile.store.immediate() as tx:
@@ -260,12 +263,6 @@ class Funds:
         except UntrustedError:
             context.profile.keep_evidence("swap", codec.pack(answer), context.clock())
             raise
-
-    def _forgotten_from(self, swap: Operation) -> int:
-        """Give the time from which no copy of a refused swap, and no answer to one, can arrive any more."""
-        now = self._context.clock()
-        sent_once = now - swap.begun < REPEAT_FIRST_MS
-        return now if sent_once else now + 2 * FRESHNESS_MS
 
     def sift(self, session: ShopSession, order_id: bytes) -> None:
         """Swap each coin of a refused order for another one: those that were spent before stay out.
@@ -283,10 +280,9 @@ class Funds:
                 token = context.wallet.pass_on(tx, row, operation)
                 blinded = context.wallet.draw(tx, operation, [("coin", row["value"])], month)
                 request = codec.pack(messages.Swap(operation=operation, coins=[token], blinded=blinded))
-                now = context.clock()
-                context.wallet.begin_operation(tx, operation, "swap", request, now)
+                context.wallet.begin_operation(tx, operation, "swap", request, context.clock())
             try:
-                self.finish(session, Operation(operation, "swap", request, begun=now))
+                self.finish(session, Operation(operation, "swap", request))
             except PaymentsStoppedError:
                 raise
             except RejectedError:
@@ -299,7 +295,8 @@ class Funds:
         if young_until:
             minutes = -(-(young_until - now) // config.MINUTE_MS)
             hint = f"Coins become usable in {minutes} min; `--now` uses them at once."
-            return InsufficientFundsError(error.message, hint)
+            return InsufficientFundsError(error.message, hint, missing=error.missing, retry_at=young_until)
         if context.wallet.open_operations(tx, "swap"):
-            return InsufficientFundsError(error.message, "`veilmart resume` completes what is under way.")
+            hint = "`veilmart resume` completes what is under way."
+            return InsufficientFundsError(error.message, hint, missing=error.missing)
         return error

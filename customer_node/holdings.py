@@ -14,6 +14,7 @@ from common.store import Tx
 from customer_node import ageing, crowd, numbers
 from customer_node.change import reach
 from customer_node.schema import operations
+from customer_node.topups import top_up_views
 from customer_node.views import CoinStockView, DueView, EndedView, PendingView, WalletView
 from customer_node.wallet import TICKET, Stock, Wallet
 
@@ -22,6 +23,17 @@ _PENDING: Final = (
     .where(operations.c.state == "open")
     .order_by(operations.c.created)
 )
+
+
+def _pending(tx: Tx) -> tuple[PendingView, ...]:
+    """List what is still to be answered, the oldest first."""
+    found = [PendingView(row["kind"], row["created"], "broker", None) for row in tx.all(_PENDING)]
+    found += [
+        PendingView("top_up", each.created, each.waits_for, each.waits_until)
+        for each in top_up_views(tx)
+        if each.waits_for is not None
+    ]
+    return tuple(sorted(found, key=lambda each: each.since))
 
 
 def wallet_view(
@@ -46,7 +58,7 @@ def wallet_view(
         young_until=young_until,
         crowd_at=crowd.counted_at(tx),
         open_operations=wallet.under_way(tx),
-        pending=tuple(PendingView(row["kind"], row["created"]) for row in tx.all(_PENDING)),
+        pending=_pending(tx),
         restoring=numbers.restoring(tx),
         logged_in=logged_in,
         exact_up_to=reach(wallet.held(tx, now)),

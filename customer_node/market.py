@@ -4,8 +4,8 @@
         market.cart.add("sports", "PLAN-10K")
         quote = market.quote()                        # prices now
         order, = market.buy(idempotency_key="tuesday")
-        for file in market.download(order.order_id, Path("bought")):
-            print(file.path)
+        for event in order.events(Path("bought")):    # accepted, downloading …, complete
+            print(event.kind, event.progress)
 
 Amounts are minor units, times milliseconds since 1970, ids hex text. Every method raises a
 `VeilmartError` with a stable `code` for whatever a person can do something about; whatever was under way
@@ -14,7 +14,9 @@ then goes on with the same call or with `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +25,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.market_file import MarketFile
-from customer_node import kept, orders, words
+from customer_node import apart, kept, orders, words, wrong_content
 from customer_node.account import Account
 from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
@@ -35,6 +37,7 @@ from customer_node.directory import Directory
 from customer_node.disputes import Disputes, Kind
 from customer_node.downloads import BATCH, Downloads
 from customer_node.drafts import Drafts
+from customer_node.following import Events, Following
 from customer_node.funds import Funds
 from customer_node.holdings import wallet_view
 from customer_node.invoices.issue import Invoices
@@ -59,6 +62,7 @@ from customer_node.upkeep import Upkeep
 from customer_node.views import (
     BalanceView,
     DeliveredFile,
+    Follow,
     ImageView,
     MarketView,
     MerchantView,
@@ -75,6 +79,7 @@ from customer_node.views import (
     TopUpView,
     WalletView,
     WithdrawalView,
+    WrongFileView,
 )
 from customer_node.wallet import Wallet
 from customer_node.words import seed_of
@@ -98,9 +103,10 @@ class Market:
         """Open a profile that joined a market.
 
         `proxy` is `socks5://HOST:PORT`; each session then takes a circuit of its own. `timeout_s` is how
-        long one answer may take. `allow_young` spends coins and tickets before their minimum age, which
-        makes it easier to tie a purchase to the withdrawal before it. `unlock` is the passphrase or key
-        file of a wallet that has one. Raises `UsageError`, `BusyError`, `AuthenticationError`.
+        long one answer may take. `allow_young` waits for no minimum age, neither of coins and tickets nor
+        between account and shops, which makes it easier to tie a purchase to the withdrawal before it.
+        `unlock` is the passphrase or key file of a wallet that has one. Raises `UsageError`, `BusyError`,
+        `AuthenticationError`.
         """
         opened = Profile.open(profile, unlock, random)
         now = clock or steady_clock()
@@ -112,11 +118,13 @@ class Market:
             clock=now,
             random=random,
             timeout_ms=int(timeout_s * 1000),
+            hurried=allow_young,
         )
         try:
             with opened.store.immediate() as tx:
                 for table in (account_sessions, visits):
                     kept.sweep(tx, table, now())
+            wrong_content.erase_ended(opened)
         except BaseException:
             opened.close()
             raise
@@ -135,6 +143,11 @@ class Market:
         checkout = self._checkout = Checkout(context, funds, refunds)
         self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
         self._disputes = Disputes(context, refunds)
+        self.following = Following(
+            context, self._shop, checkout, self._downloads, self._disputes, self._followed
+        )
+        """What an order's `events` come from, pauses included."""
+        self._follow: Follow = self._events
         self._top_ups = TopUps(context, self._account)
         self._resume = Resume(
             context=context,
@@ -147,9 +160,8 @@ class Market:
             top_ups=self._top_ups,
             refunds=refunds,
             disputes=self._disputes,
-            hurried=allow_young,
         )
-        self._upkeep = Upkeep(context, self._account, self._shop, funds, hurried=allow_young)
+        self._upkeep = Upkeep(context, self._account, self._shop, funds)
         self._restore = Restore(context, self._account, self._shop)
         self._quotes = Quotes(context, self._shop)
         self.cart = Cart(context, self._browse, self._quotes)
@@ -263,12 +275,28 @@ class Market:
         """List the top-ups of this profile, oldest first; asks nobody."""
         return self._top_ups.views()
 
-    def withdraw(self, bundles: int = 1) -> WithdrawalView:
+    def withdraw(self, bundles: int = 1, *, hurried: bool = False) -> WithdrawalView:
         """Draw bundles of coins and tickets from the account into the wallet.
 
+        Not within the market's minimum age after a visit to a shop (`TooSoonError`), unless `hurried`.
         Raises `InsufficientFundsError`, `AuthenticationError`.
         """
+        self._demand_apart_from_shops(hurried=hurried)
         return self._account.withdraw(bundles)
+
+    def plan_withdrawal(self, bundles: int = 1, *, hurried: bool = False) -> WithdrawalView:
+        """Say what `withdraw` would draw, and what the account would have left; draws nothing.
+
+        Raises as `withdraw` does.
+        """
+        self._demand_apart_from_shops(hurried=hurried)
+        return self._account.plan_withdrawal(bundles)
+
+    def _demand_apart_from_shops(self, *, hurried: bool) -> None:
+        context = self._context
+        if not hurried:
+            with context.profile.store.immediate() as tx:
+                apart.demand_apart_from_shops(tx, context.age_ms, context.clock())
 
     def wallet(self) -> WalletView:
         """Count what the wallet holds; asks nobody."""
@@ -356,7 +384,12 @@ class Market:
         """
         wanted = self.cart.wanted()
         terms = _terms(_checked(codes), totals or {})
-        return self._purchasing.purchase(wanted, idempotency_key, "cart", deadline_ms, terms)
+        bought = self._purchasing.purchase(wanted, idempotency_key, "cart", deadline_ms, terms)
+        results = (
+            each if each.order is None else replace(each, order=self._followed(each.order))
+            for each in bought.results
+        )
+        return replace(bought, results=tuple(results))
 
     def buy(
         self,
@@ -393,17 +426,17 @@ class Market:
         codes = _checked({merchant: code} if code else {})
         terms = _terms(codes, {} if total is None else {merchant: total})
         bought = self._purchasing.purchase(wanted, idempotency_key, "direct", deadline_ms, terms)
-        return _all_good(bought)[0]
+        return self._followed(_all_good(bought)[0])
 
     def orders(self) -> tuple[OrderView, ...]:
         """List the orders of this profile, oldest first."""
         with self._context.profile.store.immediate() as tx:
-            return tuple(orders.views(tx))
+            return tuple(self._followed(order) for order in orders.views(tx))
 
     def order(self, order_id: str) -> OrderView:
         """Give an order by its id, or the beginning of it. Raises `NotFoundError`."""
         with self._context.profile.store.immediate() as tx:
-            return orders.views(tx, order_id=orders.find(tx, order_id))[0]
+            return self._followed(orders.views(tx, order_id=orders.find(tx, order_id))[0])
 
     def last_order(self) -> OrderView:
         """Give the newest order. Raises `NotFoundError` where there is none."""
@@ -450,9 +483,10 @@ class Market:
     def dispute(self, order_id: str, kind: Kind, statement: str = "", *, reveal: bool) -> OrderView:
         """Freeze the money of a paid order that has not arrived, or is not what was signed.
 
-        `reveal` sends receipt and signed records as evidence: the market's operator then sees what was
-        bought. Where they prove the merchant wrong the money is back at once; else the operator decides.
-        Raises `RejectedError` where it is too late; after silence `resume` goes on.
+        `reveal` sends receipt and signed records as evidence, and what has arrived as a claim: the market's
+        operator then sees what was bought. Where the evidence proves the merchant wrong the money is back at
+        once; else the operator decides. Raises `RejectedError` where it is too late; after silence `resume`
+        goes on.
         """
         found = self._find(order_id)
         self._shop.within(
@@ -482,7 +516,7 @@ class Market:
 
     def download_steps(
         self, order_id: str, folder: Path | None = None, *, batch: int = BATCH
-    ) -> Iterator[Progress]:
+    ) -> Generator[Progress, None, None]:
         """Download as `download` does, as an iterator; it may be given up and started again.
 
         A step is `batch` cells: few are seen sooner, and each is written down, which takes a while.
@@ -492,6 +526,15 @@ class Market:
     def files(self, order_id: str) -> tuple[DeliveredFile, ...]:
         """List an order's files."""
         return self._downloads.files(self._find(order_id))
+
+    def wrong_files(self, order_id: str) -> tuple[WrongFileView, ...]:
+        """List what came of an order with another digest than the one signed; kept until the order's end.
+
+        It is something to show, and proves nothing: `dispute` sends the digests as this customer's claim.
+        """
+        found = self._find(order_id)
+        with self._context.profile.store.immediate() as tx:
+            return wrong_content.views(tx, self._context.profile, found)
 
     # --- receipts --------------------------------------------------------------------------------------
 
@@ -547,6 +590,16 @@ class Market:
         deliveries. Raises nothing of what stands in the results.
         """
         return self._resume.run(folder, part)
+
+    def followed_by(self, follow: Follow) -> None:
+        """Let `follow` give the events of this market's orders; `AsyncMarket` gives its own."""
+        self._follow = follow
+
+    def _followed(self, order: OrderView) -> OrderView:
+        return replace(order, follow=self._follow)
+
+    def _events(self, order_id: str, folder: Path | None, timeout_s: float | None) -> Events:
+        return Events(partial(self.following.steps, bytes.fromhex(order_id), folder, timeout_s))
 
     def _load(self, order_id: bytes) -> Order:
         with self._context.profile.store.immediate() as tx:

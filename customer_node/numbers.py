@@ -13,8 +13,8 @@ about while it restored, in vain or not, is thereby never used again; and it may
 nothing that is still to be found can have the same number.
 
 Rule 4. Never do `GAP` numbers in a row stay without a trace at the broker. The number of what it refused is
-given again, once no copy of the refused message can arrive any more; and with `MOST_UNTRACED` numbers
-unanswered or refused, there is no further one.
+given again, once no copy of the refused message, and no answer to one, can arrive any more; and with
+`MOST_UNTRACED` numbers unanswered or refused, there is no further one.
 
 No I/O, clock or randomness: `tx` and `now` are arguments.
 """

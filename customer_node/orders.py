@@ -279,6 +279,7 @@ def _view(tx: Tx, row: Row) -> OrderView:
         failure=row["failure"],
         refunded=row["refunded"],
         claimed=row["claimed"],
+        finding=row["finding"],
         decision=row["decision"],
         waits_for=waits_for,
         waits_until=waits_until,

@@ -111,7 +111,9 @@ class Purchasing:
             code = terms.get(merchant, Terms()).code
             if present and present.get(merchant) != (content, code):
                 raise IdempotencyConflictError(
-                    f"The key {key!r} stands for another purchase.", "Use a new key for a new purchase."
+                    f"The key {key!r} stands for another purchase.",
+                    "Use a new key for a new purchase.",
+                    key=key,
                 )
             if present:
                 continue

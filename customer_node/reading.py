@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from common.errors import NotFoundError
 from common.states import CUSTOMER_ORDER
-from customer_node import kept, orders
+from customer_node import apart, kept, orders
 from customer_node.cart import cart_view
 from customer_node.context import Context
 from customer_node.disputes import dispute_view
@@ -111,6 +111,14 @@ class Reading:
         with self._context.profile.store.snapshot() as tx:
             found = kept.usable(tx, visits, self._context.clock())
         return VisitView(len(found), max(each.last_used + each.idle_ms for each in found)) if found else None
+
+    def account_free_at(self) -> int:
+        """Give the moment from which on the account does not come next to a visit, 0 where it is far."""
+        context, now = self._context, self._context.clock()
+        with context.profile.store.snapshot() as tx:
+            # A visit that is open stands in the way without a minimum age too.
+            free_at = max(apart.visit_until(tx, now), apart.account_free_at(tx, context.age_ms, now))
+        return free_at if free_at > now else 0
 
     def now(self) -> int:
         """Give the time as this market counts it, in milliseconds since 1970."""

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from common import codec, config, messages, slots
 from common.errors import PaymentsStoppedError, RejectedError, UntrustedError
 from common.store import Tx
-from customer_node import issuers, orders
+from customer_node import issuers, orders, wrong_content
 from customer_node.change import refund_coins
 from customer_node.context import Context
 from customer_node.orders import Order
@@ -53,6 +53,8 @@ class Refunds:
                 order = orders.load(tx, order_id)
                 request = self._request(tx, session, order)
             if request is None:
+                # This may have been the end of it: nothing has to be shown any more.
+                wrong_content.erase_ended(context.profile)
                 return collected
             collected += self._claim(session, order, request)
 

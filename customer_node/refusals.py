@@ -107,9 +107,6 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "wrong_currency": lambda: RejectedError("The broker refuses this currency."),
     "wrong_secret": lambda: RejectedError("The broker does not accept this order's secret."),
     "wrong_state": lambda: RejectedError("That cannot be done in the present state."),
-    "bad_evidence": lambda: RejectedError(
-        "The broker does not accept this evidence: it is not about this order."
-    ),
     "deadline": lambda: RejectedError("The broker refuses the order's deadline.", "Place the order anew."),
     "payments_stopped": lambda: PaymentsStoppedError(
         "The broker has stopped payments: its books are being looked at. Nothing of yours was changed.",

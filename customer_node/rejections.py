@@ -49,6 +49,7 @@ def rejection_error(order: Order) -> VeilmartError:
         order.failure_value or 0,
         order.currency,
         _BACK,
+        old_price=next((line.unit_price for line in order.lines if line.sku == order.failure_sku), None),
     )
 
 
@@ -58,22 +59,32 @@ def quote_error(merchant: str, refused: messages.OrderRejected, currency: str) -
 
 
 def _error(
-    merchant: str, reason: str | None, sku: str, value: int, currency: str, back: str
+    merchant: str,
+    reason: str | None,
+    sku: str,
+    value: int,
+    currency: str,
+    back: str,
+    old_price: int | None = None,
 ) -> VeilmartError:
     if reason in _CODES or reason in ("code_minimum", "nothing_to_pay"):
-        return _discount_error(merchant, reason, format_amount(value, currency), back)
+        return _discount_error(merchant, reason, value, currency, back)
     match reason:
         case "price_changed":
             return PriceChangedError(
                 f"{sku or 'What was ordered'} of {merchant} has changed; "
                 f"it now costs {format_amount(value, currency)}.{back}",
                 "Look at the cart again (`veilmart cart show`), then buy at the new price.",
+                sku=sku or None,
+                old_price=old_price,
+                new_price=value,
             )
         case "out_of_stock":
             return OutOfStockError(
                 f"{merchant} has only {value} of {sku}.{back}",
                 "Change the quantity, then buy again.",
                 available=value,
+                sku=sku,
             )
         case "not_found":
             return NotFoundError(f"{merchant} no longer sells {sku}.{back}", "Take it out of the cart.")
@@ -83,15 +94,18 @@ def _error(
             return RejectedError(f"{merchant} refused the order ({reason}).{back}", "Buy again.")
 
 
-def _discount_error(merchant: str, reason: str, minimum: str, back: str) -> DiscountRefusedError:
+def _discount_error(
+    merchant: str, reason: str, minimum: int, currency: str, back: str
+) -> DiscountRefusedError:
     hint = "Buy without the code."
     if reason == "nothing_to_pay":
         text, hint = "Nothing would be left to pay, and an order costs something", "Buy more with the code."
     elif reason == "code_minimum":
         text, hint = (
-            f"{merchant} takes this discount code from {minimum} on",
+            f"{merchant} takes this discount code from {format_amount(minimum, currency)} on",
             "Buy more, or without the code.",
         )
     else:
         text = f"{merchant} {_CODES[reason]}"
-    return DiscountRefusedError(f"{text}.{back}", hint, reason=reason)
+    least = minimum if reason == "code_minimum" else None
+    return DiscountRefusedError(f"{text}.{back}", hint, reason=reason, minimum=least)

@@ -26,8 +26,8 @@ from typing import Literal, TypeAlias
 
 from common import config
 from common.errors import TooSoonError, VeilmartError
-from customer_node import orders
-from customer_node.account import Account, last_used
+from customer_node import apart, orders
+from customer_node.account import Account
 from customer_node.checkout import Checkout
 from customer_node.context import Context
 from customer_node.disputes import Disputes, unanswered
@@ -62,8 +62,6 @@ class Resume:
         top_ups: TopUps,
         refunds: Refunds,
         disputes: Disputes,
-        *,
-        hurried: bool,
     ) -> None:
         self._context = context
         self._refunds = refunds
@@ -75,7 +73,6 @@ class Resume:
         self._funds = funds
         self._checkout = checkout
         self._downloads = downloads
-        self._hurried = hurried
 
     def run(self, folder: Path | None, part: Part = "all") -> list[ResumedView]:
         """Carry everything on, or a part; `folder` is where deliveries go that have not begun."""
@@ -97,14 +94,14 @@ class Resume:
         """Say until when shop work waits, where the account was used a moment ago."""
         context = self._context
         with context.profile.store.immediate() as tx:
-            used = last_used(tx)
-        until = used + 1000 * context.profile.market.minimum_age_seconds
+            until = apart.shops_free_at(tx, context.age_ms)
         now = context.clock()
-        if self._hurried or not used or until <= now:
+        if until <= now:
             return None
         return TooSoonError(
             "The account was used a moment ago: what a shop would see next to that could be tied to it.",
-            f"`veilmart resume` in {-(-(until - now) // config.MINUTE_MS)} min, or with `--now` at once.",
+            f"`veilmart resume` in {apart.minutes(until - now)} min, or with `--now` at once.",
+            retry_at=until,
         )
 
     def _waiting(self, soon: TooSoonError) -> list[ResumedView]:

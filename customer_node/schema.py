@@ -103,8 +103,8 @@ tending: Final = sa.Table(
     sa.Column("what", sa.Text, primary_key=True),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
-"""When the wallet does what by itself: times drawn beforehand; when it last did, as `swapped`; and, as
-`account`, when a session of the account was last used."""
+"""When the wallet does what by itself: times drawn beforehand; and, as `account` and as `shop`, when a
+session of that side was last used (`apart`)."""
 
 operations: Final = sa.Table(
     "operations",
@@ -244,8 +244,10 @@ top_ups: Final = sa.Table(
     sa.Column("last_four", SealedText("top_ups.last_four"), nullable=False),
     sa.Column("charge", SealedText("top_ups.charge"), nullable=False),
     sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("heard", sa.BigInteger, nullable=False, server_default="0"),
 )
-"""Charges of cards that this profile asked for; of a card its brand and last four digits, no more."""
+"""Charges of cards that this profile asked for; of a card its brand and last four digits, no more. `heard` is
+when the broker last said that the gateway has not answered, 0 where it never did."""
 
 # --- Cart and orders -----------------------------------------------------------------------------------
 
@@ -304,6 +306,7 @@ orders: Final = sa.Table(
     sa.Column("standing", sa.Text),
     sa.Column("settles", sa.BigInteger, nullable=False, default=0),
     sa.Column("decide_by", sa.BigInteger, nullable=False, default=0),
+    sa.Column("finding", sa.Text, nullable=False, server_default=""),
     sa.Column("decision", SealedText("orders.decision"), nullable=False, default=""),
     sa.Column("refunded", sa.BigInteger, nullable=False, default=0),
     sa.Column("claimed", sa.BigInteger, nullable=False, default=0),
@@ -311,8 +314,9 @@ orders: Final = sa.Table(
     sa.Column("code", sa.Text, nullable=False, server_default=""),
 )
 """What the broker said last, at `heard` (a refusal: on the broker's clock): the order's state there
-(`standing`), when its money settles by itself (0: it does not), by when a dispute is decided and why it
-ended, how much of it was given back. `claimed` is how much of that is in the wallet.
+(`standing`), when its money settles by itself (0: it does not), by when a dispute is decided, what its
+evidence proves (which names no product) and why it ended, how much of it was given back. `claimed` is how
+much of that is in the wallet.
 """
 
 order_lines: Final = sa.Table(
@@ -385,6 +389,19 @@ order_keys: Final = sa.Table(
     sa.Column("text", SealedText("order_keys.text"), nullable=False),
 )
 """Licence keys that were delivered, as the text of their file."""
+
+wrong_files: Final = sa.Table(
+    "wrong_files",
+    metadata,
+    sa.Column("order_id", sa.LargeBinary, sa.ForeignKey("orders.order_id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("sku", sa.Text, nullable=False),
+    sa.Column("keys", sa.Boolean, nullable=False),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+)
+"""Files of an order that came with another `digest` than the one signed, the latest of each; `keys` is
+whether it was to be licence keys. What came lies beside the store (`wrong_content`)."""
 
 deliveries: Final = sa.Table(
     "deliveries",

@@ -61,7 +61,10 @@ class Session(Generic[Down]):
             self.link.send(frames.seal_frame(self._keys.up, topic, content, self._random(frames.NONCE)))
 
     def receive(self, timeout_s: float) -> list[Down]:
-        """Give what has come, after waiting for it at most that long. Raises `SessionOverError`."""
+        """Give what has come, after waiting for it at most that long. Raises `SessionOverError`.
+
+        Cells wait on the link until they are taken (`take_cells`): whatever asks meanwhile loses none.
+        """
         self.link.pump(timeout_s)
         bodies: list[Down] = []
         while self.link.inbox:
@@ -69,7 +72,15 @@ class Session(Generic[Down]):
         for body in bodies:
             if isinstance(body, messages.SessionEnded):
                 raise SessionOverError(body.code)
-        return bodies
+            if isinstance(body, messages.MerchantCell):
+                self.link.cells.append(body)
+        return [body for body in bodies if not isinstance(body, messages.MerchantCell)]
+
+    def take_cells(self) -> list[messages.MerchantCell]:
+        """Give the cells that have come."""
+        cells = list(self.link.cells)
+        self.link.cells.clear()
+        return cells
 
     def _open(self, frame: bytes) -> list[Down]:
         topic = topics.session_down(self.link.session)

@@ -32,8 +32,8 @@ from common.errors import (
     VeilmartError,
     WireError,
 )
+from customer_node import apart, key_slots
 from customer_node import kept as keeping
-from customer_node import key_slots
 from customer_node.connection import Link
 from customer_node.context import Context
 from customer_node.directory import Merchant
@@ -207,6 +207,7 @@ class Shop:
         link = context.uplink.link(kept.session, "shop")
         with context.profile.store.immediate() as tx:
             keeping.touch(tx, visits, kept.session, context.clock())
+            apart.note_use(tx, "shop", context.clock())
         return Session(link, kept, codec.TO_SHOP, context.clock, context.random)
 
     def _open(self, place: str) -> KeptSession:
@@ -242,6 +243,8 @@ class Shop:
         with context.profile.store.immediate() as tx:
             ticket = context.wallet.reserve_ticket(tx, sid, now)
             _, young_until = context.wallet.stock(tx, now)
+            if ticket is not None:
+                apart.note_use(tx, "shop", now)
         if ticket is None:
             wait = -(-(young_until - now) // config.MINUTE_MS) if young_until else 0
             raise OutOfTicketsError(
@@ -249,6 +252,7 @@ class Shop:
                 f"The last drawn become usable in {wait} min; `--now` uses them at once."
                 if wait
                 else "`veilmart withdraw` draws tickets.",
+                retry_at=young_until or None,
             )
         return ticket
 

@@ -40,6 +40,7 @@ def learn(tx: Tx, answer: messages.OrderAnswer, now: int) -> None:
             standing=answer.state,
             settles=answer.settles,
             decide_by=answer.decide_by,
+            finding=answer.finding,
             decision=answer.decision,
             refunded=max(order.refunded, min(answer.refunded, order.amount)),
             claimed=max(order.claimed, min(elsewhere, order.amount)),

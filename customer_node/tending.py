@@ -8,9 +8,9 @@
 Rule 1. Nothing is done at the moment at which it becomes needed: that moment is known to whoever sees the
 purchase or the draw before it. A time is drawn at random, stored, and only then waited for.
 
-Rule 2. Account and shop keep apart by the market's minimum age: nothing is drawn while a visit is open, or
-within that age of a purchase or of a swap; nothing is swapped within it of a draw. What falls into such a
-time is put off, to a new random one after it.
+Rule 2. Account and shop keep apart by the market's minimum age (`apart`): nothing is drawn while a visit is
+open, or within that age of any shop session's use; nothing is swapped within it of the account's. What falls
+into such a time is put off, to a new random one after it.
 
 Rule 3. What would be lost by waiting is not put off: coins in their last day are renewed at once.
 
@@ -46,7 +46,8 @@ class Situation:
     """What the plan rests on. Amounts are minor units, times milliseconds since 1970, 0 for never.
 
     `held` counts usable coins by value, `worth` is that and what is young or under way; `ending` and
-    `ended` are worths. `age_ms` is the market's minimum age, 0 where nothing has to wait.
+    `ended` are worths. `age_ms` is the market's minimum age, 0 where nothing has to wait; `shopped` and
+    `banked` are the last uses of a shop session and of the account.
     """
 
     now: int
@@ -60,7 +61,7 @@ class Situation:
     ended: int
     visit_until: int
     shopped: int
-    drawn: int
+    banked: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _free_at(situation: Situation, work: Work) -> int:
     """Give the moment before which account and shop would come too near to each other."""
     if situation.age_ms == 0 or _urgent(situation, work):
         return 0
-    last = situation.shopped if work == "draw" else situation.drawn
+    last = situation.shopped if work == "draw" else situation.banked
     return max(situation.visit_until, last + situation.age_ms if last else 0)
 
 

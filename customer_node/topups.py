@@ -37,7 +37,7 @@ from customer_node.account import Account, AccountSession, account_of_session
 from customer_node.context import Context
 from customer_node.refusals import TooManyTopUpsError
 from customer_node.schema import top_ups
-from customer_node.views import TopUpView
+from customer_node.views import Hop, TopUpView
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TopUps:
         context = self._context
         operation = context.random(16) if key is None else self._operation_of(key)
         if self._find(operation) is not None:
-            return self._once_more(session, operation, wanted)
+            return self._once_more(session, operation, wanted, key)
         interrupted = self._finish_open(session)
         if key is None and wanted in (ended := {_Wanted.of(row): row for row in interrupted}):
             return replace(_view(ended[wanted]), resumed=True)
@@ -95,10 +95,12 @@ class TopUps:
             tx.execute(sa.insert(top_ups), row | asdict(wanted) | more)
         return self._ask(session, operation, question)
 
-    def _once_more(self, session: AccountSession, operation: bytes, wanted: _Wanted) -> TopUpView:
+    def _once_more(
+        self, session: AccountSession, operation: bytes, wanted: _Wanted, key: str | None
+    ) -> TopUpView:
         known = self._find(operation)
         if known is not None and _Wanted.of(known) != wanted:
-            raise IdempotencyConflictError("This key stands for a top-up of another amount or card.")
+            raise IdempotencyConflictError("This key stands for a top-up of another amount or card.", key=key)
         return replace(self._ask(session, operation), resumed=True)
 
     def _operation_of(self, key: str) -> bytes:
@@ -140,6 +142,7 @@ class TopUps:
         try:
             answer = session.ask(question or again, messages.TopUpAnswer, context.timeout_ms)
             if answer.state == "pending":
+                self._note_pending(operation)
                 answer = self._wait(session, again)
         except (TooManyTopUpsError, PaymentsStoppedError):
             # The broker keeps nothing of these refusals: a copy of the message may be taken later.
@@ -209,6 +212,14 @@ class TopUps:
         row = self._find(operation)
         return "open" if row is None else row["state"]
 
+    def _note_pending(self, operation: bytes) -> None:
+        """Note that the broker waits for its gateway."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            tx.execute(
+                sa.update(top_ups).where(top_ups.c.operation == operation).values(heard=context.clock())
+            )
+
     def _end(self, operation: bytes, state: str, **values: str) -> None:
         with self._context.profile.store.immediate() as tx:
             _step(tx, operation, state, **values)
@@ -240,4 +251,11 @@ def _view(row: Row) -> TopUpView:
         last_four=row["last_four"],
         charge=row["charge"],
         created=row["created"],
+        waits_for=_waits_for(row),
     )
+
+
+def _waits_for(row: Row) -> Hop | None:
+    if row["state"] != "open":
+        return None
+    return "gateway" if row["heard"] else "broker"

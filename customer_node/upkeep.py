@@ -18,36 +18,30 @@ import sqlalchemy as sa
 from common import config, slots
 from common.errors import InsufficientFundsError, VeilmartError
 from common.store import Tx
-from customer_node import ageing, issuers, kept, tending
+from customer_node import ageing, apart, issuers, kept, tending
 from customer_node.account import Account
 from customer_node.context import Context
 from customer_node.funds import Funds
 from customer_node.refusals import RetiredKeyError
-from customer_node.schema import operations, orders, visits
 from customer_node.schema import tending as times_table
+from customer_node.schema import visits
 from customer_node.shop import Shop, ShopSession
 from customer_node.tending import Due, Situation
 from customer_node.views import DueView, TendedView, TendView, Work
 from customer_node.wallet import TICKET, Stock
-
-SWAPPED: Final = "swapped"
-"""The row that says when shop work was last done."""
 
 POOR_MS: Final = config.DAY_MS
 """An account that holds too little for a bundle is asked again after a day."""
 
 
 class Upkeep:
-    """Plans and works. `hurried` is whether young coins may be used: then nothing waits."""
+    """Plans and works."""
 
-    def __init__(
-        self, context: Context, account: Account, shop: Shop, funds: Funds, *, hurried: bool
-    ) -> None:
+    def __init__(self, context: Context, account: Account, shop: Shop, funds: Funds) -> None:
         self._context = context
         self._account = account
         self._shop = shop
         self._funds = funds
-        self._hurried = hurried
 
     def due(self, tx: Tx, bundles: int = 1) -> tuple[DueView, ...]:
         """Say what is due next, by the times that were drawn. Asks nobody."""
@@ -93,11 +87,11 @@ class Upkeep:
         stock, _ = wallet.stock(tx, now)
         tickets = stock.pop(TICKET, Stock())
         in_hand = sum(value * (each.usable + each.young) for (_, value), each in stock.items())
-        age_ms = 0 if self._hurried else 1000 * context.profile.market.minimum_age_seconds
         month = slots.month_of(now)
+        kept.sweep(tx, visits, now)
         return Situation(
             now=now,
-            age_ms=age_ms,
+            age_ms=context.age_ms,
             held=wallet.held(tx, now),
             top=issuers.largest(tx),
             worth=in_hand + wallet.reserved(tx),
@@ -105,9 +99,9 @@ class Upkeep:
             ending=sum(value * count for value, count in wallet.ending(tx, now).items()),
             ending_at=slots.month_start(slots.next_month(month)),
             ended=sum(each.worth for each in ageing.ended(tx, now) if not each.lost),
-            visit_until=_visit_until(tx, now),
-            shopped=max(_latest(tx, orders.c.created), _row(tx, SWAPPED)),
-            drawn=_latest(tx, operations.c.created, operations.c.kind == "withdraw"),
+            visit_until=apart.visit_until(tx, now),
+            shopped=apart.last_used(tx, "shop"),
+            banked=apart.last_used(tx, "account"),
         )
 
     # --- working ---------------------------------------------------------------------------------------
@@ -118,9 +112,6 @@ class Upkeep:
             "renew": self._funds.renew,
             "spread": self._funds.spread,
         }
-        with self._context.profile.store.immediate() as tx:
-            # Before the first byte: a draw must not come next to a swap that was cut short either.
-            _store(tx, SWAPPED, self._context.clock())
         try:
             self._shop.within(f"tend/{work}", actions[work])
         except RetiredKeyError as lost:
@@ -162,10 +153,6 @@ def _times(tx: Tx) -> dict[Work, int]:
     return {work: rows[work] for work in tending.ORDER if work in rows}
 
 
-def _row(tx: Tx, what: str) -> int:
-    return int(tx.scalar(sa.select(times_table.c.at).where(times_table.c.what == what)) or 0)
-
-
 def _store(tx: Tx, what: str, at: int) -> None:
     _forget(tx, what)
     tx.execute(sa.insert(times_table), {"what": what, "at": at})
@@ -173,14 +160,3 @@ def _store(tx: Tx, what: str, at: int) -> None:
 
 def _forget(tx: Tx, what: str) -> None:
     tx.execute(sa.delete(times_table).where(times_table.c.what == what))
-
-
-def _latest(tx: Tx, column: sa.Column[int], *where: sa.ColumnElement[bool]) -> int:
-    return int(tx.scalar(sa.select(sa.func.max(column)).where(*where)) or 0)
-
-
-def _visit_until(tx: Tx, now: int) -> int:
-    """Give the time at which the last visit will have been idle for too long, 0 where none is open."""
-    kept.sweep(tx, visits, now)
-    rows = tx.all(sa.select(visits).where(visits.c.place.like("merchant/%")))
-    return max((row["last_used"] + row["idle_ms"] for row in rows), default=0)

@@ -5,11 +5,12 @@ Ids are hex text, so that every view can be printed or turned into JSON as it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from common.errors import VeilmartError
+from common.errors import UsageError, VeilmartError
 
 Stock: TypeAlias = Literal["in", "low", "out"]
 OrderState: TypeAlias = Literal[
@@ -24,7 +25,9 @@ OrderState: TypeAlias = Literal[
     "refunded",
 ]
 
-Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator"]
+Hop: TypeAlias = Literal["customer", "broker", "merchant", "operator", "gateway"]
+"""Whom something waits for; `gateway` charges cards, for the broker."""
+EventKind: TypeAlias = OrderState | Literal["waiting"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class BalanceView:
 class TopUpView:
     """A card's charge. `charge` is the gateway's id, `balance` the account's after it where it is known.
 
-    `resumed` tells that nothing was charged now: an earlier call was interrupted, and this is its end.
+    `resumed` tells that nothing was charged now: an earlier call was interrupted, and this is its end. An
+    open one `waits_for` the broker or, where that says so, for the gateway; `waits_until` is always None: it
+    is asked about until it is known.
     """
 
     operation: str
@@ -65,6 +70,8 @@ class TopUpView:
     created: int
     balance: int | None = None
     resumed: bool = False
+    waits_for: Hop | None = None
+    waits_until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,15 @@ class TotpSecretView:
 
 @dataclass(frozen=True)
 class PendingView:
-    """An operation that is still to be answered, and since when."""
+    """An operation that is still to be answered: since when, by whom, and until when that may take.
 
-    kind: Literal["withdraw", "swap", "refund"]
+    `waits_until` is None where nothing ends the wait but the answer: it is asked for again without a limit.
+    """
+
+    kind: Literal["withdraw", "swap", "refund", "top_up"]
     since: int
+    waits_for: Hop
+    waits_until: int | None
 
 
 @dataclass(frozen=True)
@@ -374,9 +386,15 @@ class OrderView:
 
     `subtotal` less `discount`, which `code` gave, is `total`; the taxes are in it.
     `refunded` is how much of it was given back, `claimed` how much of that is in the wallet. `waits_for` is
-    whose turn it is, None at an end; `waits_until` is when that wait ends by itself, None where it does not:
-    money that was given back stays at the broker until it is claimed, however long that takes.
-    `decision` is why a dispute ended. `keys` are there once they are downloaded.
+    whose turn it is, None at an end. `waits_until` is when that wait ends by itself, None where it does not:
+    money that was given back stays at the broker until it is claimed, however long that takes. Of a disputed
+    order it is by when the operator is to decide. That ends nothing: nobody decides by waiting, and
+    afterwards the dispute is `overdue`, its money frozen as before.
+
+    `finding` is what the evidence of a dispute proves, `decision` why it ended. `keys` are there once they
+    are downloaded.
+
+    An order that a market gives knows its way back there, for `events` alone: `follow` is in no field.
     """
 
     order_id: str
@@ -403,6 +421,81 @@ class OrderView:
     cells: int | None
     files: tuple[Path, ...]
     keys: tuple[LicenceKeysView, ...] = ()
+    finding: str = ""
+    follow: InitVar[Follow | None] = None
+
+    def __post_init__(self, follow: Follow | None) -> None:
+        object.__setattr__(self, "_follow", follow)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied or sent to another process it is what was read, and nothing more.
+        return {**self.__dict__, "_follow": None}
+
+    def overdue(self, now: int) -> bool:
+        """Whether this is a dispute that should have been decided before `now`."""
+        return self.state == "disputed" and self.waits_until is not None and self.waits_until <= now
+
+    def events(self, folder: Path | None = None, *, timeout_s: float | None = None) -> OrderEvents:
+        """Follow this order until it needs nothing more: `for event in`, `async for` with an `AsyncMarket`.
+
+        Following carries the order on, as `Market.resume` does: it asks the broker, downloads what was
+        accepted into `folder` (None: where that began, or else the profile's own `downloads`), and claims
+        what was given back. The first event is where the order stands.
+
+        `timeout_s` is how long the next event may take, the present question's answer aside; None is as long
+        as the order's own deadline says.
+        Raises `DeadlineError`, whose `hop` is whom it waited for, and whatever asking again would not
+        change: `OutOfTicketsError`, `UntrustedError`. Given up or failed, the next call goes on.
+        """
+        follow: Follow | None = self.__dict__["_follow"]
+        if follow is None:
+            raise UsageError("This order was not given by an open market.", "`market.order(id)` gives it.")
+        return follow(self.order_id, folder, timeout_s)
+
+
+@dataclass(frozen=True)
+class OrderEvent:
+    """What happened with an order, `at` a time on this machine.
+
+    `kind` is the order's state, or `waiting` where somebody does not answer; `error` says what they lack,
+    and why an order was refused or refunded. While it is downloaded each part is an event with `progress`.
+    From here on `hop` (`customer`, `bus`, `broker`, `merchant`, `operator`) has to do something, until
+    `deadline`; None where nobody has, or however long it takes.
+    """
+
+    kind: EventKind
+    at: int
+    order: OrderView
+    hop: str | None
+    deadline: int | None
+    progress: Progress | None = None
+    error: VeilmartError | None = None
+
+
+class OrderEvents(Iterable[OrderEvent], AsyncIterable[OrderEvent], Protocol):
+    """The events of an order, as they come: for a `for`, or for an `async for`."""
+
+
+class Follow(Protocol):
+    """Follows an order of a market that is open: its id, a folder, and how long an event may take."""
+
+    def __call__(self, order_id: str, folder: Path | None, timeout_s: float | None) -> OrderEvents:
+        """Give its events."""
+
+
+@dataclass(frozen=True)
+class WrongFileView:
+    """What came in place of a product's content, or of its licence keys (`keys`), at `at`.
+
+    `sha256` is what a dispute claims: of keys that over their salt and text. `path` is where it lies in the
+    profile, None where there was no room for it.
+    """
+
+    sku: str
+    keys: bool
+    sha256: str
+    path: Path | None
+    at: int
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,6 @@ class Operation:
     kind: str
     request: bytes
     account: bytes | None = None
-    begun: int = 0
-    """When it was stored, where it was never sent before; else 0."""
 
 
 class Wallet:

@@ -33,6 +33,7 @@ def fill_wallet(market: Market, amount: int) -> None:
     """Draw coins and tickets, if the wallet has too few.
 
     Better done by a job of its own, hours before: what is drawn and spent at once is easier to tie to you.
+    Within the market's minimum age after a visit it is refused (`too_soon`).
     """
     held = market.wallet()
     missing, tickets = amount - held.usable - held.young, held.tickets + held.young_tickets

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from common import messages
+from common import codec, messages
 from common.config import Limits
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.states import Table, sources
@@ -28,6 +28,7 @@ DISPUTE: Final[Table] = {
     "settled": frozenset(),
 }
 LONGEST_ANSWER: Final = 1000
+_ARRIVED: Final[codec.Codec[messages.Arrived]] = codec.Codec(messages.Arrived)
 
 _ADD: Final = sa.insert(schema.disputes)
 _KNOWN: Final = sa.select(schema.disputes.c.order_id).where(
@@ -49,7 +50,10 @@ _SAID: Final = (
 
 @dataclass(frozen=True)
 class DisputeReport:
-    """One dispute. `sent` is whether the broker has what this merchant says; times are milliseconds."""
+    """One dispute. `sent` is whether the broker has what this merchant says; times are milliseconds.
+
+    `arrived` is what the customer claims to have got: nothing proves it. None where it says nothing.
+    """
 
     order_id: bytes
     kind: str
@@ -58,6 +62,7 @@ class DisputeReport:
     decide_by: int
     answer: str | None
     sent: bool
+    arrived: messages.Arrived | None
 
 
 class Disputes:
@@ -101,7 +106,8 @@ class Disputes:
 def _report(row: Row) -> DisputeReport:
     names = ("order_id", "kind", "state", "opened", "decide_by", "answer")
     sent = row["answer"] is not None and row["due"] is None
-    return DisputeReport(**{name: row[name] for name in names}, sent=sent)
+    arrived = None if row["arrived"] is None else _ARRIVED.unpack(row["arrived"])
+    return DisputeReport(**{name: row[name] for name in names}, sent=sent, arrived=arrived)
 
 
 # --- the running merchant --------------------------------------------------------------------------------
@@ -120,8 +126,9 @@ def opened(tx: Tx, notices: Sequence[messages.DisputeOpened], now: int) -> list[
         known.add(notice.order_id)
         state = "refunded" if notice.order_id in over else "open"
         row = {"order_id": notice.order_id, "kind": notice.kind, "state": state, "opened": now}
+        arrived = codec.pack(notice.arrived[0]) if notice.arrived else None
         rest = {"decide_by": notice.decide_by, "answer": None, "due": None, "attempts": 0}
-        tx.insert(_ADD, row | rest)
+        tx.insert(_ADD, row | rest | {"arrived": arrived})
     return [messages.OutcomeKept(order_id=notice.order_id, outcome="disputed") for notice in notices]
 
 

@@ -27,6 +27,7 @@ from common import config, keys, messages
 from common.bus import TlsFiles
 from common.errors import BusyError, UntrustedError, UsageError, WireError
 from common.market_file import MarketFile
+from common.settings import read_settings
 from common.store import Store
 from merchant_node.content import ContentFolder
 from merchant_node.inventory import Inventory
@@ -56,13 +57,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def load(cls, path: Path) -> Profile:
         """Read `merchant.toml`. Raises `UsageError`."""
         try:
-            return msgspec.toml.decode(path.read_bytes(), type=cls)
+            return read_settings(path, cls, "`veilmart merchant init` writes this file.")
         except OSError as error:
             raise UsageError(f"cannot read {path}: {error.strerror}", "`merchant init` writes it.") from error
-        except msgspec.MsgspecError as error:
-            raise UsageError(
-                f"{path} is not valid: {error}", "Correct the entry or remove the line."
-            ) from error
 
     def save(self, path: Path) -> None:
         """Write `merchant.toml`. Raises `UsageError` for a value out of bounds."""
@@ -134,7 +131,9 @@ class MerchantHome:
                 "Let the market's CA sign the request, then install it with `merchant install-cert`.",
             ) from error
         except ValueError as error:
-            raise UntrustedError(f"{path} is not a certificate") from error
+            raise UntrustedError(
+                f"{path} is not a certificate", "Install the CA's answer again: `merchant install-cert`."
+            ) from error
 
     def limits(self) -> config.Limits:
         """Read the limits. Raises `UsageError`."""

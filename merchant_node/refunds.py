@@ -93,30 +93,17 @@ class Refunds:
         Raises `NotFoundError`, `UsageError` for a reason that is empty or too long, `RejectedError` where
         the order was not paid for or less is left of it.
         """
-        said = reason.strip()
-        if not 0 < len(said) <= LONGEST_REASON or not said.isprintable():
-            raise UsageError(
-                f"A reason is one line of 1 to {LONGEST_REASON} characters.", "Say why: --reason."
-            )
         with self._store.immediate() as tx:
-            order = tx.one(sa.select(schema.orders).where(schema.orders.c.order_id == order_id))
-            if order is None:
-                raise NotFoundError("no such order")
-            _check_left(tx, order, amount)
-            row: dict[str, Any] = {
-                "refund": random(16),
-                "order_id": order_id,
-                "state": "queued",
-                "amount": EVERYTHING if amount is None else amount,
-                "given": 0,
-                "reason": said,
-                "code": None,
-                "at": now,
-                "due": 0,
-                "attempts": 0,
-            }
+            row = _wanted(tx, order_id, amount, reason, now, random)
             tx.insert(_ADD, row)
         return _report(row)
+
+    def rehearse(
+        self, order_id: bytes, amount: int | None, reason: str, now: int, random: Random
+    ) -> RefundReport:
+        """Give the refund that `ask` would queue, and queue none. Raises as `ask` does."""
+        with self._store.snapshot() as tx:
+            return _report(_wanted(tx, order_id, amount, reason, now, random))
 
     def listing(self, order_id: bytes | None = None) -> list[RefundReport]:
         """Give all refunds, or those of one order, the newest first."""
@@ -125,6 +112,31 @@ class Refunds:
             query = query.where(schema.refunds.c.order_id == order_id)
         with self._store.immediate() as tx:
             return [_report(row) for row in tx.all(query)]
+
+
+def _wanted(
+    tx: Tx, order_id: bytes, amount: int | None, reason: str, now: int, random: Random
+) -> dict[str, Any]:
+    """Give the row of a refund that may be asked for."""
+    said = reason.strip()
+    if not 0 < len(said) <= LONGEST_REASON or not said.isprintable():
+        raise UsageError(f"A reason is one line of 1 to {LONGEST_REASON} characters.", "Say why: --reason.")
+    order = tx.one(sa.select(schema.orders).where(schema.orders.c.order_id == order_id))
+    if order is None:
+        raise NotFoundError("no such order")
+    _check_left(tx, order, amount)
+    return {
+        "refund": random(16),
+        "order_id": order_id,
+        "state": "queued",
+        "amount": EVERYTHING if amount is None else amount,
+        "given": 0,
+        "reason": said,
+        "code": None,
+        "at": now,
+        "due": 0,
+        "attempts": 0,
+    }
 
 
 def _check_left(tx: Tx, order: Row, amount: int | None) -> None:

@@ -196,8 +196,10 @@ disputes = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("opened", sa.BigInteger, nullable=False),
     sa.Column("decide_by", sa.BigInteger, nullable=False),
+    sa.Column("arrived", sa.LargeBinary),
     sa.Column("answer", sa.Text),
     sa.Column("due", sa.BigInteger),
     sa.Column("attempts", sa.Integer, nullable=False),
 )
-"""`answer`: what this merchant says to it; `due`: when that is sent (again), NULL when not."""
+"""`arrived`: what the customer claims to have got, unproven. `answer`: what this merchant says to it; `due`:
+when that is sent (again), NULL when not."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -130,21 +130,30 @@ class Treasury:
         Raises `InsufficientFundsError` where less is available, as far as is known here, and `UsageError`.
         """
         with self._store.immediate() as tx:
-            wanted = self._wanted(tx, amount)
-            row = {
-                "payout_id": random(16),
-                "amount": wanted,
-                "destination": _destination(tx, destination),
-                "state": "asked",
-                "code": "",
-                "reason": "",
-                "asked": now,
-                "due": now,
-                "attempts": 0,
-            }
+            row = self._row(tx, amount, destination, now, random)
             tx.insert(sa.insert(schema.payouts), row)
             money.ask_soon(tx)
         return _payout(row)
+
+    def rehearse(self, amount: int | None, destination: str | None, now: int, random: Random) -> Payout:
+        """Give the payout that `ask` would store, and store none. Raises as `ask` does."""
+        with self._store.snapshot() as tx:
+            return _payout(self._row(tx, amount, destination, now, random))
+
+    def _row(
+        self, tx: Tx, amount: int | None, destination: str | None, now: int, random: Random
+    ) -> dict[str, Any]:
+        return {
+            "payout_id": random(16),
+            "amount": self._wanted(tx, amount),
+            "destination": _destination(tx, destination),
+            "state": "asked",
+            "code": "",
+            "reason": "",
+            "asked": now,
+            "due": now,
+            "attempts": 0,
+        }
 
     @staticmethod
     def _wanted(tx: Tx, amount: int | None) -> int:
@@ -157,6 +166,7 @@ class Treasury:
             raise InsufficientFundsError(
                 "Less than that is available.",
                 "`veilmart merchant balance` shows what is; pending money is settled later.",
+                missing=wanted - left if wanted > left else None,
             )
         if wanted <= 0:
             raise UsageError("There is nothing to pay out.", "Give an amount above zero.")

@@ -312,8 +312,10 @@ class Order:
         return messages.CancelOrder(order_id=self.id, claim_secret=self.claim_secret)
 
     def dispute(self, **changes: Any) -> messages.OpenDispute:
-        fields = {"order_id": self.id, "claim_secret": self.claim_secret, "kind": "not_delivered"}
-        return messages.OpenDispute(**(fields | {"statement": "nothing came", "evidence": []} | changes))
+        """Dispute it; always in the same attempt, unless the test names another."""
+        fields = {"order_id": self.id, "attempt": self.id, "claim_secret": self.claim_secret}
+        said = {"kind": "not_delivered", "statement": "nothing came", "evidence": []}
+        return messages.OpenDispute(**(fields | said | changes))
 
     def claim(self, tokens: Blinded, **changes: Any) -> messages.ClaimRefund:
         """Ask for a refund; always in the same operation, unless the test names another."""
@@ -417,9 +419,12 @@ def reject(order: messages.ForwardOrder, answer: bytes = b"sealed: no") -> messa
 
 
 def dump(world: World) -> dict[str, list[tuple[Any, ...]]]:
-    """Give every row of the broker's store, but for what was published and checked, and sessions' use."""
+    """Give every row of the broker's store.
+
+    But for what was published, checked and refused, and sessions' use.
+    """
     found = {}
-    left_out = {schema.unpublished, schema.checkpoints, schema.checked_books}
+    left_out = {schema.unpublished, schema.checkpoints, schema.checked_books, schema.refusals}
     with world.broker.store.immediate() as tx:
         for table in set(schema.metadata.sorted_tables) - left_out:
             columns = [c for c in table.columns if c.name not in {"last_seen", "bytes_used"}]

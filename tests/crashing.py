@@ -1,6 +1,7 @@
 """Dying at a chosen moment, and what must be true afterwards.
 
     arm(loop, {Point("ForwardOrder", "after the commit")}, die)   a node dies at one message
+    arm(loop, {Point("Signed of Swap", "before the commit")}, die)     or at what ends one kind of request
     with stepping(market, last(17, die)): ...                     a customer dies at the 17th step
 
 `die` is an exception that nobody catches, where the market is in memory, and SIGKILL where this file runs as
@@ -8,6 +9,7 @@ a process of its own:
 
     python crashing.py broker|merchant HOME MESSAGE/MOMENT ...    runs until one of these, which it names
     python crashing.py customer PROFILE FOLDER STEP ACCOUNT       shops until that step, or names how many
+    python crashing.py command STEP WORD ...                      runs `veilmart WORD ...` until that step
 
 `shop` is what every customer here does, as a script would: begun again after any crash it goes on. One that
 quarrels also calls an order off and disputes one; `give_in` is what merchant and operator do then, and
@@ -35,6 +37,7 @@ import sqlalchemy as sa
 
 from broker_node import disputes, ledger, payouts, relay, schema
 from broker_node.audit import Audit
+from broker_node.exchange import Signed
 from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.run import open_store, run_broker
 from common import clock, messages, payment_cards
@@ -83,7 +86,9 @@ BROKER_MESSAGES = (
     "Ended",
     "Withdraw",
     "Swap",
-    "Signed",
+    "Signed of Withdraw",
+    "Signed of Swap",
+    "Signed of ClaimRefund",
     "AskMerchant",
     "AnswerForward",
     "PlaceOrder",
@@ -179,7 +184,7 @@ def arm(loop: Loop, points: Collection[Point], die: Callable[[Point], NoReturn])
 
     def deciding(tx: Any, arrivals: Sequence[Any], now: int, random: Any) -> Any:
         sends = receive_all(tx, [each for each in arrivals if not _unanswered(each.body)], now, random)
-        kinds = {type(arrival.body).__name__ for arrival in arrivals}
+        kinds = {_kind(arrival.body) for arrival in arrivals}
         reached.update({point.moment: point for point in points if point.message in kinds})
         if "before the commit" in reached:
             tx.flush()
@@ -201,6 +206,12 @@ def arm(loop: Loop, points: Collection[Point], die: Callable[[Point], NoReturn])
 
     core.receive_all, core.seen = deciding, committed
     loop.deliver = delivering  # type: ignore[method-assign]
+
+
+def _kind(body: Any) -> str:
+    """Name a message; what a worker has signed is named with the request that it answers."""
+    name = type(body).__name__
+    return f"{name} of {type(body.asked.request).__name__}" if isinstance(body, Signed) else name
 
 
 def _unanswered(body: Any) -> bool:
@@ -253,18 +264,6 @@ def stepping(market: Market, at: Callable[[int], None]) -> Iterator[Steps]:
     store: Any = context.profile.store
     immediate, connect, link = store.immediate, context.uplink._connect, os.link
 
-    @contextmanager
-    def stepping_immediate() -> Iterator[Any]:
-        with immediate() as tx:
-            before = _changes(tx)
-            yield tx
-            tx.flush()
-            wrote = _changes(tx) > before
-            if wrote:
-                steps.step()
-        if wrote:
-            steps.step()
-
     def stepping_connect(settings: Any) -> Any:
         connection: Any = connect(settings)
         put = connection.put
@@ -277,13 +276,29 @@ def stepping(market: Market, at: Callable[[int], None]) -> Iterator[Steps]:
         connection.put = steps.around(put_and_flush)
         return connection
 
-    store.immediate, context.uplink._connect = stepping_immediate, stepping_connect
+    store.immediate, context.uplink._connect = _stepping_immediate(immediate, steps), stepping_connect
     files.os.link = steps.around(link)  # type: ignore[attr-defined]
     try:
         yield steps
     finally:
         files.os.link = link  # type: ignore[attr-defined]
         store.immediate, context.uplink._connect = immediate, connect
+
+
+def _stepping_immediate(immediate: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
+    @contextmanager
+    def stepping_immediate(*store: Any) -> Iterator[Any]:
+        with immediate(*store) as tx:
+            before = _changes(tx)
+            yield tx
+            tx.flush()
+            wrote = _changes(tx) > before
+            if wrote:
+                steps.step()
+        if wrote:
+            steps.step()
+
+    return stepping_immediate
 
 
 def _changes(tx: Any) -> int:
@@ -325,18 +340,18 @@ def give_in(broker_home: Path, merchant_home: Path, market: Market, wait: Callab
     given, said = Refunds(merchant), Disputes(merchant)
     delivered, disputed = _order_of(market, "one"), _order_of(market, "four")
     try:
-        _until(lambda: disputed in {each.order_id for each in said.listing()}, wait)
+        until(lambda: disputed in {each.order_id for each in said.listing()}, wait)
         said.answer(disputed, "it was fetched")
         # One after the other: a node dies at one point of a batch, and never comes to the others of it again.
-        _until(lambda: all(each.sent for each in said.listing() if each.order_id == disputed), wait)
+        until(lambda: all(each.sent for each in said.listing() if each.order_id == disputed), wait)
         given.ask(delivered, GIVEN_BACK, "it rained", clock.now_ms(), clock.random_bytes)
-        _until(lambda: given.listing(delivered)[0].state == "done", wait)
+        until(lambda: given.listing(delivered)[0].state == "done", wait)
         with broker.immediate() as tx:
             limits = load_limits(broker_home)
             audit = Audit(MarketFile.load(broker_home / "market.json").market_id, limits)
             now, random = clock.now_ms(), clock.random_bytes
             disputes.decide(tx, audit, limits, disputed, "refunded", "no cell went out", now, random)
-        _until(lambda: disputed not in {each.order_id for each in said.listing()}, wait)
+        until(lambda: disputed not in {each.order_id for each in said.listing()}, wait)
     finally:
         merchant.close()
         broker.close()
@@ -370,11 +385,11 @@ def pay_out(broker_home: Path, merchant_home: Path, wait: Callable[[], object]) 
     treasury = Treasury(merchant)
     try:
         payout = _wish(treasury, wait)
-        _until(lambda: treasury.payout(payout).state == "requested", wait)
+        until(lambda: treasury.payout(payout).state == "requested", wait)
         with broker.immediate() as tx:
             audit = Audit(MarketFile.load(broker_home / "market.json").market_id, load_limits(broker_home))
             payouts.decide(tx, audit, payout, "confirmed", "paid by hand", clock.now_ms(), clock.random_bytes)
-        _until(lambda: treasury.payout(payout).state == "confirmed", wait)
+        until(lambda: treasury.payout(payout).state == "confirmed", wait)
     finally:
         merchant.close()
         broker.close()
@@ -382,11 +397,11 @@ def pay_out(broker_home: Path, merchant_home: Path, wait: Callable[[], object]) 
 
 def _wish(treasury: Treasury, wait: Callable[[], object]) -> bytes:
     """Ask for all that is available, once the statement has told of it."""
-    _until(lambda: treasury.balance().available > 0 and not treasury.balance().pending, wait)
+    until(lambda: treasury.balance().available > 0 and not treasury.balance().pending, wait)
     return treasury.ask(None, "an account somewhere", clock.now_ms(), clock.random_bytes).payout_id
 
 
-def _until(there: Callable[[], bool], wait: Callable[[], object]) -> None:
+def until(there: Callable[[], bool], wait: Callable[[], object]) -> None:
     for _ in range(MOST_WAITS):
         if there():
             return
@@ -494,6 +509,7 @@ def check_books(
     content: Mapping[str, bytes] = CONTENT,
     others_hold: Mapping[int, int] = MappingProxyType({}),
     others_ordered: Collection[bytes] = (),
+    drawn_elsewhere: Mapping[str, int] = MappingProxyType({}),
 ) -> Counter[str]:
     """Compare every party's records with every other's; gives how many orders ended how.
 
@@ -501,7 +517,7 @@ def check_books(
     owes lies in a wallet, and none else does; what merchants earned is what was delivered; what cards were
     charged is on the accounts that they were charged for. Each customer has what was ever credited to it: on
     the account, in the wallet, and in things. Customers without a profile hold coins, value -> number, and
-    have placed orders, by id.
+    have placed orders, by id. What other devices drew of a customer's account is known by its name.
     """
     broker = _Broker(homes.broker)
     held: Counter[int] = Counter(others_hold)
@@ -518,6 +534,7 @@ def check_books(
             charged += sum(each.amount for each in market.top_ups() if each.state == "charged")
             assert all(each.state != "open" for each in market.top_ups())
             has = broker.accounts[profile.name] + sum(value * n for value, n in mine.items()) + paid
+            has += drawn_elsewhere.get(profile.name, 0)
             assert has == broker.credited[profile.name], "a customer has another sum than it was given"
             for order in market.orders():
                 seen.add(bytes.fromhex(order.order_id))
@@ -683,6 +700,15 @@ def run_customer(profile: Path, folder: Path, number: int, name: str) -> None:
     say(steps.taken)
 
 
+def run_command(number: int, words: Sequence[str]) -> int:
+    """Run a command line in this process; a step is before or after a commit that writes."""
+    from veilmart.cli.app import main as veilmart  # noqa: PLC0415 - nodes need none of it
+
+    steps = Steps(last(number, kill_myself))
+    Store.immediate = _stepping_immediate(Store.immediate, steps)  # type: ignore[method-assign]
+    return veilmart(list(words))
+
+
 def main() -> None:
     for module, name, milliseconds in IMPATIENCE:
         setattr(module, name, milliseconds)
@@ -691,6 +717,8 @@ def main() -> None:
             run_node(kind, Path(home), [Point.parse(point) for point in points])
         case ["customer", profile, folder, number, name]:
             run_customer(Path(profile), Path(folder), int(number), name)
+        case ["command", number, *words]:
+            sys.exit(run_command(int(number), words))
         case _:
             raise SystemExit(__doc__)
 

@@ -75,6 +75,20 @@ class Bazaar:
             bus.tamper = before
 
 
+@contextmanager
+def spoiled(bazaar: Bazaar, promised: bytes, delivered: bytes) -> Iterator[None]:
+    """A merchant delivers something else of the same size than what it promised."""
+    folder = bazaar.world.root / "merchants"
+    stored = [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == promised]
+    assert stored
+    for path in stored:
+        path.chmod(0o600)
+        path.write_bytes(delivered)
+    yield
+    for path in stored:
+        path.write_bytes(promised)
+
+
 def build(root: Path, **options: Any) -> Bazaar:
     bazaar = Bazaar(World(root, **options))
     bazaar.stock("sports")

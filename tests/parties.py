@@ -2,6 +2,7 @@
 
 Both speak the protocol message by message (`client.py`) in a `simulation.Simulation`, and keep account of
 what they got: the thief holds each coin that ever verified and that nothing took which the broker admits.
+So does another device of an honest customer, which draws what the wallet is about to draw.
 """
 
 from __future__ import annotations
@@ -11,16 +12,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from client import Blinded, Customer, Order, Peer, Session, Shopkeeper, accept, blinded, fresh, reject
+from client import (
+    Blinded,
+    Customer,
+    Order,
+    Peer,
+    Session,
+    Shopkeeper,
+    accept,
+    blinded,
+    fresh,
+    log_in,
+    reject,
+)
 from simulation import TIME, Simulation
 
-from broker_node import operations, schema
+from broker_node import ledger, operations, schema
+from broker_node.kept_refusals import OPEN
 from common import coins, messages
 from common.config import HOUR_MS, MINUTE_MS
 from common.errors import ForgedError, WireError
 
 IDLE_MS = 10 * MINUTE_MS
 FILMS = "films"
+TOP_DOWN = [2**exponent for exponent in reversed(range(15))]
 
 
 def heard_by(peer: Peer) -> list[Any]:
@@ -41,6 +56,9 @@ class Films(Shopkeeper):
     def __init__(self, world: Simulation) -> None:
         self.orders: dict[bytes, messages.ForwardOrder] = {}
         self.told: defaultdict[bytes, set[str]] = defaultdict(set)
+        self.refusals: set[bytes] = set()
+        """Ids of refunds and payouts that were refused, and of those that were made."""
+        self.done: set[bytes] = set()
         with world.calm():
             super().__init__(world, FILMS)
 
@@ -54,6 +72,19 @@ class Films(Shopkeeper):
                 self.say(messages.OutcomeKept(order_id=body.order_id, outcome=body.outcome))
             elif isinstance(body, messages.DisputeOpened):
                 self.say(messages.OutcomeKept(order_id=body.order_id, outcome="disputed"))
+            else:
+                self._note(body)
+
+    def _note(self, body: Any) -> None:
+        match body:
+            case (
+                messages.Refused(reference=name, code=code)
+                | messages.PayoutRefused(payout_id=name, code=code)
+            ):
+                if code not in OPEN:
+                    self.refusals.add(name)
+            case messages.RefundTaken(refund=name) | messages.PayoutAnswer(payout_id=name):
+                self.done.add(name)
 
     def decide(self, *, yes: bool, late: bool) -> None:
         """Answer every order: those that nobody has told it about, or, late, those that were void."""
@@ -84,6 +115,35 @@ class Films(Shopkeeper):
         self.say(wish)
         self.say(wish, other, more)
         return payout_id
+
+    def want_more_than_there_is(self, surplus: int) -> None:
+        """Ask for a payout of so much more than is available now."""
+        with self.world.broker.store.immediate() as tx:
+            available = ledger.available(tx, FILMS)
+        self.say(messages.RequestPayout(payout_id=fresh(), amount=available + surplus, destination="mine"))
+
+
+class OtherDevice:
+    """An honest customer's, beside the one with the wallet."""
+
+    def __init__(self, world: Simulation, name: str, password: str) -> None:
+        self.world = world
+        self.holds: Counter[int] = Counter()
+        self._name, self._password = name, password
+
+    def draw(self) -> int:
+        """Draw all that the account holds; gives how much."""
+        with self.world.calm():
+            session = Session(self.world)
+            session.greet(log_in(self._name, self._password))
+            left = session.ask(messages.GetBalance(request=fresh()), messages.Balance).amount
+            values = coins.spread(left, dict.fromkeys(TOP_DOWN, 1), TOP_DOWN[0])
+            wanted = blinded(self.world, values)
+            request = messages.Withdraw(operation=fresh(), coins=wanted.tokens, tickets=[])
+            if values:
+                wanted.unblind(session.ask(request, messages.Withdrawn).coins)
+        self.holds.update(values)
+        return left
 
 
 class Thief:
@@ -202,6 +262,7 @@ class Thief:
         for order in list(self.paid.values()):
             dispute = messages.OpenDispute(
                 order_id=order.id,
+                attempt=order.id,
                 claim_secret=order.claim_secret,
                 kind="not_delivered",
                 statement="nothing came",

@@ -16,12 +16,14 @@ import sqlalchemy as sa
 from broker_node import (
     answers,
     exchange,
+    kept_refusals,
     ledger,
     mint,
     operations,
     order_rows,
     orders,
     payments,
+    refusals,
     schema,
     telling,
     topups,
@@ -134,6 +136,15 @@ def forget_answers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(operations, "store", storing)
 
 
+def forget_refusals(patch: pytest.MonkeyPatch) -> None:
+    """What was refused is not kept: a copy that comes when the reason has gone is granted."""
+
+    def refusing(_self: Any, _tx: Any, sender: Any, request: Any, error: RefusedError, _now: int) -> Any:
+        return refusals.refuse(sender, request, error)
+
+    patch.setattr(kept_refusals.KeptRefusals, "refuse", refusing)
+
+
 def release_a_late_accept(patch: pytest.MonkeyPatch) -> None:
     """An answer is taken whenever it comes before the clock has ended the order."""
     take = answers.Answers._take
@@ -240,7 +251,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (release_a_late_accept, "captured after its deadline"),
         (see_no_double_spend, "coins were issued"),
         (skip_swaps, "coins were issued|coins:.* is negative"),
-        (forget_answers, "coins owed and coins held differ"),
+        (forget_answers, "coins owed and coins held differ|another sum"),
         (pay_for_a_void_order, "told both|told that it is paid|at the merchant"),
         (free_the_winners_coins, "coins were issued"),
         (debit_nobody, "account.* shows|account.* is negative"),
@@ -252,6 +263,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (forget_withdrawals, "customers/alice"),
         (let_ids_collide, "its entries are those of another state|no hold of its amount"),
         (charge_for_what_was_given_back, "another commission"),
+        (forget_refusals, "coins owed and coins held differ|another sum|refused, and done"),
         (refuse_stored_answers, "coins owed and coins held differ|customers/alice|another sum"),
     )
 }

@@ -51,7 +51,7 @@ class RealMarket:
             self.ran("broker", "account", "add", name, *WHY, "--password-file", self.password_file).code == 0
         )
         if float(amount):
-            assert self.ran("broker", "account", "credit", name, amount, *WHY).code == 0
+            assert self.ran("broker", "account", "credit", name, amount, *WHY, "--yes").code == 0
 
     def customer(self, profile: Path, bundles: int = 1) -> Path:
         """Make a profile that has joined and has bundles in its wallet."""
@@ -60,7 +60,7 @@ class RealMarket:
         words = ("login", profile.name, "--password-file", self.password_file)
         assert self.ran(*words, profile=profile).code == 0
         if bundles:
-            assert self.ran("withdraw", "--bundles", str(bundles), profile=profile).code == 0
+            assert self.ran("withdraw", "--bundles", str(bundles), "--yes", profile=profile).code == 0
         return profile
 
     @contextmanager
@@ -81,7 +81,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | more
 
 
-def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *words: str | Path, folder: Path, patience_s: float = 60, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder."""
     return subprocess.run(
         [str(word) for word in words],
@@ -90,7 +92,7 @@ def call(*words: str | Path, folder: Path, **more: str) -> subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience_s,
         check=False,
     )
 

@@ -69,6 +69,8 @@ EVIDENCE = messages.Evidence(
     signature=bytes(64),
     records=[messages.SignedRecord(record=bytes(200), signature=bytes(64))],
 )
+WRONG_FILE = messages.WrongFile(sku="PLAN-10K", keys=False, digest=HASH)
+ARRIVED = messages.Arrived(cells=12, expected=12, wrong=[WRONG_FILE])
 ISSUER = messages.IssuerKey(key_id=KEY, purpose="coin", value=64, month="2027-01", public=bytes(294))
 LOG_IN = messages.LogIn(name="alice", password="correct horse", device=HASH, code="")
 
@@ -152,6 +154,7 @@ _EXAMPLES: tuple[Message | Part, ...] = (
         refunded=300,
         claimed=100,
         decide_by=TIME,
+        finding="nothing was shown",
         decision="",
         merchant_online=True,
         audit=ID,
@@ -165,14 +168,18 @@ _EXAMPLES: tuple[Message | Part, ...] = (
     messages.CancelOrder(order_id=ID, claim_secret=HASH),
     messages.SignedRecord(record=bytes(200), signature=bytes(64)),
     EVIDENCE,
+    WRONG_FILE,
+    ARRIVED,
     messages.OpenDispute(
         order_id=ID,
+        attempt=ID,
         claim_secret=HASH,
         kind="wrong_content",
         statement="It is another file",
         evidence=[EVIDENCE],
+        arrived=[ARRIVED],
     ),
-    messages.DisputeOpened(order_id=ID, kind="not_delivered", decide_by=TIME),
+    messages.DisputeOpened(order_id=ID, kind="not_delivered", decide_by=TIME, arrived=[ARRIVED]),
     messages.AnswerDispute(order_id=ID, statement="It was fetched"),
     messages.DisputeAnswered(order_id=ID),
     messages.RefundOrder(order_id=ID, refund=ID, amount=300),

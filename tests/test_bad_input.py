@@ -141,7 +141,7 @@ def test_wrong_name_or_password(alice: Person) -> None:
 
 def test_an_account_session_that_has_expired(alice: Person) -> None:
     alice.options["clock"] = lambda: clock.now_ms() + config.DAY_MS
-    for words in (("balance",), ("withdraw",)):
+    for words in (("balance",), ("withdraw", "--yes")):
         assert "login" in alice.refused(words, 5, "authentication")["hint"]
 
 
@@ -225,7 +225,7 @@ def test_stock_that_is_not_there(alice: Person) -> None:
 
 
 def test_too_little_money(alice: Person) -> None:
-    alice.refused(("withdraw",), 4, "insufficient_funds")
+    alice.refused(("withdraw", "--yes"), 4, "insufficient_funds")
     alice.refused(("buy", "sports", "PLAN", "--yes", "--quantity", "2"), 4, "insufficient_funds")
     assert alice.orders() == []
     assert alice.ran(*BUY).code == 0
@@ -405,7 +405,7 @@ def test_a_broker_that_is_away_and_a_bus_that_is(tmp_path: Path) -> None:
             ran = alice.ran(*BUY, *QUICK)
         assert (ran.code, ran.error["code"], ran.error["retryable"]) == (6, "broker_unreachable", True)
         order = open_order(alice, ran)
-        for words in (("balance",), ("withdraw",), ("resume",)):
+        for words in (("balance",), ("withdraw", "--yes"), ("resume",)):
             alice.refused((*words, *HOPELESS), 6, "broker_unreachable", retryable=True)
         world.bus.up = False
         for words in (("balance",), ("search",), ("merchants",), ("resume",)):

@@ -104,6 +104,19 @@ def without_the_hold(tx: Tx) -> None:
     rewritten(tx, change)
 
 
+def without_a_trace(tx: Tx) -> None:
+    """Take a captured order away with all of its postings."""
+    gone = tx.scalar(sa.select(schema.orders.c.order_id).where(schema.orders.c.state == "captured"))
+    tx.execute(sa.delete(schema.orders).where(schema.orders.c.order_id == gone))
+    rewritten(tx, lambda reference, entries: {} if reference == gone else entries)
+
+
+def refunded_and_claimed(which: sa.ColumnElement[bool]) -> sa.Executable:
+    """Let orders say that all of them was given back and drawn: escrow and pending know nothing of them."""
+    amount = schema.orders.c.amount
+    return sa.update(schema.orders).where(which).values(state="refunded", refunded=amount, claimed=amount)
+
+
 def more_credit(tx: Tx) -> None:
     """Give an account twice as much, and let everything agree to it."""
 
@@ -192,6 +205,22 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "escrow without an order": (forging(escrow=5, operator=-5), "escrow is 261"),
     "an order whose state was changed": (sa.update(ORDERS).values(state="captured"), "entries are those of"),
     "an order that was deleted": (sa.delete(ORDERS).where(ORDERS.c.state == "held"), "escrow is 256"),
+    "a settled order that was deleted": (
+        sa.delete(ORDERS).where(ORDERS.c.state == "settled"),
+        "posting 3 puts 128 into escrow for no order that there is",
+    ),
+    "an order that was deleted, and its entries as if they had never been": (
+        without_a_trace,
+        "coins of 100 were spent by no order and no swap",
+    ),
+    "a settled order of another amount": (
+        sa.update(ORDERS).where(ORDERS.c.state == "settled").values(amount=1),
+        "and has no hold of its amount",
+    ),
+    "a settled order that says it was refunded": (
+        refunded_and_claimed(ORDERS.c.state == "settled"),
+        "is refunded, but its entries are those of another state",
+    ),
     "a captured order without its hold": (without_the_hold, "has no hold of its amount"),
     "another amount": (
         sa.update(ORDERS).where(ORDERS.c.state == "held").values(amount=257),
@@ -291,11 +320,34 @@ def test_a_check_of_what_is_new_looks_at_what_is_new_and_comes_to_the_same_sums(
         sa.update(ORDERS).values(state="captured"),
         sa.update(schema.issuer_keys).values(issued=5),
         lambda tx: forged(tx, {"pending:sports": 5, "escrow": -5}),
+        # The settled order was checked before: the sum of what was earned misses it.
+        sa.delete(ORDERS).where(ORDERS.c.state == "settled"),
+        sa.update(ORDERS).where(ORDERS.c.state == "settled").values(amount=1),
+        refunded_and_claimed(ORDERS.c.state == "settled"),
     ],
 )
 def test_a_check_of_what_is_new_finds_it_too(busy: World, plant: Any) -> None:
     with planted(busy, plant) as tx:
         assert books.check_new(tx).faults
+
+
+def test_orders_with_new_postings_are_looked_at_one_by_one(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    old = customer.order(100)
+    buy(session, keeper, old)
+    keep_checkpoint(world)
+    buy(session, keeper, customer.order(128))
+    session.ask(old.confirmed, messages.OrderAnswer)
+    buy(session, keeper, customer.order(32), confirmed=True)
+    assert check_new(world).faults == ()
+    # Every sum stays what it was: what one has too little the other has too much.
+    exchanged = sa.case((ORDERS.c.amount == 100, 99), (ORDERS.c.amount == 32, 33), else_=ORDERS.c.amount)
+    with planted(world, sa.update(ORDERS).values(amount=exchanged)) as tx:
+        faults = books.check_new(tx).faults
+    assert len(faults) == 2
+    assert all("has no hold of its amount" in fault for fault in faults)
 
 
 def test_postings_that_were_checked_and_are_gone_are_missed(busy: World) -> None:

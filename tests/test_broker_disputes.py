@@ -10,16 +10,19 @@ import msgspec
 import pytest
 from client import Customer, Order, Session, Shopkeeper, accept, blinded, dump, fresh, order_state, settle
 from conftest import Time
+from cryptography.hazmat.primitives.serialization import Encoding
 from test_broker_settlement import books, bought, events
 from world import World
 
-from broker_node import disputes, operator_actions
+from broker_node import disputes, operator_actions, order_rows
 from broker_node.audit import Audit
+from broker_node.evidence import finding
 from common import clock, codec, messages
 from common.amounts import line_amounts, total_of
 from common.config import DAY_MS, HOUR_MS, MINUTE_MS, Limits
 from common.credentials import PRODUCT_RECORD_LABEL, RECEIPT_LABEL
 from common.errors import NotFoundError, RejectedError, UsageError
+from common.keys import identity_fingerprint
 
 PRICE = 100
 
@@ -175,6 +178,10 @@ def test_a_confirmation_and_time_settle_nothing_that_is_disputed(
         ({}, {"discount": 1}),
         ({}, {"currency": "USD"}),
         ({"amount": 99}, {}),
+        # Signed at a time which the certificate does not cover: the merchant chose it, and nobody else can.
+        ({}, {"at": 0}),
+        ({"digest": bytes(31) + b"\1"}, {"at": MINUTE_MS}),
+        ({}, {"at": 2**52}),
     ],
 )
 def test_a_merchant_that_contradicts_itself_is_refunded_at_once(
@@ -218,22 +225,47 @@ def forgeries(world: World, keeper: Shopkeeper, order: Order, other: Shopkeeper)
     # Signed by another merchant, whose certificate is as good.
     yield evidence(world, other, order, wrong)
     yield replace(evidence(world, other, order, wrong), certificate=true.certificate)
+    # Signed by the right one, and no receipt: of which order it speaks cannot be told.
+    yield replace(true, receipt=b"\0", signature=keeper.identity.sign(RECEIPT_LABEL, b"\0"))
+    record = messages.SignedRecord(record=b"\0", signature=keeper.identity.sign(PRODUCT_RECORD_LABEL, b"\0"))
+    yield replace(true, records=[record])
 
 
-def test_evidence_that_is_not_this_orders_is_refused_and_freezes_nothing(
-    world: World, customer: Customer, keeper: Shopkeeper
+FORGERIES = 9
+
+
+@pytest.mark.parametrize("number", range(FORGERIES))
+def test_evidence_that_is_not_this_orders_counts_for_nothing_and_the_operator_decides(
+    world: World, customer: Customer, keeper: Shopkeeper, number: int
 ) -> None:
     session, other = customer.shop(), Shopkeeper(world, "films")
     order = bought(customer, session, keeper)
-    before = dump(world)
-    for number, forged in enumerate(forgeries(world, keeper, order, other)):
-        request = order.dispute(kind="wrong_content", evidence=[forged])
-        assert session.refused(request) == "bad_evidence", number
-    after = dump(world)
-    assert {name: after[name] for name in ("orders", "disputes", "ledger")} == {
-        name: before[name] for name in ("orders", "disputes", "ledger")
-    }
-    assert session.ask(order.dispute(), messages.OrderAnswer).state == "disputed"
+    forged = list(forgeries(world, keeper, order, other))
+    assert len(forged) == FORGERIES
+    request = order.dispute(kind="wrong_content", evidence=[forged[number]])
+    answer = session.ask(request, messages.OrderAnswer)
+    # Frozen all the same: a merchant could sign what proves nothing, to be rid of disputes.
+    assert (answer.state, answer.refunded) == ("disputed", 0)
+    assert "counts for nothing" in answer.finding
+    with world.broker.store.immediate() as tx:
+        found = disputes.find(tx, order.id.hex())
+    assert (found.finding, found.evidence) == (answer.finding, None)
+    assert books(world)["pending:sports"] == PRICE
+
+
+def test_evidence_is_judged_by_the_certificate_as_it_was_when_the_order_was_paid(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    order = bought(customer, session, keeper)
+    shown = evidence(world, keeper, order, {"digest": bytes(31) + b"\1"})
+    with world.broker.store.immediate() as tx:
+        row = order_rows.get(tx, order.id)
+    ended = {**row, "captured_at": clock.now_ms() + 1000 * DAY_MS}
+    market, fingerprint = world.market, identity_fingerprint(keeper.identity.public)
+    rest = (market.ca().public_bytes(Encoding.DER), market.market_id, fingerprint, "EUR")
+    assert finding(row, shown, *rest).weight == "proof"
+    assert finding(ended, shown, *rest).weight == "nothing"
 
 
 # --- decided by a person -------------------------------------------------------------------------------
@@ -363,21 +395,26 @@ def test_evidence_and_what_both_said_are_erased_thirty_days_after_the_end(
     session = customer.shop()
     order = bought(customer, session, keeper)
     shown = evidence(world, keeper, order)
-    opened = order.dispute(evidence=[shown], statement="the maps of the ridge are empty")
+    wrong = messages.WrongFile(sku="ridge", keys=False, digest=bytes(32))
+    claimed = messages.Arrived(cells=1, expected=2, wrong=[wrong])
+    opened = order.dispute(evidence=[shown], arrived=[claimed], statement="the maps of the ridge are empty")
     answer = messages.AnswerDispute(order_id=order.id, statement="that ridge has no paths")
     session.ask(opened, messages.OrderAnswer)
+    # The merchant is told what is claimed, to answer it; nothing else of what was shown.
+    assert keeper.hear(messages.DisputeOpened).arrived == [claimed]
     keeper.ask(answer, messages.DisputeAnswered)
     time.advance(40 * DAY_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
         kept = disputes.find(tx, order.id.hex())
-    assert (kept.evidence, kept.statement, kept.answer) == (shown, opened.statement, answer.statement)
+    assert (kept.evidence, kept.arrived) == (shown, claimed)
+    assert (kept.statement, kept.answer) == (opened.statement, answer.statement)
     decide(world, order, "refunded")
     time.advance(30 * DAY_MS + HOUR_MS)
     settle(world)
     with world.broker.store.immediate() as tx:
         erased = disputes.find(tx, order.id.hex())
-    assert (erased.evidence, erased.statement, erased.answer) == (None, "", "")
+    assert (erased.evidence, erased.arrived, erased.statement, erased.answer) == (None, None, "", "")
     assert not any("ridge" in str(row) for rows in dump(world).values() for row in rows)
     keeper.open()
     keeper.say(answer)

@@ -108,13 +108,13 @@ def test_an_account_from_opening_to_closing(home: Path, password_file: Path) -> 
 
     assert broker("account", "list").data == []
     broker("account", "add", "alice", *WHY, "--password-file", password_file)
-    assert broker("account", "credit", "alice", "50.00", *WHY).data == {
+    assert broker("account", "credit", "alice", "50.00", *WHY, "--yes").data == {
         "name": "alice",
         "credited": 5000,
         "balance": 5000,
         "currency": "EUR",
     }
-    assert broker("account", "credit", "alice", "0.5", *WHY).data["balance"] == 5050
+    assert broker("account", "credit", "alice", "0.5", *WHY, "--yes").data["balance"] == 5050
     broker("account", "disable", "alice", *WHY)
     assert broker("account", "list").data == [
         {"name": "alice", "state": "disabled", "balance": 5050, "currency": "EUR"}

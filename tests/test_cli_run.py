@@ -132,6 +132,7 @@ def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
         assert shown["bus"]["public"]["reachable"] is shown["bus"]["nodes"]["reachable"] is True
         assert (shown["broker"]["state"], shown["broker"]["card"]) == ("online", True)
         assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "online")]
+        assert veilmart("doctor", "--json", home=market).data["counts"]["problem"] == 0
 
         for process, number in ((merchant, signal.SIGTERM), (broker, signal.SIGINT)):
             code, out, err = process.end(number)
@@ -139,6 +140,7 @@ def test_each_node_says_one_ready_line_and_stops_cleanly(market: Path) -> None:
             assert all(json.loads(line)["event"] for line in err.splitlines())
         shown = veilmart("status", "--json", home=market).data
         assert shown["broker"]["state"] == "offline"
+        assert veilmart("doctor", "--json", home=market).error["code"] == "broker_unreachable"
         assert [(each["id"], each["state"]) for each in shown["merchants"]] == [("sports", "offline")]
         code, out, _ = bus.end()
         assert (code, out) == (0, "")
@@ -178,10 +180,10 @@ def test_a_customer_buys_and_everyone_sees_their_part(running: Path, tmp_path: P
         assert audit.error_line() == "watching\n"
         assert ran("join", running / "market.json", "--no-passphrase").code == 0
         assert ran("signup", "alice", "--password-file", password).data == {"logged_in": True}
-        assert ran("withdraw").error["code"] == "insufficient_funds"
-        ran("broker", "account", "credit", "alice", "50.00", *WHY)
+        assert ran("withdraw", "--yes").error["code"] == "insufficient_funds"
+        ran("broker", "account", "credit", "alice", "50.00", *WHY, "--yes")
         assert ran("balance").data["amount"] == 5000
-        assert ran("withdraw", "--bundles", "2").data["tickets"] == 8
+        assert ran("withdraw", "--bundles", "2", "--yes").data["tickets"] == 8
         ran("logout")
         unknown = ran("balance")
         assert (unknown.code, unknown.error["code"]) == (5, "authentication")
@@ -238,13 +240,13 @@ def assert_paid_out(ran: Callable[..., Ran]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while ran("merchant", "balance").data["available"] != 250:
         assert time.monotonic() < deadline
-    too_much = ran("merchant", "payout", "2.51", "--to", "DE02 1203")
+    too_much = ran("merchant", "payout", "2.51", "--to", "DE02 1203", "--yes")
     assert (too_much.code, too_much.error["code"]) == (4, "insufficient_funds")
-    asked = ran("merchant", "payout", "2.00", "--to", "DE02 1203").data
+    asked = ran("merchant", "payout", "2.00", "--to", "DE02 1203", "--yes").data
     assert (asked["state"], asked["amount"]) == ("requested", 200)
     (waiting,) = ran("broker", "payout", "list").data
     assert (waiting["merchant"], waiting["destination"]) == ("sports", "DE02 1203")
-    ran("broker", "payout", "confirm", asked["payout_id"], "--reason", "bank reference 17")
+    ran("broker", "payout", "confirm", asked["payout_id"], "--reason", "bank reference 17", "--yes")
     assert ran("broker", "payout", "list").data == []
     assert ran("broker", "ledger", "check").data["books"]["payouts"] == 200
 
@@ -269,7 +271,7 @@ def test_an_account_from_its_first_to_its_last_day(running: Path, tmp_path: Path
         assert guess.error["code"] == "authentication"
     assert "next try in" in guess.error["hint"]
     assert ran("login", "erin", "--password-file", new).code == 0
-    ran("broker", "account", "credit", "erin", "7.77", *WHY)
+    ran("broker", "account", "credit", "erin", "7.77", *WHY, "--yes")
 
     secret.write_text(ran("totp", "secret").data["secret"])
     key = base64.b32decode(secret.read_text())
@@ -297,8 +299,8 @@ def test_a_changed_price_is_shown_and_never_silently_paid(running: Path, tmp_pat
     password.write_text("correct horse battery")
     ran("join", running / "market.json", "--no-passphrase")
     ran("signup", "bob", "--password-file", password)
-    ran("broker", "account", "credit", "bob", "20", *WHY)
-    assert ran("withdraw").code == 0
+    ran("broker", "account", "credit", "bob", "20", *WHY, "--yes")
+    assert ran("withdraw", "--yes").code == 0
     words = ("merchant", "product", "add", file, "--sku", "route", "--title", "Route", "--price", "3.00")
     assert ran(*words, "--stock", "1").code == 0
     assert ran("cart", "add", "sports", "route").code == 0
@@ -331,8 +333,8 @@ def test_a_person_is_shown_the_total_and_asked(
     password.write_text("correct horse battery")
     ran("join", running / "market.json", "--no-passphrase")
     ran("signup", "carol", "--password-file", password)
-    ran("broker", "account", "credit", "carol", "20", *WHY)
-    ran("withdraw")
+    ran("broker", "account", "credit", "carol", "20", *WHY, "--yes")
+    ran("withdraw", "--yes")
     words = ("merchant", "product", "add", photo, "--sku", "photo", "--title", "Photo", "--price", "2.00")
     assert ran(*words, "--image", picture, "--image-alt", "A lake").code == 0
     out = tmp_path / "out.png"
@@ -366,7 +368,7 @@ def test_a_wallet_that_looks_after_itself(nodes: dict[str, Process], running: Pa
 
     veilmart("join", running / "market.json", "--no-passphrase", home=running, VEILMART_PROFILE=profile)
     assert ran("signup", "frank", "--password-file", password).code == 0
-    veilmart("broker", "account", "credit", "frank", "50", *WHY, home=running)
+    veilmart("broker", "account", "credit", "frank", "50", *WHY, "--yes", home=running)
     assert [due["work"] for due in ran("wallet", "show").data["due"]] == ["draw"]
     tended = ran("wallet", "tend").data
     assert [(each["work"], each["outcome"]) for each in tended["done"]] == [("draw", "done")]
@@ -400,8 +402,8 @@ def test_whoever_is_away_is_named(nodes: dict[str, Process], running: Path, tmp_
 
     veilmart("join", running / "market.json", "--no-passphrase", home=running, **profile)
     ran("signup", "dan", "--password-file", password)
-    veilmart("broker", "account", "credit", "dan", "20", *WHY, home=running)
-    assert ran("withdraw").code == 0
+    veilmart("broker", "account", "credit", "dan", "20", *WHY, "--yes", home=running)
+    assert ran("withdraw", "--yes").code == 0
     nodes["merchant"].end()
     away = ran("search", "--merchant", "sports")
     assert (away.code, away.error["code"], away.error["retryable"]) == (6, "merchant_offline", True)

@@ -47,7 +47,7 @@ def profile(real_market: RealMarket, tmp_path: Path) -> Path:
 
 def test_a_top_up_from_a_file(real_market: RealMarket, profile: Path, tmp_path: Path) -> None:
     path = card_file(tmp_path, "card.toml")
-    words = ("topup", "50.00", "--card-file", path, "--idempotency-key", "rent")
+    words = ("topup", "50.00", "--card-file", path, "--idempotency-key", "rent", "--yes")
     first, again = (real_market.ran(*words, profile=profile) for _ in "12")
     assert (first.data["amount"], first.data["balance"], first.data["resumed"]) == (5000, 5000, False)
     assert (first.data["brand"], first.data["last_four"], first.data["state"]) == ("visa", "4242", "charged")
@@ -70,7 +70,7 @@ def test_a_declined_card_ends_with_4_and_its_reason(
     real_market: RealMarket, profile: Path, tmp_path: Path, number: str, reason: str
 ) -> None:
     path = card_file(tmp_path, number=number)
-    ran = real_market.ran("topup", "50.00", "--card-file", path, profile=profile)
+    ran = real_market.ran("topup", "50.00", "--card-file", path, "--yes", profile=profile)
     assert (ran.code, ran.error["code"], ran.error["reason"]) == (4, "card_declined", reason)
     assert ran.error["hint"]
     assert number not in ran.out + ran.err
@@ -80,7 +80,7 @@ def test_a_silent_gateway_ends_with_27_and_resume_finds_out(
     real_market: RealMarket, profile: Path, tmp_path: Path
 ) -> None:
     path = card_file(tmp_path, number="4000000000002008")
-    ran = real_market.ran("topup", "50.00", "--card-file", path, "--timeout", "0.5", profile=profile)
+    ran = real_market.ran("topup", "50.00", "--card-file", path, "--timeout", "0.5", "--yes", profile=profile)
     assert (ran.code, ran.error["hop"]) == (27, "gateway")
     resumed = real_market.ran("resume", profile=profile)
     assert resumed.code == 4
@@ -91,7 +91,7 @@ def test_a_silent_gateway_ends_with_27_and_resume_finds_out(
 def test_the_demos_amounts_are_checked(real_market: RealMarket, profile: Path, tmp_path: Path) -> None:
     path = card_file(tmp_path)
     for amount, code in (("0.50", 4), ("1000.01", 4), ("0", 2), ("1.234", 2), ("much", 2)):
-        assert real_market.ran("topup", amount, "--card-file", path, profile=profile).code == code
+        assert real_market.ran("topup", amount, "--card-file", path, "--yes", profile=profile).code == code
 
 
 # --- the card ------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def joined(made: Path) -> Path:
 
 def test_a_card_is_checked_before_anybody_is_called(joined: Path, tmp_path: Path) -> None:
     path = card_file(tmp_path, number="4242424242424241", expiry="01/20")
-    ran = veilmart("topup", "50.00", "--card-file", path, "--json", VEILMART_PROFILE=str(joined))
+    ran = veilmart("topup", "50.00", "--card-file", path, "--yes", "--json", VEILMART_PROFILE=str(joined))
     assert (ran.code, ran.error["code"], set(ran.error["faults"])) == (
         2,
         "card_invalid",
@@ -142,7 +142,7 @@ def test_files_that_are_no_card_files(
     path = tmp_path / name
     path.write_text(content, encoding="latin-1")
     path.chmod(mode)
-    ran = veilmart("topup", "50.00", "--card-file", path, VEILMART_PROFILE=str(joined))
+    ran = veilmart("topup", "50.00", "--card-file", path, "--yes", VEILMART_PROFILE=str(joined))
     assert ran.code == 2
     assert str(path) in ran.err
     assert shows_no_card(ran)

@@ -46,6 +46,7 @@ from crashing import (
     shop,
     stepping,
     stock_shop,
+    until,
 )
 from crashing_world import CrashingWorld
 
@@ -334,16 +335,26 @@ class RealWorld:
             MortalNode("merchant", self.merchant_home, merchant),
         )
 
-    def shop(self, at: Callable[[int], None] = lambda _step: None, *, quarrels: bool = False) -> int:
-        """Let a customer shop until all is done, whatever it takes; gives how many steps it took."""
-        profile = self.join()
+    def shop(
+        self,
+        at: Callable[[int], None] = lambda _step: None,
+        *,
+        quarrels: bool = False,
+        profile: Path | None = None,
+        pay: Callable[[Path, Path, Callable[[], object]], None] = pay_out,
+    ) -> int:
+        """Let a customer shop until all is done, whatever it takes; gives how many steps it took.
+
+        `profile` is one that has begun to shop; `pay` is how the merchant gets its money.
+        """
+        profile = profile or self.join()
         homes = (self.market.report.broker_home, self.merchant_home)
         self.quarrelled += quarrels
         with Market(profile, timeout_s=20.0) as market, stepping(market, at) as steps:
             shop(market, profile.name, profile / "bought", quarrels=quarrels)
             if quarrels:
                 make_up_after(homes, market, profile, lambda: time.sleep(0.05))
-        pay_out(*homes, lambda: time.sleep(0.05))
+        pay(*homes, lambda: time.sleep(0.05))
         return steps.taken
 
 
@@ -382,9 +393,10 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealWorld]:
 # One of each leg: the exhaustive set has all of them.
 BROKER_DIES = (
     Point("TopUp", "after the commit"),
-    Point("Signed", "after the commit"),
+    Point("Signed of Swap", "before the commit"),
     Point("AnswerOrder", "before the commit"),
-    Point("ClaimRefund", "after publishing"),
+    Point("Signed of ClaimRefund", "after the commit"),
+    Point("RequestPayout", "after the commit"),
 )
 MERCHANT_DIES = (
     Point("PayoutAnswer", "before the commit"),
@@ -394,7 +406,9 @@ MERCHANT_DIES = (
 
 def test_nodes_that_are_killed(real: RealWorld) -> None:
     with real.nodes(BROKER_DIES, MERCHANT_DIES) as nodes:
-        real.shop(quarrels=True)
+        profile = real.join()
+        assert live_in_a_process(profile, 30) == -signal.SIGKILL
+        real.shop(quarrels=True, profile=profile)
         assert not nodes.broker.left | nodes.merchant.left
         real.check()
 
@@ -457,12 +471,45 @@ def lives(real: RealWorld, lengths: Iterator[int]) -> list[int]:
     """Let a customer live in processes of these lengths, and then as long as it likes; gives exit codes."""
     profile, codes = real.join(), []
     while not codes or codes[-1] != 0:
-        command = [sys.executable, crashing.__file__, "customer", str(profile), str(profile / "bought")]
-        done = subprocess.run(
-            [*command, str(next(lengths, 0)), profile.name],
-            check=False,
-            stdout=subprocess.DEVNULL,
-            timeout=60,
-        )
-        codes.append(done.returncode)
+        codes.append(live_in_a_process(profile, next(lengths, 0)))
     return codes
+
+
+def live_in_a_process(profile: Path, step: int) -> int:
+    """Let a customer's process shop until a step, 0 for its end; gives its exit code."""
+    return run_crashing("customer", profile, profile / "bought", step, profile.name)
+
+
+def run_crashing(*words: object) -> int:
+    command = [sys.executable, crashing.__file__, *map(str, words)]
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL, timeout=60).returncode
+
+
+@pytest.mark.exhaustive
+def test_a_payout_whose_commands_are_killed_at_each_step(real: RealWorld) -> None:
+    """What was asked for or confirmed before the kill is so, once, and nothing else is."""
+
+    def pay(broker_home: Path, merchant_home: Path, wait: Callable[[], object]) -> None:
+        with MerchantHome(merchant_home).treasury() as treasury:
+            before = len(treasury.payouts())
+            until(lambda: treasury.balance().available > 0 and not treasury.balance().pending, wait)
+            asked = codes_of("merchant", "payout", "--all", "--to", "here", "--home", merchant_home)
+            assert asked == [-signal.SIGKILL] * (len(asked) - 1) + [4]
+            until(lambda: treasury.payouts()[-1].state == "requested", wait)
+            assert len(treasury.payouts()) == before + 1
+            payout = treasury.payouts()[-1].payout_id.hex()
+            words = ("broker", "payout", "confirm", payout, "--reason", "paid", "--home", broker_home)
+            assert codes_of(*words) == [-signal.SIGKILL] * 2 + [4]
+            until(lambda: treasury.payouts()[-1].state == "confirmed", wait)
+
+    with real.nodes():
+        real.shop(pay=pay)
+        real.check()
+
+
+def codes_of(*words: object) -> list[int]:
+    """Run a command again and again, each time one step further; gives its exit codes until it lives."""
+    codes = [-signal.SIGKILL]
+    while codes[-1] == -signal.SIGKILL:
+        codes.append(run_crashing("command", len(codes), *words))
+    return codes[1:]

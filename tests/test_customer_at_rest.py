@@ -28,6 +28,7 @@ from customer_node import KeyFile, Market, Passphrase, profile, schema, seed_fil
 from customer_node.orders import Secrets
 from customer_node.profile import open_store
 from customer_node.sealed_columns import RowCipher, attach
+from veilmart.cli.times import minute_of
 from veilmart.evidence import Evidence
 
 SEED = bytes(range(32))
@@ -389,8 +390,24 @@ def test_the_wallet_shows_what_is_pending(bazaar: Bazaar, ran: Any, tmp_path: Pa
     with closing(store), store.immediate() as tx:
         row = {"operation": bytes(16), "kind": "swap", "state": "open", "request": b"swap", "created": 1}
         tx.execute(sa.insert(schema.operations), row)
-    assert ran("wallet", "--json").data["pending"] == [{"kind": "swap", "since": 1}]
-    assert "a swap of coins" in ran("wallet", "show").out
+        top_up = {"operation": bytes(16), "state": "open", "amount": 5000, "currency": "EUR", "created": 2}
+        card = {"brand": "visa", "last_four": "4242", "charge": ""}
+        tx.execute(sa.insert(schema.top_ups), top_up | card)
+        tx.execute(sa.insert(schema.top_ups), top_up | card | {"operation": b"1" * 16, "heard": 3})
+        tx.execute(sa.insert(schema.top_ups), top_up | card | {"operation": b"2" * 16, "state": "charged"})
+    wait = {"waits_for": "broker", "waits_until": None}
+    assert ran("wallet", "--json").data["pending"] == [
+        {"kind": "swap", "since": 1} | wait,
+        {"kind": "top_up", "since": 2} | wait,
+        # The broker has said that the gateway has not answered.
+        {"kind": "top_up", "since": 2} | wait | {"waits_for": "gateway"},
+    ]
+    shown = ran("wallet", "show").out
+    assert f"a swap of coins\t{minute_of(1)}\tthe broker, without a limit\n" in shown
+    assert f"a top-up by card\t{minute_of(2)}\tthe gateway, without a limit\n" in shown
+    listed = ran("topups").out
+    assert "open\tthe gateway, without a limit\t" in listed
+    assert "charged\t\t" in listed
 
 
 def test_options_before_a_wallets_command_are_refused(bazaar: Bazaar, ran: Any, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from cli import veilmart
-from customer_shop import Bazaar, build, content, home
+from customer_shop import Bazaar, build, content, home, spoiled
 from hypothesis import given
 from hypothesis import strategies as st
 from readme import block
@@ -33,6 +35,7 @@ from common.errors import (
 from customer_node import Market, fetching
 from customer_node.files import free_names, plain_name
 
+PLAN = content("sports PLAN", 150_000)
 LARGE = content("large", 70 * config.CELL_CONTENT + 17)
 
 
@@ -275,25 +278,48 @@ def test_silence_leaves_what_came(bazaar: Bazaar, tmp_path: Path):
     bazaar.world.pump(lambda: False, 0.1)
 
 
-def test_content_that_was_not_signed_gets_no_name(bazaar: Bazaar, tmp_path: Path):
+def test_content_that_was_not_signed_gets_no_name_and_is_kept_to_be_shown(bazaar: Bazaar, tmp_path: Path):
     bazaar.add("sports", "SWAPPED", 7, b"what was promised")
-    with bazaar.customer() as market:
+    with bazaar.customer() as market, spoiled(bazaar, b"what was promised", b"what is delivered"):
         order = market.buy_now("sports", "SWAPPED")
-        folder = bazaar.world.root / "merchants" / "sports"
-        stored = [
-            path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"what was promised"
-        ]
-        assert stored
-        for path in stored:
-            path.chmod(0o600)
-            path.write_bytes(b"what is delivered")
-        with pytest.raises(UntrustedError, match="not what sports signed"):
-            market.download(order.order_id, tmp_path)
-        assert list(tmp_path.iterdir()) == []
-        for path in stored:
-            path.write_bytes(b"what was promised")
+        for _ in range(2):
+            with pytest.raises(UntrustedError, match="not what sports signed"):
+                market.download(order.order_id, tmp_path)
+            assert list(tmp_path.iterdir()) == []
+        # Once, however often it came, and where nobody takes it for what was bought.
+        (wrong,) = market.wrong_files(order.order_id)
+        assert (wrong.sku, wrong.keys) == ("SWAPPED", False)
+        assert wrong.sha256 == hashlib.sha256(b"what is delivered").hexdigest()
+        assert wrong.path is not None
+        assert list((home(market) / "wrong").iterdir()) == [wrong.path]
+        assert (wrong.path.read_bytes(), wrong.path.stat().st_mode & 0o777) == (b"what is delivered", 0o600)
+    shown = veilmart("order", "show", order.order_id, "--profile", home(market)).out
+    assert f"SWAPPED\tcontent\t{wrong.sha256}\t{wrong.path}\n" in shown
+    # A crash may leave a file of which no row tells.
+    wrong.path.with_name("left-0").touch()
+    with bazaar.again(market) as market:
+        assert list((home(market) / "wrong").iterdir()) == [wrong.path]
         (file,) = market.download(order.order_id, tmp_path)
         assert file.path.read_bytes() == b"what was promised"
+        assert market.wrong_files(order.order_id) == ()
+        assert list((home(market) / "wrong").iterdir()) == []
+
+
+def test_a_wrong_file_for_which_there_is_no_room_leaves_its_digest(
+    bazaar: Bazaar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "move", full)
+    with bazaar.customer() as market, spoiled(bazaar, PLAN, bytes(len(PLAN))):
+        order = market.buy_now("sports", "PLAN")
+        with pytest.raises(UntrustedError, match="not what sports signed"):
+            market.download(order.order_id, tmp_path)
+        (wrong,) = market.wrong_files(order.order_id)
+        assert (wrong.path, len(wrong.sha256)) == (None, 64)
+        assert list(tmp_path.iterdir()) == []
+    assert "no room for it" in veilmart("order", "show", order.order_id, "--profile", home(market)).out
 
 
 def test_nothing_to_download(bazaar: Bazaar, tmp_path: Path):

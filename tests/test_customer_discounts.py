@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import shlex
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from cli import Terminal, veilmart
 from customer_shop import Bazaar, build, home, lose
-from readme import ROOT
+from readme import text_of
 
 from common import codec, messages
 from common.amounts import line_amounts, total_of
@@ -593,9 +592,7 @@ def test_the_bundle_of_an_earlier_form_is_no_receipt(tmp_path: Path):
 def test_the_readmes_section_on_prices_works(
     bazaar: Bazaar, promotions: Promotions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    (block,) = re.findall(
-        r"<!-- test: prices -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    block = text_of("prices")
     bazaar.add("sports", "GPX-RIDGE", 450, b"ridge", "ridge.gpx")
     with bazaar.customer() as market:
         pass

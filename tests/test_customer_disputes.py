@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from client import order_state
-from customer_shop import Bazaar, build
+from customer_shop import Bazaar, build, content, spoiled
 from test_customer_refunds import PRICE, asked, books, deaf, impatient, money
 
 from broker_node import disputes
@@ -60,6 +61,8 @@ def test_a_dispute_is_decided_by_the_operator_and_resume_brings_the_coins(bazaar
         assert bazaar.world.pump(lambda: Disputes(shop.store).listing()[0].sent)
         waiting = seen_by_operator(bazaar, order_id)
         assert (waiting.statement, waiting.answer) == (SAID, "It was there all the time")
+        until = frozen.waits_until or 0
+        assert (frozen.overdue(until - 1), frozen.overdue(until)) == (False, True)
         assert waiting.evidence is not None
         assert b"PLAN" in waiting.evidence.receipt
         (still,) = market.resume()
@@ -93,11 +96,51 @@ def test_a_dispute_that_the_merchant_wins_is_at_its_end_and_the_file_is_still_th
     assert books(bazaar)["available:sports"] == PRICE
 
 
+def test_what_has_come_is_told_as_a_claim_and_kept_until_the_dispute_is_over(
+    bazaar: Bazaar, tmp_path: Path
+) -> None:
+    promised, delivered = content("sports PLAN", 150_000), bytes(150_000)
+    with bazaar.customer() as market:
+        order_id = bought(market)
+        with spoiled(bazaar, promised, delivered), pytest.raises(UntrustedError):
+            market.download(order_id, tmp_path)
+        (wrong,) = market.wrong_files(order_id)
+        market.dispute(order_id, "wrong_content", SAID, reveal=True)
+        claimed = seen_by_operator(bazaar, order_id).arrived
+        assert claimed is not None
+        digest = hashlib.sha256(delivered).digest()
+        assert claimed.wrong == [messages.WrongFile(sku="PLAN", keys=False, digest=digest)]
+        assert claimed.cells == claimed.expected == market.order(order_id).cells
+        shop = bazaar.world.merchants["sports"]
+        assert bazaar.world.pump(lambda: bool(Disputes(shop.store).listing()))
+        assert Disputes(shop.store).listing()[0].arrived == claimed
+        market.resume()
+        assert wrong.path is not None
+        assert wrong.path.read_bytes() == delivered
+        decide(bazaar, order_id, "refunded", "it is nothing but zeros")
+        market.resume()
+        assert market.order(order_id).state == "refunded"
+        assert market.wrong_files(order_id) == ()
+        assert not wrong.path.exists()
+
+
+def test_how_much_has_come_is_told_where_not_all_of_it_did(bazaar: Bazaar, tmp_path: Path) -> None:
+    with bazaar.customer() as market:
+        order_id = bought(market)
+        steps = market.download_steps(order_id, tmp_path)
+        assert next(steps).cells_done == 0
+        steps.close()
+        market.dispute(order_id, "not_delivered", reveal=True)
+        claimed = seen_by_operator(bazaar, order_id).arrived
+        assert claimed == messages.Arrived(cells=0, expected=market.order(order_id).cells or 0, wrong=[])
+
+
 def test_nothing_of_the_product_is_shown_without_a_word(bazaar: Bazaar) -> None:
     with bazaar.customer() as market:
         order_id = bought(market)
         market.dispute(order_id, "not_delivered", reveal=False)
-        assert seen_by_operator(bazaar, order_id).evidence is None
+        seen = seen_by_operator(bazaar, order_id)
+        assert (seen.evidence, seen.arrived) == (None, None)
         for path in (bazaar.world.root / "market" / "broker").rglob("*.db*"):
             assert b"PLAN of sports" not in path.read_bytes()
 
@@ -186,6 +229,37 @@ def test_a_receipt_that_contradicts_the_record_is_proof_enough(
         assert money(market) == 4000
         assert market.resume() == []
     assert books(bazaar)["pending:sports"] == 0
+
+
+def test_a_receipt_of_an_impossible_time_is_proof_enough_too(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie_about_the_digest(monkeypatch)
+    monkeypatch.setattr(fulfil, "minute_of", lambda _now: 0)
+    with bazaar.customer() as market:
+        with pytest.raises(UntrustedError) as refused:
+            market.buy_now("sports", "PLAN")
+        assert "order dispute" in refused.value.hint
+        decided = market.dispute(market.last_order().order_id, "wrong_content", reveal=True)
+        assert (decided.state, decided.claimed) == ("refunded", PRICE)
+        assert money(market) == 4000
+
+
+def test_evidence_that_counts_for_nothing_freezes_the_money_all_the_same(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing = fulfil.Fulfilment._sign_receipt
+
+    def about_another(fulfilling: Any, order: messages.ForwardOrder, *rest: Any) -> messages.OrderAccepted:
+        return signing(fulfilling, msgspec.structs.replace(order, order_id=bytes(16)), *rest)
+
+    monkeypatch.setattr(fulfil.Fulfilment, "_sign_receipt", about_another)
+    with bazaar.customer() as market:
+        with pytest.raises(UntrustedError):
+            market.buy_now("sports", "PLAN")
+        waiting = market.dispute(market.last_order().order_id, "wrong_content", SAID, reveal=True)
+        assert (waiting.state, waiting.waits_for) == ("disputed", "operator")
+        assert "counts for nothing" in waiting.finding
 
 
 def test_an_answer_that_does_not_open_can_be_disputed_without_a_receipt(

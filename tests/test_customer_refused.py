@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
 import sqlalchemy as sa
-from customer_shop import Bazaar, build, home
+from customer_shop import PASSWORD, Bazaar, build, home
+from profile_rows import profile_rows
 from test_customer_crash import lose_change
 from test_payments import break_the_books, examine, mend
+from world import Publish
 
 from broker_node.exchange import Exchange
 from broker_node.orders import Orders
-from common import config
-from common.errors import PaymentsStoppedError, RefusedError, RejectedError, TooSoonError
-from customer_node import Market, orders, schema
+from common import clock, coins, config, slots
+from common.config import HOUR_MS, MINUTE_MS
+from common.errors import (
+    InsufficientFundsError,
+    PaymentsStoppedError,
+    RefusedError,
+    RejectedError,
+    TooSoonError,
+)
+from customer_node import Market, apart, orders, schema
+from customer_node.account import _WITHDRAW
 from customer_node.refunds import Refunds
+from customer_node.sessions import FRESHNESS_MS
+from customer_node.shop import ShopSession
 
 PRICE = 1234
 
@@ -115,6 +128,57 @@ def test_what_stays_refused_is_bought_anew_and_erased_in_time(
         assert market.buy_now("sports", "ROUTE").order_id == refused
 
 
+# --- withdrawals ---------------------------------------------------------------------------------------
+
+
+def draw_too_late(bazaar: Bazaar, market: Market, asks: int) -> list[Publish]:
+    """Begin a withdrawal of what another device then draws, and ask for it so often.
+
+    The first frames go out late, the last one is refused; gives all of them.
+    """
+    world, name, account = bazaar.world, home(market).name, market._account
+    world.fund(name, 2000)
+    session = account._session()
+    operation = account._begin(session, coins.BUNDLE, 4)
+    with world.customer(f"{name}'s other device") as other:
+        other.log_in(name, PASSWORD)
+        other.withdraw()
+    sent: list[Publish] = []
+
+    def hold(publish: Publish) -> list[Publish]:
+        if not publish.topic.endswith("/up"):
+            return [publish]
+        sent.append(publish)
+        return [] if len(sent) < asks else [publish]
+
+    with bazaar.tampering(hold):
+        for _ in range(asks - 1):
+            session.post(_WITHDRAW.unpack(operation.request))
+        with pytest.raises(InsufficientFundsError):
+            account._finish(session, operation)
+    return sent
+
+
+@pytest.mark.parametrize(("asks", "restarts"), [(2, False), (1, True)], ids=["a late copy", "a restart"])
+def test_a_refused_withdrawal_is_not_made_by_a_copy_of_it(
+    bazaar: Bazaar, asks: int, *, restarts: bool
+) -> None:
+    world = bazaar.world
+    with bazaar.customer(0) as market:
+        sent = draw_too_late(bazaar, market, asks)
+        if restarts:
+            world.stop("broker")
+            world.start_broker()
+        world.fund(home(market).name, 2000)
+        world.bus.deliver(sent[0])
+        world.pump(lambda: False, 0.2)
+        assert market.resume() == []
+        assert (market.balance().amount, market.wallet().usable) == (2000, 0)
+        # It is another one that draws the money.
+        market.withdraw()
+        assert (market.balance().amount, market.wallet().usable) == (0, 2000)
+
+
 # --- payments are stopped ------------------------------------------------------------------------------
 
 
@@ -200,28 +264,78 @@ def test_a_swap_that_meets_stopped_payments_is_done_later(bazaar: Bazaar) -> Non
         assert market.wallet().usable == left - 77
 
 
-def test_a_refused_swaps_number_is_the_next_ones(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def refusing_swaps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(*_: Any) -> None:
         raise RefusedError("wrong_amount")
 
+    with monkeypatch.context() as patched:
+        patched.setattr(Exchange, "_check_swap", refuse)
+        yield
+
+
+def test_a_refused_swaps_number_is_given_again_when_no_answer_to_it_can_come(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with bazaar.customer(bundles=1) as market:
         lose_change(market)
-        with monkeypatch.context() as patched:
-            patched.setattr(Exchange, "_check_swap", refuse)
-            with pytest.raises(RejectedError):
-                market.buy_now("sports", "ROUTE")
+        with refusing_swaps(monkeypatch), pytest.raises(RejectedError):
+            market.buy_now("sports", "ROUTE")
         assert given(market) == {"swap": 1}
+        (free_from,) = profile_rows(home(market), schema.freed_numbers.c.usable_from)
+        assert free_from[0] > clock.now_ms() + 2 * FRESHNESS_MS - config.MINUTE_MS
+        with market._context.profile.store.immediate() as tx:
+            tx.execute(sa.update(schema.freed_numbers).values(usable_from=0))
         assert market.buy_now("sports", "ROUTE").state == "accepted"
         assert given(market) == {"swap": 1, "order": 1}
 
 
-# --- the account was just used -------------------------------------------------------------------------
+def test_a_refusal_that_comes_again_is_not_taken_for_another_swaps(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that dies before it has acknowledged what it refused refuses it once more."""
+    world, sent = bazaar.world, []
+
+    def keep(publish: Publish) -> list[Publish]:
+        if publish.topic.endswith("/up"):
+            sent.append(publish)
+        return [publish]
+
+    def swap(market: Market, session: ShopSession) -> None:
+        with market._context.profile.store.immediate() as tx:
+            begun = market._resume._funds._begin(tx, [64], [32, 32], slots.month_of(session.now))
+        market._resume._funds.finish(session, begun)
+
+    def swap_twice(session: ShopSession) -> None:
+        with bazaar.tampering(keep), refusing_swaps(monkeypatch), pytest.raises(RejectedError):
+            swap(market, session)
+        world.stop("broker")
+        world.start_broker()
+        with bazaar.tampering(
+            lambda publish: [*sent, publish] if publish.topic.endswith("/up") else [publish]
+        ):
+            swap(market, session)
+
+    with bazaar.customer(bundles=1) as market:
+        market._shop.within("merchant/sports", swap_twice)
+        assert {coin.value: coin.usable for coin in market.wallet().coins}[32] == 3
+        assert money(market) == 2000
+
+
+# --- account and shop apart in time -------------------------------------------------------------------------
 
 
 def resting(market: Market) -> None:
     """Let the market have a minimum age."""
     profile = market._context.profile
     profile.market = msgspec.structs.replace(profile.market, minimum_age_seconds=3600)
+
+
+def an_hour_ago(market: Market, side: apart.Side) -> None:
+    """Let an hour pass since a side's last use."""
+    earlier = sa.update(schema.tending).where(schema.tending.c.what == side)
+    with market._context.profile.store.immediate() as tx:
+        tx.execute(earlier.values(at=schema.tending.c.at - HOUR_MS - MINUTE_MS))
 
 
 def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
@@ -233,11 +347,7 @@ def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
         assert isinstance(waiting.error, TooSoonError)
         assert "60 min" in waiting.error.hint
         assert market.last_order().state == "accepted"
-        with market._context.profile.store.immediate() as tx:
-            long_ago = schema.tending.c.at - 3700_000
-            tx.execute(
-                sa.update(schema.tending).where(schema.tending.c.what == "account").values(at=long_ago)
-            )
+        an_hour_ago(market, "account")
         assert [item.outcome for item in market.resume()] == ["complete"]
         # A question in the account session counts as well, and `--now` does not wait.
         market.balance()
@@ -246,3 +356,30 @@ def test_shop_work_does_not_come_next_to_the_account(bazaar: Bazaar) -> None:
     with bazaar.again(market, allow_young=True) as market:
         resting(market)
         assert [item.outcome for item in market.resume()] == ["complete"]
+
+
+def test_nothing_is_drawn_next_to_a_visit(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        bazaar.world.fund(home(market).name, 6000)
+        resting(market)
+        assert market.withdraw().coins, "no shop was visited yet"
+        market.buy_now("sports", "ROUTE")
+        with pytest.raises(TooSoonError):
+            market.withdraw()
+        an_hour_ago(market, "shop")
+        with pytest.raises(TooSoonError):
+            market.withdraw()  # the visit is still open
+        market.leave_shops()
+        assert market.withdraw().balance == 2000
+        market.search()
+        market.leave_shops()
+        asked = len(bazaar.world.bus.passed)
+        with pytest.raises(TooSoonError) as refused:
+            market.withdraw()
+        assert "60 min" in refused.value.hint
+        assert len(bazaar.world.bus.passed) == asked, "nobody was asked for anything"
+        assert market.withdraw(hurried=True).balance == 0
+        bazaar.world.fund(home(market).name, 2000)
+    with bazaar.again(market, allow_young=True) as market:
+        resting(market)
+        assert market.withdraw().balance == 0

@@ -14,12 +14,19 @@ from cli import veilmart
 from crashing import Crash, crash, last, stepping
 from customer_shop import PASSWORD, Bazaar, build, home
 from profile_rows import profile_rows
+from test_payments import break_the_books, examine, mend
 
 from broker_node import schema as broker_schema
 from broker_node.mint import owner_of
 from common import codec, coins, config, messages
 from common.clock import now_ms
-from common.errors import OutOfTicketsError, RejectedError, UsageError, VeilmartError
+from common.errors import (
+    OutOfTicketsError,
+    PaymentsStoppedError,
+    RejectedError,
+    UsageError,
+    VeilmartError,
+)
 from customer_node import Market, matching, numbers, schema, spent
 from customer_node.checkout import Checkout
 from customer_node.issuers import issuer_of
@@ -174,7 +181,8 @@ def test_a_refund_that_nobody_claimed_is_claimed(bazaar: Bazaar, monkeypatch: py
         assert market.wallet().usable == 4000
 
 
-def test_an_order_that_waits_is_looked_at_again(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
+def order_that_waits(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
+    """Leave an order of 77 unanswered; gives the customer's name and words."""
     with bazaar.customer(timeout_s=1.0) as market:
         name, spelled = home(market).name, market.words()
         settle = Checkout.settle
@@ -189,14 +197,23 @@ def test_an_order_that_waits_is_looked_at_again(bazaar: Bazaar, monkeypatch: pyt
             with pytest.raises(VeilmartError):
                 market.buy_now("maps", "ROUTE")
         published(bazaar)
+    return name, spelled
+
+
+def let_the_deadline_pass(bazaar: Bazaar) -> None:
+    with bazaar.world.broker.store.immediate() as tx:
+        tx.execute(sa.update(broker_schema.orders).values(deadline=now_ms() - 1, due=0))
+    assert bazaar.world.pump(lambda: _states(bazaar) == {"refundable"}, 10)
+
+
+def test_an_order_that_waits_is_looked_at_again(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, spelled = order_that_waits(bazaar, monkeypatch)
     with restored(bazaar, "new disk", spelled) as market:
         shown = recover(market, name)
         assert shown.complete, shown
         assert [order.state for order in shown.orders] == ["held"]
         assert market.wallet().usable == 4000 - 77
-        with bazaar.world.broker.store.immediate() as tx:
-            tx.execute(sa.update(broker_schema.orders).values(deadline=now_ms() - 1, due=0))
-        assert bazaar.world.pump(lambda: _states(bazaar) == {"refundable"}, 10)
+        let_the_deadline_pass(bazaar)
         again = market.recover()
         assert again.error is None
         assert [(order.state, order.claimed) for order in again.orders] == [("refunded", 77)]
@@ -245,6 +262,38 @@ def test_a_restoring_that_dies_at_every_step(bazaar: Bazaar, monkeypatch: pytest
     # Dying again and again it began once.
     with bazaar.world.broker.store.immediate() as tx:
         assert len(tx.all(sa.select(broker_schema.restores))) == 1
+
+
+def claims(market: Market) -> dict[bytes, str]:
+    """Every refund claim that was begun, and how it stands."""
+    begun = sa.select(schema.operations).where(schema.operations.c.kind == "refund")
+    with market._context.profile.store.immediate() as tx:
+        return {row["operation"]: row["state"] for row in tx.all(begun)}
+
+
+def test_a_claim_that_stopped_payments_refuse_is_made_later_as_it_was(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, spelled = order_that_waits(bazaar, monkeypatch)
+    with restored(bazaar, "new disk", spelled) as market:
+        assert recover(market, name).complete
+        let_the_deadline_pass(bazaar)
+        break_the_books(bazaar.world)
+        for _ in range(2):
+            shown = market.recover()
+            assert isinstance(shown.error, PaymentsStoppedError)
+            assert [(order.state, order.claimed) for order in shown.orders] == [("refundable", 0)]
+            assert market.wallet().usable == 4000 - 77
+        before = claims(market)
+        assert list(before.values()) == ["open"]
+        mend(bazaar.world)
+        assert examine(bazaar.world) == "running"
+        again = market.recover()
+        assert again.error is None
+        assert [(order.state, order.claimed) for order in again.orders] == [("refunded", 77)]
+        assert market.wallet().usable == 4000
+        # It was the one that was begun, no other one: the broker may have taken a copy of it meanwhile.
+        assert claims(market) == dict.fromkeys(before, "done")
 
 
 def test_nothing_is_drawn_before_the_account_was_asked(bazaar: Bazaar) -> None:

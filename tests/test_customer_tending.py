@@ -36,7 +36,7 @@ def situation(**changes: Any) -> Situation:
         "ended": 0,
         "visit_until": 0,
         "shopped": 0,
-        "drawn": 0,
+        "banked": 0,
     }
     return Situation(**{**usual, **changes})
 
@@ -161,7 +161,7 @@ def test_nothing_is_drawn_while_a_visit_is_open_or_next_to_a_purchase() -> None:
 
 
 def test_nothing_is_swapped_next_to_a_draw() -> None:
-    fresh = situation(held={64: 1}, drawn=NOW - MINUTE_MS)
+    fresh = situation(held={64: 1}, banked=NOW - MINUTE_MS)
     due = only(tending.draw_times(fresh, {}, highest, 1))
     assert due.work == "spread"
     assert due.at >= NOW + 59 * MINUTE_MS
@@ -177,13 +177,13 @@ def test_ending_coins_are_renewed_a_day_before_their_end_at_the_latest() -> None
     ends = NOW + 3 * DAY_MS
     due = only(tending.draw_times(situation(ending=5, ending_at=ends, age_ms=7 * DAY_MS), {}, highest, 1))
     assert due.at == ends - DAY_MS
-    last = situation(ending=5, ending_at=NOW + HOUR_MS, drawn=NOW, visit_until=NOW + HOUR_MS)
+    last = situation(ending=5, ending_at=NOW + HOUR_MS, banked=NOW, visit_until=NOW + HOUR_MS)
     assert only(tending.draw_times(last, {}, highest, 1)).now(NOW)
 
 
 def test_without_a_minimum_age_everything_is_done_at_once() -> None:
     everything = situation(
-        age_ms=0, ended=1, ending=1, held={64: 1}, worth=0, shopped=NOW, drawn=NOW, visit_until=NOW + HOUR_MS
+        age_ms=0, ended=1, ending=1, held={64: 1}, worth=0, shopped=NOW, banked=NOW, visit_until=NOW + HOUR_MS
     )
     found = tending.draw_times(everything, {}, highest, 1)
     assert [due.work for due in found] == list(tending.ORDER)

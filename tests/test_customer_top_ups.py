@@ -173,7 +173,10 @@ def test_a_time_out_is_found_out_by_resume(
         with pytest.raises(DeadlineError) as raised:
             impatient.top_up(AMOUNT, card(number))
         assert raised.value.hop == "gateway"
-        assert [each.state for each in impatient.top_ups()] == ["open"]
+        (open_one,) = impatient.top_ups()
+        assert (open_one.state, open_one.waits_for, open_one.waits_until) == ("open", "gateway", None)
+        (pending,) = impatient.wallet().pending
+        assert (pending.kind, pending.since, pending.waits_for) == ("top_up", open_one.created, "gateway")
         # Another one would not begin before this one is known.
         with pytest.raises(DeadlineError):
             impatient.top_up(AMOUNT, card())
@@ -182,6 +185,8 @@ def test_a_time_out_is_found_out_by_resume(
         (done,) = patient.resume()
         assert (done.kind, done.outcome) == ("top-up", "charged" if late else "refused")
         assert late == (done.error is None)
+        assert patient.wallet().pending == ()
+        assert patient.top_ups()[0].waits_for is None
         assert patient.balance().amount == (AMOUNT if late else 0)
         assert patient.resume() == []
     check_books(world, AMOUNT if late else 0)

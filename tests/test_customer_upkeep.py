@@ -156,6 +156,35 @@ def test_no_draw_comes_next_to_a_purchase_or_a_swap(slow: Bazaar, time: Time) ->
         assert all(abs(draw - at) >= HOUR_MS - MINUTE_MS for at in done.values())
 
 
+def test_no_draw_comes_next_to_any_shop_session(slow: Bazaar, time: Time) -> None:
+    with slow.customer(1, clock=now) as market:
+        slow.world.fund(home(market).name, 4000)
+        wait(slow, time, 2 * HOUR_MS)
+        order = market.buy_now("sports", "PLAN").order_id
+        market.log_out()
+        # Without a login the draw waits, long due, and everything else is done.
+        while (open_ := due(market.tend())).keys() > {"draw"} or open_["draw"] > now():
+            wait(slow, time, 20 * MINUTE_MS)
+        # Asking takes up the order in a session of its own: neither a visit nor a purchase.
+        assert market.ask(order).order_id == order
+        asked = now()
+        while not (tended := market.tend(log_in=login_of(slow, market))).done:
+            assert due(tended)["draw"] >= asked + HOUR_MS - MINUTE_MS
+            wait(slow, time, 20 * MINUTE_MS)
+        assert works(tended) == [("draw", "done")]
+        assert now() - asked >= HOUR_MS - MINUTE_MS
+
+
+def test_no_swap_comes_next_to_the_account(slow: Bazaar, time: Time) -> None:
+    with slow.customer(1, clock=now) as market:
+        wait(slow, time, 2 * HOUR_MS)
+        market.buy_now("sports", "PLAN")
+        at = due(market.tend())["spread"]
+        wait(slow, time, at - now() + MINUTE_MS)
+        market.log_in(home(market).name, PASSWORD)
+        assert due(market.tend())["spread"] >= now() + HOUR_MS - MINUTE_MS
+
+
 def test_hurry_does_not_wait(slow: Bazaar) -> None:
     with slow.customer(0, allow_young=True) as market:
         slow.world.fund(home(market).name, 2000)

@@ -83,8 +83,18 @@ def test_a_dispute_is_answered_once(dash: Dashboard) -> None:
     order = sold(dash)
     assert "No open dispute" in dash.text("/disputes")
     decide_by = dash.world.now + DAY_MS
-    dash.world.ask(messages.DisputeOpened(order_id=order.order_id, kind="not_delivered", decide_by=decide_by))
+    claimed = messages.Arrived(
+        cells=1, expected=2, wrong=[messages.WrongFile(sku="PLAN", keys=True, digest=b"\xab" * 32)]
+    )
+    notice = messages.DisputeOpened(
+        order_id=order.order_id, kind="not_delivered", decide_by=decide_by, arrived=[claimed]
+    )
+    dash.world.ask(notice)
     assert "1 dispute to answer" in dash.text("/")
+    shown = dash.text("/disputes")
+    assert "1 of 2 cells came" in shown
+    assert "ab" * 32 in shown
+    assert "Nothing proves this" in shown
     page, address = "/disputes", f"/orders/{order.order_id.hex()}/dispute"
     dash.post(address, {"statement": " "}, status=422, page=page)
     shown = dash.post(address, {"statement": "It was <fetched>."}, status=200, page=page)

@@ -224,11 +224,12 @@ def test_it_stays_up_and_what_it_invites_to_works(state: Path) -> None:
             with browser.open(link.strip(), timeout=PATIENCE_S) as page:
                 assert heading in page.read().decode()
         assert sum(line.startswith("  ") for line in lines) == len(lines) == 8
-        # The last one watches until it is interrupted, and a person is asked before anything is paid.
+        # The last one watches until it is interrupted, and a person is asked before any money moves.
         script = "".join(line.strip() + "\n" for line in lines[:-1])
-        bought = "customer buy\n"
-        assert script.count(bought) == 1
-        ran = call("bash", "-eu", "-c", script.replace(bought, "customer buy --yes\n"), folder=state.parent)
+        for asks in ("customer buy\n", "customer withdraw\n"):
+            assert script.count(asks) == 1
+            script = script.replace(asks, asks.replace("\n", " --yes\n"))
+        ran = call("bash", "-eu", "-c", script, folder=state.parent)
         assert ran.returncode == 0, ran.stderr
         assert (state / "bought/guest/gpx-ridge.gpx").read_bytes() == (
             state / "goods/gpx-ridge.gpx"

@@ -124,9 +124,8 @@ def fields(struct: type[msgspec.Struct]) -> str:
             continue
         text = shape(msgspec.inspect.type_info(field.type))
         # RefusalCode has a table of its own.
-        later = (
-            "" if field.default is msgspec.NODEFAULT else f" (else {json.dumps(field.default, default=len)})"
-        )
+        default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        later = "" if default is msgspec.NODEFAULT else f" (else {json.dumps(default, default=len)})"
         found.append(f"{field.name}: {'refusal code' if field.type == messages.RefusalCode else text}{later}")
     return "; ".join(found)
 

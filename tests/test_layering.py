@@ -46,6 +46,7 @@ MAY_IMPORT = {
         "veilmart.ca": "certifies",
         "veilmart.certificates": "builds certificates",
         "veilmart.cli.certificates": "tells when certificates end",
+        "veilmart.doctor.certificates": "compares a home's certificate with its key and its CA",
     },
 }
 

@@ -78,7 +78,7 @@ def test_every_action_on_an_account_needs_a_reason(world: World, tmp_path: Path)
     password.write_text("correct horse")
     calls: list[tuple[str | Path, ...]] = [
         ("add", "bob", "--password-file", password),
-        ("credit", "alice", "1"),
+        ("credit", "alice", "1", "--yes"),
         ("disable", "alice"),
         ("enable", "alice"),
     ]

@@ -26,7 +26,8 @@ from samples import EXAMPLES
 from test_books import check, forging, write
 from world import World
 
-from broker_node import broker, ledger, payments, run, schema
+from broker_node import ledger, payments, run, schema
+from broker_node.refusals import refuse
 from broker_node.sends import Session as Sender
 from common import clock, messages, topics
 from common.config import DAY_MS, MINUTE_MS
@@ -209,7 +210,7 @@ def test_every_message_is_refused_or_said_to_be_harmless(scope: Any) -> None:
     assert kinds.keys() == set(PEERS[scope])
     for kind, sample in kinds.items():
         if kind not in payments.HARMLESS and scope != "merchant":
-            (send,) = broker._refusal(sender, sample, RefusedError(payments.REFUSAL))
+            (send,) = refuse(sender, sample, RefusedError(payments.REFUSAL))
             assert send.body.code == "payments_stopped"
             assert send.body.reference in {getattr(sample, field) for field in sample.__struct_fields__[:1]}
 

@@ -297,7 +297,7 @@ def test_a_merchant_asks_while_its_node_is_away_and_is_paid_when_it_is_back(worl
     assert ran("payout", "0.50").code == 2, "nobody has said where to"
     assert ran("payout", "0.50", "--all", "--to", IBAN).code == ran("payout").code == 2
     # In memory the node holds no lock: to the command it does not run.
-    late = ran("payout", "0.50", "--to", IBAN)
+    late = ran("payout", "0.50", "--to", IBAN, "--yes")
     assert (late.code, late.error["code"], late.error["hop"]) == (27, "timeout", "merchant")
     (stored,) = ran("payouts").data
     assert (stored["state"], stored["amount"], stored["destination"]) == ("asked", 50, IBAN)
@@ -306,21 +306,21 @@ def test_a_merchant_asks_while_its_node_is_away_and_is_paid_when_it_is_back(worl
 
     (waiting,) = operator("list").data
     assert (waiting["payout_id"], waiting["destination"]) == (stored["payout_id"], IBAN)
-    assert operator("confirm", "00" * 16, "--reason", "x").code == 3
-    assert operator("confirm", "yes", "--reason", "x").code == 2
-    done = operator("reject", stored["payout_id"], "--reason", "the account is closed").data
+    assert operator("confirm", "00" * 16, "--reason", "x", "--yes").code == 3
+    assert operator("confirm", "yes", "--reason", "x", "--yes").code == 2
+    done = operator("reject", stored["payout_id"], "--reason", "the account is closed", "--yes").data
     assert done["state"] == "rejected"
-    assert operator("confirm", stored["payout_id"], "--reason", "x").error["code"] == "rejected"
+    assert operator("confirm", stored["payout_id"], "--reason", "x", "--yes").error["code"] == "rejected"
     read_on(world)
     assert world.pump(lambda: ran("payouts").data[0]["state"] == "rejected")
     assert ran("payouts").data[0]["reason"] == "the account is closed"
     assert world.pump(lambda: ran("balance").data["available"] == 98)
 
-    assert ran("payout", "--all").code == 27, "where to is known from the last one"
+    assert ran("payout", "--all", "--yes").code == 27, "where to is known from the last one"
     world.pump(lambda: ran("payouts").data[1]["state"] == "requested")
     again = ran("payouts").data[1]
     assert (again["amount"], again["destination"]) == (98, IBAN)
-    operator("confirm", again["payout_id"], "--reason", "bank reference 17")
+    operator("confirm", again["payout_id"], "--reason", "bank reference 17", "--yes")
     read_on(world)
     assert world.pump(lambda: ran("payouts").data[1]["state"] == "confirmed")
     assert ran("balance").data["available"] == 0
@@ -334,7 +334,7 @@ def test_lists_are_csv_in_which_nothing_is_a_formula(world: World) -> None:
     home = world.root / "merchants" / "sports"
     earn(world, 98)
     assert world.pump(lambda: Treasury(shop.store).balance().available == 98)
-    veilmart("merchant", "payout", "0.50", "--to", '=1+1,"x"', "--home", home)
+    veilmart("merchant", "payout", "0.50", "--to", '=1+1,"x"', "--yes", "--home", home)
     world.pump(lambda: Treasury(shop.store).payouts()[0].state == "requested")
     listed = veilmart("broker", "payout", "list", "--csv", "--home", world.broker_home)
     (row,) = csv.DictReader(io.StringIO(listed.out))
@@ -376,7 +376,7 @@ def test_an_operator_decides_nothing_while_payments_are_stopped(
     request = payout(60)
     asked(keeper, request)
     break_the_books(world)
-    words = ("broker", "payout", "confirm", request.payout_id.hex(), "--reason", "paid", "--json")
+    words = ("broker", "payout", "confirm", request.payout_id.hex(), "--reason", "paid", "--yes", "--json")
     ran = veilmart(*words, "--home", world.broker_home)
     assert (ran.code, ran.error["code"]) == (4, "payments_stopped")
     with world.broker.store.immediate() as tx:

@@ -46,7 +46,8 @@ TOLD_TO_MERCHANTS = {
     "Forward": ("reference", "token", "sealed"),
     "ForwardOrder": ("order_id", "amount", "currency", "deadline", "claim_lock", "status_lock", "sealed"),
     "OrderOutcome": ("order_id", "outcome"),
-    "DisputeOpened": ("order_id", "kind", "decide_by"),
+    # What its customer says arrived of its own sale, where the customer shows it.
+    "DisputeOpened": ("order_id", "kind", "decide_by", "arrived"),
     "DisputeAnswered": ("order_id",),
     "RefundTaken": ("refund", "amount", "left"),
     "Refused": ("reference", "code"),

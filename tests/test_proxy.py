@@ -129,7 +129,7 @@ def test_everything_goes_through_the_proxy(
         assert proxied.customer("status", "--market", market_file)["broker"]["state"] == "online"
         proxied.customer("signup", "alice", "--password-file", password)
         fund(proxied.market, "alice")
-        proxied.customer("withdraw")
+        proxied.customer("withdraw", "--yes")
         proxied.customer("buy", "sports", "RIDGE", "--yes")
         (file,) = proxied.customer("download", "--last", "--to", tmp_path / "bought")["files"]
     assert Path(file["path"]).read_bytes() == CONTENT

@@ -19,7 +19,7 @@ import pytest
 import structlog
 from cli import Terminal, veilmart
 from customer_shop import PASSWORD
-from readme import ROOT, sections
+from readme import ROOT, sections, text_of
 from real_market import RealMarket, environment
 from world import World
 
@@ -41,7 +41,7 @@ def found(pattern: str) -> str:
     return match[1]
 
 
-SESSION = found(r"```console\n(.*?)```")
+SESSION = text_of("first session")
 
 
 # --- by hand -------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def program(
         market.withdraw()
     # The program names no bus: it gets the one in memory.
     monkeypatch.setattr(customer_node, "Market", connected)
-    code = compile(found(r"## From a program\n\n```python\n(.*?)```"), "README.md", "exec")
+    code = compile(text_of("program"), "README.md", "exec")
 
     capsys.readouterr()
 

@@ -131,7 +131,7 @@ def earn(shop: Shop) -> None:
 
 
 def dispute(shop: Shop, order_id: bytes) -> None:
-    notice = messages.DisputeOpened(order_id=order_id, kind="not_delivered", decide_by=shop.now)
+    notice = messages.DisputeOpened(order_id=order_id, kind="not_delivered", decide_by=shop.now, arrived=[])
     kept = messages.OutcomeKept(order_id=order_id, outcome="disputed")
     assert kept in shop.ask(notice)
     Disputes(shop.store).answer(order_id, "It was fetched")

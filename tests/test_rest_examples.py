@@ -55,7 +55,7 @@ class Shell:
         """Run a block; gives what it printed, each line of JSON read."""
         lines = [
             re.sub(r"127\.0\.0\.1:(\d+)", lambda found: f"127.0.0.1:{self.ports[found[1]]}", line)
-            for line in block(name, DOCUMENT)
+            for line in block(name)
         ]
         script = "\n".join(["set -euo pipefail", *self.set, *(f"{line}; echo" for line in lines if line)])
         ran = call("bash", "-c", script, folder=self.folder, **self.variables)

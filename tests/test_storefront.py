@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from conftest import Time
-from customer_shop import PASSWORD, PRICES, Bazaar, content, home, lose
+from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home, lose
 from fronts import Front, bazaar, front, gate, opened
 from test_customer_refunds import deaf
 from test_storefront_account import code, secret_on
 
 from broker_node import totp
 from common import clock, config
+from common.config import HOUR_MS
 from common.errors import NotFoundError
+from customer_node import schema
 from customer_node.views import OrderView
 from customer_node.web.desk import SIDE, BothOpenError, Delivery, Side
 from customer_node.web.orders import timeline
@@ -109,6 +114,51 @@ def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:
     time.advance(visit.until - clock.now_ms())
     onward = front.browser.get(waiting)
     assert (onward.status, onward.headers["location"]) == (303, "/wallet/top-up")
+
+
+@pytest.fixture
+def slow(tmp_path: Path, time: Time) -> Iterator[Front]:
+    """A shop in a market whose coins rest for an hour; the profile's have rested."""
+    built = build(tmp_path, minimum_age_seconds=3600)
+    with built.customer(clock=clock.now_ms) as market:
+        profile = home(market)
+        market.log_out()
+        built.world.fund(profile.name, 4000)
+    time.advance(2 * HOUR_MS)
+    yield from opened(built, profile)
+    built.world.close()
+
+
+def test_the_account_keeps_the_minimum_age_after_a_visit(slow: Front, time: Time) -> None:
+    visited = clock.now_ms()
+    assert slow.browser.get("/catalog").status == 200
+    visit = slow.desk.reading.visit()
+    assert visit is not None
+    time.advance(visit.until - clock.now_ms())
+    # The visit is over by itself, and not for long enough.
+    assert slow.desk.reading.visit() is None
+    page = slow.browser.get("/account")
+    assert (gate(page), "You have just been in the shops" in page.text) == ("shop", True)
+    waiting = slow.post("/visit/wait", onward="/account").headers["location"]
+    assert visited + HOUR_MS <= slow.desk.wait_until <= clock.now_ms() + 2 * HOUR_MS
+    time.advance(slow.desk.wait_until - clock.now_ms() - 1000)
+    assert "Waiting until the visit is far enough away" in slow.browser.get(waiting).text
+    time.advance(1000)
+    assert slow.browser.get(waiting).headers["location"] == "/account"
+    assert gate(slow.browser.get("/account")) == ""
+
+
+def test_whoever_does_not_want_to_wait_is_asked_once_for_each_visit(slow: Front) -> None:
+    slow.browser.get("/catalog")
+    assert gate(slow.browser.get("/account")) == "shop"
+    slow.post("/visit/leave", onward="/account")
+    login = {"login-name": "customer1", "password": PASSWORD}
+    assert slow.post("/account/login", **login).status == 303
+    assert slow.post("/account/withdraw", bundles="1").status == 303
+    slow.log_out()
+    assert gate(slow.browser.get("/account")) == ""
+    slow.browser.get("/catalog")
+    assert gate(slow.browser.get("/account")) == "shop"
 
 
 def test_nobody_is_led_elsewhere_by_a_form(front: Front) -> None:
@@ -313,6 +363,21 @@ def test_every_state_of_an_order_has_its_road(state: Any, steps: str) -> None:
     assert "12 of 12" not in timeline(replace(order, cells=None))[-1].text
 
 
+def test_a_dispute_says_by_when_it_is_decided_and_that_it_is_overdue(front: Front, time: Time) -> None:
+    front.log_out()
+    front.add()
+    front.post("/pay", key=front.review())
+    front.settled()
+    (order,) = front.desk.reading.orders()
+    with front.desk.reading._context.profile.store.immediate() as tx:
+        disputed = {"state": "disputed", "standing": "disputed", "decide_by": clock.now_ms() + config.HOUR_MS}
+        tx.execute(sa.update(schema.orders).values(disputed))
+    path = f"/orders/{order.order_id}"
+    assert "The operator decides by " in front.browser.get(path).text
+    time.advance(2 * config.HOUR_MS)
+    assert "It is overdue since " in front.browser.get(path).text
+
+
 # --- account -------------------------------------------------------------------------------------------
 
 
@@ -350,6 +415,8 @@ def test_a_charge_that_is_not_known_yet_says_not_to_pay_again(front: Front) -> N
     assert "Do not pay again before it is known" in answer.text
     wallet = front.browser.get("/wallet").text
     assert "Not known yet" in wallet
+    assert "<td>A payment by card</td>" in wallet
+    assert "<td>the payment gateway, without a limit</td>" in wallet
     assert 'action="/account/resume"' in wallet
     assert front.post("/account/resume").headers["location"] == "/account"
 

@@ -44,6 +44,7 @@ START_SECONDS: Final = 20.0
 PORT_GRACE_SECONDS: Final = 2.0  # a Mosquitto that was just ended may still hold its port
 POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 1.0
+MAXIMUM_PORT: Final = 65535
 _LISTENERS: Final = 2
 
 
@@ -74,10 +75,17 @@ def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
     except OSError as error:
         raise UsageError(f"there is no bus in {bus_home}", "Make one with `veilmart init`.") from error
     words = [line.split() for line in lines if line.startswith("listener ")]
-    if len(words) != _LISTENERS or any(len(each) != 3 or not each[1].isdigit() for each in words):  # noqa: PLR2004 - "listener PORT HOST"
-        raise UsageError(f"{path} does not have two lines `listener PORT HOST`")
+    if len(words) != _LISTENERS or not all(_names_a_listener(each) for each in words):
+        raise UsageError(
+            f"{path}: `listener PORT HOST` has to stand there twice",
+            "Write the public listener first and the nodes' second, with ports up to 65535.",
+        )
     public, nodes = (Listener(host, int(port)) for _, port, host in words)
     return public, nodes
+
+
+def _names_a_listener(words: list[str]) -> bool:
+    return len(words) == 3 and words[1].isdigit() and 0 < int(words[1]) <= MAXIMUM_PORT  # noqa: PLR2004 - "listener PORT HOST"
 
 
 def find_mosquitto() -> str:
@@ -168,7 +176,9 @@ def _await_ready(
                 return False
             if code is not None:
                 raise VeilmartError(
-                    f"Mosquitto ended with code {code} while starting; its reason stands above"
+                    f"Mosquitto ended with code {code} while starting; its reason stands above",
+                    f"Correct {bus_home / CONFIGURATION_FILE} or the file that it names; `veilmart doctor` "
+                    "looks at them.",
                 )
             if time.monotonic() > deadline:
                 raise VeilmartError(f"Mosquitto did not answer within {START_SECONDS:.0f} seconds")

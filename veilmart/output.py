@@ -40,6 +40,8 @@ import msgspec
 from common.envelope import plain
 from common.errors import UsageError, VeilmartError
 
+CONTRACT: Final = 1
+"""The version of what scripts rely on (docs/cli.md). It grows with a change that may break one of them."""
 INTERRUPTED: Final = 130
 _KEPT: Final = frozenset("\n\t")
 _FORMULAS: Final = frozenset("=+-@")

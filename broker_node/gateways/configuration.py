@@ -21,6 +21,7 @@ from broker_node.payment_gateway import PaymentGateway
 from common.config import Limits
 from common.errors import UsageError
 from common.keys import PRIVATE_FILE_MODE, replace_file
+from common.settings import read_settings
 
 Kind: TypeAlias = Literal["none", "sandbox", "stripe"]
 
@@ -42,14 +43,12 @@ def load(home: Path) -> Settings:
     path = home / SETTINGS_FILE
     if not path.exists():
         return Settings()
-    try:
-        settings = msgspec.toml.decode(path.read_bytes(), type=Settings)
-    except msgspec.MsgspecError as error:
-        raise UsageError(
-            f"{path} is not valid: {error}", "`veilmart broker gateway use` writes it."
-        ) from error
+    settings = read_settings(path, Settings, "`veilmart broker gateway use` writes this file.")
     if settings.api_base and not settings.api_base.startswith(("https://", _LOOPBACK)):
-        raise UsageError(f"{path}: cards travel over https only")
+        raise UsageError(
+            f"{path}: api_base is not https, which alone cards travel over",
+            "Remove the line for Stripe's own.",
+        )
     return settings
 
 

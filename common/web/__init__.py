@@ -24,7 +24,6 @@ Public names, by module:
     explained Explained: an error as a page says it; `explain`, the default wording
     events    stream(site, render, every_ms=): server-sent events, one whenever what is shown changes
     images    scaled(data, width) -> Scaled: a picture in the size that a page needs
-    worker    Worker: the one thread that owns what is not thread-safe
     server    Address.free(port), serve(site, app, address, announce)
     api       ApiToken: the bearer token that protects /api/
 

@@ -123,7 +123,8 @@ class AccountPages:
         """Move bundles from the account into the wallet."""
         form = await forms.read(request)
         bundles = form.number("bundles", least=1, most=MAXIMUM_BUNDLES)
-        moved = await self._desk.ask(lambda market: market.withdraw(bundles))
+        # `modes` has asked already, where a visit was near.
+        moved = await self._desk.ask(lambda market: market.withdraw(bundles, hurried=True))
         amount = format_amount(moved.amount, moved.currency)
         text = f"{amount} and {moved.tickets} tickets are in your wallet now."
         self._desk.site.notice(request, text, "good")

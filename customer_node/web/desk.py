@@ -27,7 +27,7 @@ from starlette.responses import Response
 
 from common.errors import NotFoundError, RejectedError, VeilmartError
 from common.web.site import Site
-from common.web.worker import Worker
+from common.worker import Worker
 from customer_node.browse import LISTED_MS
 from customer_node.market import Market
 from customer_node.reading import Reading
@@ -110,6 +110,8 @@ class Desk:
         self.downloads = downloads
         self.wait_until = 0
         """Until when the customer chose to wait before the account is opened; 0 for no wait."""
+        self.accepted_until = 0
+        """Until when the account comes next to a visit that was left, as the customer accepted."""
         self.names: dict[str, str] = {}
         """The merchants' names by their ids, as far as they were read off their cards."""
         self._listed: tuple[int, tuple[MerchantView, ...]] | None = None

@@ -1,10 +1,12 @@
 """Account and visits apart: what stands between them, and says what crossing over costs.
 
     shopping    pages that ask a merchant     not while the account is open: log out first
-    accounting  pages that open the account   not while a visit is open: wait for its end, or leave it
+    accounting  pages that open the account   not while a visit is open or the market's minimum age after it:
+                                              wait, or leave the shops and go on
 
 Whoever runs the market sees an anonymous visit end and a login begin. The nearer these are to each other,
-the better the guess that both are one person; the bus sees both addresses in any case.
+the better the guess that both are one person; the bus sees both addresses in any case. Who does not want to
+wait has read what that costs, and is not asked again before the next visit.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def shopping(desk: Desk, handler: Handler) -> Handler:
     async def guarded(request: Request) -> Response:
         if desk.reading.logged_in():
             return desk.page(request, "leave_account.html", status=409, onward=_onward(request))
+        desk.accepted_until = 0
         SIDE.set("shop")
         return await handler(request)
 
@@ -36,10 +39,11 @@ def shopping(desk: Desk, handler: Handler) -> Handler:
 
 
 def accounting(desk: Desk, handler: Handler) -> Handler:
-    """Let a page that opens the account in only while no visit is open."""
+    """Let a page that opens the account in only apart from visits, or where that cost was accepted."""
 
     async def guarded(request: Request) -> Response:
-        if desk.reading.visit() is not None and not desk.reading.logged_in():
+        free_at, is_visiting = desk.reading.account_free_at(), desk.reading.visit() is not None
+        if (is_visiting or free_at > desk.accepted_until) and not desk.reading.logged_in():
             wallet = desk.reading.wallet()
             buying = bool(desk.reading.cart().lines)
             return desk.page(
@@ -49,6 +53,7 @@ def accounting(desk: Desk, handler: Handler) -> Handler:
                 onward=_onward(request),
                 wallet=wallet,
                 buying=buying,
+                free_at=free_at,
                 waiting=desk.wait_until > desk.reading.now(),
                 wait_until=desk.wait_until,
             )
@@ -83,22 +88,23 @@ class ModePages:
         """End the visits at once."""
         form = await forms.read(request)
         await self._desk.leave_shops()
-        self._desk.wait_until = 0
+        self._desk.accepted_until, self._desk.wait_until = self._desk.reading.account_free_at(), 0
         return self._desk.site.redirect(form.text("onward"))
 
     async def wait(self, request: Request) -> Response:
-        """Choose a time after the visit's end, and a random one where coins rest at all."""
+        """Choose a time at which the account is apart from visits, or a random part of the age later."""
         form = await forms.read(request)
-        visit, reading = self._desk.reading.visit(), self._desk.reading
+        reading = self._desk.reading
         rest_ms = 1000 * await self._desk.ask(lambda market: market.market.minimum_age_seconds)
-        begin = visit.until if visit else reading.now()
+        begin = reading.account_free_at() or reading.now()
         self._desk.wait_until = begin + (secrets.randbelow(rest_ms) if rest_ms else 0)
         return self._desk.site.redirect(f"/visit/waiting?onward={form.text('onward')}")
 
     async def waiting(self, request: Request) -> Response:
         """Show how long it still takes; the page goes on by itself."""
         onward = request.query_params.get("onward", "/account")
-        if self._desk.reading.visit() is None and self._desk.reading.now() >= self._desk.wait_until:
+        reading = self._desk.reading
+        if not reading.account_free_at() and reading.now() >= self._desk.wait_until:
             return self._desk.site.redirect(onward)
         return self._desk.page(request, "waiting.html", onward=onward, wait_until=self._desk.wait_until)
 

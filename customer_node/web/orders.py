@@ -16,6 +16,7 @@ from common.errors import NotFoundError
 from common.money import format_amount
 from common.web import events, forms
 from common.web.events import Piece
+from common.web.site import moment
 from customer_node.disputes import DISPUTABLE
 from customer_node.views import OrderView
 from customer_node.web.desk import Delivery, Desk
@@ -106,7 +107,7 @@ class OrderPages:
         files = [(path.name, path.is_file(), _size(path)) for path in order.files]
         return {
             "order": order,
-            "steps": timeline(order, delivery),
+            "steps": timeline(order, delivery, self._desk.reading.now()),
             "files": files,
             "running": running,
             "trouble": explain(delivery.error) if failed and delivery and delivery.error else None,
@@ -181,8 +182,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def timeline(order: OrderView, delivery: Delivery | None = None) -> list[Step]:
-    """Give the stops of an order's road, as far as it has come."""
+def timeline(order: OrderView, delivery: Delivery | None = None, now: int = 0) -> list[Step]:
+    """Give the stops of an order's road, as far as it has come at `now`."""
     road = [
         ("You", "Order written down", "It is stored here with its coins before the first byte is sent."),
         ("Broker", "Money held", "The broker holds the coins, and cannot read what you buy."),
@@ -193,14 +194,24 @@ def timeline(order: OrderView, delivery: Delivery | None = None) -> list[Step]:
     if order.state in ("refused", "refundable", "refunded"):
         return _given_back(order, road)
     failed = delivery is not None and delivery.error is not None
-    now = MERCHANTS_TURN if order.state == "placed" else _REACHED.get(order.state, 0)
+    reached = MERCHANTS_TURN if order.state == "placed" else _REACHED.get(order.state, 0)
     steps = [
-        Step(hop, title, text, _step_state(number, now, failed=failed))
+        Step(hop, title, text, _step_state(number, reached, failed=failed))
         for number, (hop, title, text) in enumerate(road)
     ]
     if order.state == "disputed":
-        steps.append(Step("Operator", "Disputed", "The money is frozen until the dispute is decided.", "now"))
+        steps.append(Step("Operator", "Disputed", _frozen(order, now), "now"))
     return steps
+
+
+def _frozen(order: OrderView, now: int) -> str:
+    text = "The money is frozen until the dispute is decided."
+    if order.waits_until is None:
+        return text
+    by = moment(order.waits_until)
+    return (
+        f"{text} It is overdue since {by}." if order.overdue(now) else f"{text} The operator decides by {by}."
+    )
 
 
 def _step_state(number: int, now: int, *, failed: bool) -> StepState:

@@ -70,7 +70,6 @@ class WalletPages:
         """Show what the wallet holds; asks nobody."""
         wallet, top_ups = self._desk.reading.wallet(), self._desk.reading.top_ups()
         kinds: Counter[str] = Counter(each.kind for each in wallet.pending)
-        kinds["top_up"] = sum(each.state == "open" for each in top_ups)
         return self._desk.page(
             request,
             "wallet.html",
@@ -171,7 +170,7 @@ def _counted(kinds: Counter[str], *wanted: str) -> list[str]:
 def _draw(market: Market, amount: int) -> int:
     """Move as much of an amount as whole bundles hold."""
     bundles = min(MAXIMUM_BUNDLES, amount // BUNDLE)
-    return market.withdraw(bundles).amount if bundles else 0
+    return market.withdraw(bundles, hurried=True).amount if bundles else 0
 
 
 def _amount(form: Form, currency: str) -> int:

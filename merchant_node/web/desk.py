@@ -18,7 +18,7 @@ from common.config import Limits
 from common.errors import NotFoundError, UsageError
 from common.store import Store
 from common.web.site import Site
-from common.web.worker import Worker
+from common.worker import Worker
 from merchant_node.content import ContentFolder
 from merchant_node.disputes import Disputes
 from merchant_node.figures import Figures

@@ -7,6 +7,7 @@ for the broker's imports.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
@@ -21,10 +22,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from common.errors import UsageError, VeilmartError
-from veilmart.output import IncompleteError, InternalError, Output, StoppedError
+from veilmart.cli.examples import EXAMPLES, epilog, show_examples
+from veilmart.cli.variables import COMPLETION_VARIABLE, DEBUG_VARIABLE
+from veilmart.output import CONTRACT, IncompleteError, InternalError, Output, StoppedError
 
 JSON_OPTION: Final = "--json"
-DEBUG_VARIABLE: Final = "VEILMART_DEBUG"
 CUSTOMER: Final = "customer"
 
 
@@ -42,21 +44,33 @@ COMMANDS: Final[dict[str, Lazy]] = {
     "status": Lazy(
         "veilmart.cli.market", "Show who is reachable, and which certificates end soon.", "status"
     ),
+    "doctor": Lazy("veilmart.cli.doctor", "Find out what is wrong here, and what to do.", "doctor"),
     "bus": Lazy("veilmart.cli.bus", "Mosquitto: run it."),
     "broker": Lazy("veilmart.cli.broker", "The broker: run it, accounts, ledger."),
     "ca": Lazy("veilmart.cli.ca", "The market's certificate authority: sign, renew, revoke."),
     "merchant": Lazy("veilmart.cli.merchant", "A merchant: join, products, run, orders."),
     "customer": Lazy("veilmart.cli.customer", "A customer: join, browse, buy, download."),
     "audit": Lazy("veilmart.cli.audit", "Public events: watch them."),
+    "completion": Lazy(
+        "veilmart.cli.completion", "Print what makes a shell complete commands and options.", "completion"
+    ),
     "demo": Lazy("veilmart.cli.demo", "A whole market on this machine, and who saw what.", "demo"),
 }
 
 
+CUSTOMERS: Final = (
+    *("join", "signup", "login", "logout", "balance", "withdraw", "topup", "topups", "passwd", "totp"),
+    *("account", "merchants", "search", "show", "image", "buy", "cart", "orders", "download", "resume"),
+    *("order", "receipt", "invoice", "wallet", "web"),
+)
+"""Customers' commands, for a shell that completes: they need no `customer` in front."""
+
+
 def load(name: str) -> Any:
-    """Import a command of the root."""
+    """Import a command of the root, whose help then ends with examples."""
     found = COMMANDS[name]
     command: Any = get_command(import_module(found.module).app)
-    return command if found.leaf is None else command.commands[found.leaf]
+    return show_examples(command if found.leaf is None else command.commands[found.leaf], name)
 
 
 class Root(TyperGroup):
@@ -66,6 +80,16 @@ class Root(TyperGroup):
         super().__init__(**settings)
         for name, found in COMMANDS.items():
             self.commands[name] = TyperCommand(name, callback=None, help=found.summary, rich_markup_mode=None)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name the commands; to a shell that completes, those too that may leave `customer` out."""
+        return [*self.commands, *(CUSTOMERS if ctx.resilient_parsing else ())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Give a command by its name; of a customer's, where a shell completes, the name alone."""
+        if ctx.resilient_parsing and cmd_name in CUSTOMERS:
+            return TyperCommand(cmd_name, callback=None, rich_markup_mode=None)
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Give the command that is called; customers' commands need no `customer` in front."""
@@ -82,15 +106,17 @@ app = typer.Typer(
     cls=Root,
     add_completion=False,
     rich_markup_mode=None,
-    epilog="--json anywhere prints one line of JSON. Customers' commands may leave `customer` out.",
+    epilog="--json anywhere prints one line of JSON. Customers' commands may leave `customer` out.\n\n"
+    + epilog(EXAMPLES[""]),
 )
 
 
-def _version(wanted: bool | None) -> None:  # noqa: FBT001 - the shape of Typer's callbacks
+def _version(context: typer.Context, wanted: bool | None) -> None:  # noqa: FBT001 - the shape of Typer's callbacks
     if wanted:
         from importlib.metadata import version  # noqa: PLC0415 - rarely needed, and slow
 
-        typer.echo(version("veilmart"))
+        found = version("veilmart")
+        context.obj.show({"version": found, "contract": CONTRACT}, found)
         raise typer.Exit
 
 
@@ -106,6 +132,10 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETION_VARIABLE in os.environ:
+        from veilmart.cli.completion import complete  # noqa: PLC0415 - only for a shell that completes
+
+        return complete(get_command(app))
     words, as_json = _take_json(words)
     output = Output(as_json=as_json)
     try:
@@ -124,9 +154,17 @@ def _take_json(words: list[str]) -> tuple[list[str], bool]:
 
 
 def _guarded(words: list[str], output: Output) -> int:
+    said = io.StringIO()
     try:
-        _invoke(words, output)
+        # Help is text; where JSON was asked for it comes in the envelope like everything else.
+        if output.as_json and "--help" in words:
+            with contextlib.redirect_stdout(said):
+                _invoke(words, output)
+        else:
+            _invoke(words, output)
     except typer.Exit as ended:
+        if said.getvalue():
+            output.show({"help": said.getvalue()})
         return ended.exit_code
     except IncompleteError as incomplete:
         return output.fail_incomplete(incomplete)

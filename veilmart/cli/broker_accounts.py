@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from broker_node import accounts, administration
 from common import clock, money
 from common.errors import UsageError
-from veilmart.cli.broker_store import broker_store
-from veilmart.cli.homes import Home, PasswordFile, Reason, output
+from veilmart.cli.broker_store import Desk, act_with_consent, broker_store
+from veilmart.cli.consent import DryRun
+from veilmart.cli.homes import Home, PasswordFile, Reason, Yes, output
 from veilmart.cli.passwords import read_password
 from veilmart.output import Table
 
@@ -52,19 +53,31 @@ def credit_account(
     name: Name,
     amount: Annotated[str, typer.Argument(help="In the market's currency, such as 50.00.")],
     reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     home: Home = None,
 ) -> None:
-    """Grant an account some balance."""
-    with broker_store(home) as desk:
+    """Grant an account some balance. Shows what it then has, and asks."""
+
+    def act(desk: Desk) -> tuple[int, int]:
         units = money.parse_amount(amount, desk.currency)
         if not units:
             raise UsageError("There is nothing to credit.", "Give an amount above zero.")
-        balance = administration.credit(
-            desk.tx, desk.audit, name, units, reason, clock.now_ms(), clock.random_bytes
-        )
-    credited, now_has = (money.format_amount(each, desk.currency) for each in (units, balance))
-    data = {"name": name, "credited": units, "balance": balance, "currency": desk.currency}
-    output(context).show(data, f"credited {credited} to {name}, who now has {now_has}")
+        now, random = clock.now_ms(), clock.random_bytes
+        return units, administration.credit(desk.tx, desk.audit, name, units, reason, now, random)
+
+    def describe(outcome: tuple[int, int], currency: str) -> tuple[str, dict[str, Any]]:
+        credited, then_has = (money.format_amount(each, currency) for each in outcome)
+        data = {"name": name, "credited": outcome[0], "balance": outcome[1], "currency": currency}
+        return f"credit {credited} to {name}, who then has {then_has}", data
+
+    done = act_with_consent(output(context), home, act, describe, yes=yes, dry_run=dry_run)
+    if done is not None:
+        (units, balance), currency = done
+        credited, now_has = (money.format_amount(each, currency) for each in (units, balance))
+        data = {"name": name, "credited": units, "balance": balance, "currency": currency}
+        output(context).show(data, f"credited {credited} to {name}, who now has {now_has}")
 
 
 @app.command("disable")
@@ -92,14 +105,25 @@ def close_account(
     settle: Annotated[
         bool, typer.Option("--settle", help="Take back what is left on it; you have paid it out elsewhere.")
     ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     home: Home = None,
 ) -> None:
-    """Close an account for good. Its name stays taken."""
-    with broker_store(home) as desk:
+    """Close an account for good. Its name stays taken. Shows what is left on it, and asks."""
+
+    def act(desk: Desk) -> int:
         now, random = clock.now_ms(), clock.random_bytes
-        rest = administration.close(desk.tx, desk.audit, name, reason, now, random, settle=settle)
-    data = {"name": name, "state": "closed", "settled": rest, "currency": desk.currency}
-    output(context).show(data, f"{name} is closed; settled {money.format_amount(rest, desk.currency)}")
+        return administration.close(desk.tx, desk.audit, name, reason, now, random, settle=settle)
+
+    def describe(rest: int, currency: str) -> tuple[str, dict[str, Any]]:
+        data = {"name": name, "state": "closed", "settled": rest, "currency": currency}
+        return f"close {name} for good and settle {money.format_amount(rest, currency)}", data
+
+    done = act_with_consent(output(context), home, act, describe, yes=yes, dry_run=dry_run)
+    if done is not None:
+        rest, currency = done
+        data = {"name": name, "state": "closed", "settled": rest, "currency": currency}
+        output(context).show(data, f"{name} is closed; settled {money.format_amount(rest, currency)}")
 
 
 @app.command("reset-totp")

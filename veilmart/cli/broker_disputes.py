@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -9,9 +10,12 @@ import typer
 
 from broker_node import disputes
 from broker_node.disputes import DisputeView
-from common import clock, codec, money
-from veilmart.cli.broker_store import broker_store
-from veilmart.cli.homes import Home, Reason, output
+from common import clock, codec, messages, money
+from common.receipts import digest_of
+from veilmart.cli import arrived
+from veilmart.cli.broker_store import Desk, act_with_consent, broker_store
+from veilmart.cli.consent import DryRun
+from veilmart.cli.homes import Home, Reason, Yes, output
 from veilmart.cli.times import minute_of
 from veilmart.output import Table, View
 
@@ -58,33 +62,64 @@ def show_dispute(context: typer.Context, order: OrderId, home: Home = None) -> N
 
 
 @app.command("refund")
-def refund_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+def refund_dispute(
+    context: typer.Context,
+    order: OrderId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Give the customer the money back. Both sides are told; the customer reads the reason."""
-    _decide(context, order, "refunded", reason, home)
+    _decide(context, order, "refunded", reason, home, yes=yes, dry_run=dry_run)
 
 
 @app.command("settle")
-def settle_dispute(context: typer.Context, order: OrderId, reason: Reason, home: Home = None) -> None:
+def settle_dispute(
+    context: typer.Context,
+    order: OrderId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Pay the merchant. Both sides are told; the customer reads the reason."""
-    _decide(context, order, "settled", reason, home)
+    _decide(context, order, "settled", reason, home, yes=yes, dry_run=dry_run)
 
 
 def _decide(
-    context: typer.Context, order: str, decision: disputes.Decision, reason: str, home: Path | None
+    context: typer.Context,
+    order: str,
+    decision: disputes.Decision,
+    reason: str,
+    home: Path | None,
+    *,
+    yes: bool,
+    dry_run: bool,
 ) -> None:
-    with broker_store(home) as desk:
+    disputed: list[DisputeView] = []
+
+    def act(desk: Desk) -> DisputeView:
         found = disputes.find(desk.tx, order)
-        decided = disputes.decide(
-            desk.tx,
-            desk.audit,
-            desk.limits,
-            found.order_id,
-            decision,
-            reason,
-            clock.now_ms(),
-            clock.random_bytes,
+        disputed.append(found)
+        now, random = clock.now_ms(), clock.random_bytes
+        return disputes.decide(
+            desk.tx, desk.audit, desk.limits, found.order_id, decision, reason, now, random
         )
-    _show(context, decided, desk.currency)
+
+    def describe(decided: DisputeView, currency: str) -> tuple[str, dict[str, Any]]:
+        left = money.format_amount(disputed[-1].left, currency)
+        deed = {
+            "refunded": f"give the customer {left} back, and {decided.merchant} nothing",
+            "settled": f"pay {decided.merchant} {left}, and give the customer nothing back",
+        }[decision]
+        return f"{deed}, for order {decided.order_id.hex()}", _data(decided, currency)
+
+    done = act_with_consent(output(context), home, act, describe, yes=yes, dry_run=dry_run)
+    if done is not None:
+        _show(context, *done)
 
 
 def _overdue(dispute: DisputeView, now: int) -> bool:
@@ -104,25 +139,73 @@ def _show(context: typer.Context, dispute: DisputeView, currency: str) -> None:
         ("the customer says", dispute.statement or "nothing"),
         ("the merchant says", dispute.answer or "nothing yet"),
         ("the evidence says", dispute.finding),
+        *((arrived.CLAIMED, text) for text in arrived.told(dispute.arrived)),
         ("decided because", dispute.reason or ""),
     ]
     views: list[View] = [Table(("field", "value"), [fact for fact in facts if fact[1] != ""])]
     if dispute.evidence is not None:
-        lines = codec.RECEIPT.unpack(dispute.evidence.receipt).lines
-        rows = [
-            (
-                line.sku,
-                line.title,
-                line.quantity,
-                money.format_amount(line.amount, currency),
-                line.file_name,
-                line.size,
-                line.digest.hex(),
-            )
-            for line in lines
-        ]
-        views.append(Table(("sku", "title", "quantity", "amount", "file", "size", "SHA-256"), rows))
+        views += _signed(dispute.evidence, currency)
     output(context).show(_data(dispute, currency), *views)
+
+
+def _signed(evidence: messages.Evidence, currency: str) -> list[View]:
+    """Show receipt and records: both say what was promised, and both are signed.
+
+    A record that no line of the receipt names is the merchant's too, of another product or version.
+    """
+    lines = [
+        (
+            line.sku,
+            line.title,
+            line.quantity,
+            money.format_amount(line.amount, currency),
+            line.file_name,
+            line.size,
+            line.digest.hex(),
+        )
+        for line in codec.RECEIPT.unpack(evidence.receipt).lines
+    ]
+    records = [
+        (
+            record.sku,
+            record.version,
+            record.title,
+            record.variant,
+            money.format_amount(record.price, record.currency),
+            "yes" if record.keys else "no",
+            record.file_name,
+            record.size,
+            record.digest.hex(),
+            "yes" if named else "no",
+            record.description,
+        )
+        for record, named in _records(evidence)
+    ]
+    promised = (
+        "record of",
+        "version",
+        "title",
+        "variant",
+        "price",
+        "keys",
+        "file",
+        "size",
+        "SHA-256",
+        "in the receipt",
+    )
+    return [
+        Table(("sku", "title", "quantity", "amount", "file", "size", "SHA-256"), lines),
+        Table((*promised, "description"), records),
+    ]
+
+
+def _records(evidence: messages.Evidence) -> list[tuple[messages.ProductRecord, bool]]:
+    """Give the records, and whether the receipt names each."""
+    named = {line.record for line in codec.RECEIPT.unpack(evidence.receipt).lines}
+    return [
+        (codec.PRODUCT_RECORD.unpack(each.record), digest_of(each.record) in named)
+        for each in evidence.records
+    ]
 
 
 def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
@@ -142,9 +225,17 @@ def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
         "finding": dispute.finding,
         "reason": dispute.reason,
         "decided": dispute.decided,
-        "receipt": None
-        if dispute.evidence is None
-        else [
+        "arrived": arrived.data_of(dispute.arrived),
+        **_evidence_data(dispute.evidence),
+    }
+
+
+def _evidence_data(evidence: messages.Evidence | None) -> dict[str, Any]:
+    """Give what is signed: as fields, and as the bytes that anybody can verify (base64)."""
+    if evidence is None:
+        return {"receipt": None, "records": None, "evidence": None}
+    return {
+        "receipt": [
             {
                 "sku": line.sku,
                 "title": line.title,
@@ -154,6 +245,38 @@ def _data(dispute: DisputeView, currency: str) -> dict[str, Any]:
                 "size": line.size,
                 "sha256": line.digest.hex(),
             }
-            for line in codec.RECEIPT.unpack(dispute.evidence.receipt).lines
+            for line in codec.RECEIPT.unpack(evidence.receipt).lines
         ],
+        "records": [
+            {
+                "sku": record.sku,
+                "version": record.version,
+                "title": record.title,
+                "description": record.description,
+                "category": record.category,
+                "tags": record.tags,
+                "variant": record.variant,
+                "price": record.price,
+                "currency": record.currency,
+                "keys": record.keys,
+                "file_name": record.file_name,
+                "size": record.size,
+                "sha256": record.digest.hex(),
+                "in_receipt": named,
+            }
+            for record, named in _records(evidence)
+        ],
+        "evidence": {
+            "certificate": _base64(evidence.certificate),
+            "receipt": _base64(evidence.receipt),
+            "signature": _base64(evidence.signature),
+            "records": [
+                {"record": _base64(each.record), "signature": _base64(each.signature)}
+                for each in evidence.records
+            ],
+        },
     }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -11,8 +11,9 @@ from broker_node import payouts
 from broker_node.payouts import PayoutView
 from common import clock, money
 from common.errors import UsageError
-from veilmart.cli.broker_store import broker_store
-from veilmart.cli.homes import Csv, Home, Reason, output
+from veilmart.cli.broker_store import Desk, act_with_consent, broker_store
+from veilmart.cli.consent import DryRun
+from veilmart.cli.homes import Csv, Home, Reason, Yes, output
 from veilmart.cli.times import minute_of, rfc3339
 from veilmart.output import Table
 
@@ -58,19 +59,48 @@ def list_payouts(
 
 
 @app.command("confirm")
-def confirm(context: typer.Context, payout: PayoutId, reason: Reason, home: Home = None) -> None:
+def confirm(
+    context: typer.Context,
+    payout: PayoutId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Say that a payout was paid: it leaves the books. The merchant reads the reason, a reference say."""
-    _decide(context, payout, "confirmed", reason, home)
+    _decide(context, payout, "confirmed", reason, home, yes=yes, dry_run=dry_run)
 
 
 @app.command("reject")
-def reject(context: typer.Context, payout: PayoutId, reason: Reason, home: Home = None) -> None:
+def reject(
+    context: typer.Context,
+    payout: PayoutId,
+    reason: Reason,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    home: Home = None,
+) -> None:
     """Do not pay: the money is available again. The merchant reads the reason."""
-    _decide(context, payout, "rejected", reason, home)
+    _decide(context, payout, "rejected", reason, home, yes=yes, dry_run=dry_run)
+
+
+_DEEDS: Final[dict[payouts.Decision, str]] = {
+    "confirmed": "note {amount} to {merchant} ({destination}) as paid out",
+    "rejected": "make {amount} available to {merchant} again, and pay nothing",
+}
 
 
 def _decide(
-    context: typer.Context, payout: str, decision: payouts.Decision, reason: str, home: Path | None
+    context: typer.Context,
+    payout: str,
+    decision: payouts.Decision,
+    reason: str,
+    home: Path | None,
+    *,
+    yes: bool,
+    dry_run: bool,
 ) -> None:
     try:
         payout_id = bytes.fromhex(payout)
@@ -78,12 +108,21 @@ def _decide(
         raise UsageError(
             f"{payout!r} is not a payout's id.", "`veilmart broker payout list` shows them."
         ) from None
-    with broker_store(home) as desk:
-        found = payouts.decide(
-            desk.tx, desk.audit, payout_id, decision, reason, clock.now_ms(), clock.random_bytes
-        )
-    amount = money.format_amount(found.amount, desk.currency)
-    output(context).show(_data(found, desk.currency), f"{decision}: {amount} to {found.merchant}")
+
+    def act(desk: Desk) -> PayoutView:
+        now, random = clock.now_ms(), clock.random_bytes
+        return payouts.decide(desk.tx, desk.audit, payout_id, decision, reason, now, random)
+
+    def describe(found: PayoutView, currency: str) -> tuple[str, dict[str, Any]]:
+        amount = money.format_amount(found.amount, currency)
+        deed = _DEEDS[decision].format(amount=amount, merchant=found.merchant, destination=found.destination)
+        return deed, _data(found, currency)
+
+    done = act_with_consent(output(context), home, act, describe, yes=yes, dry_run=dry_run)
+    if done is not None:
+        found, currency = done
+        amount = money.format_amount(found.amount, currency)
+        output(context).show(_data(found, currency), f"{decision}: {amount} to {found.merchant}")
 
 
 def _data(payout: PayoutView, currency: str) -> dict[str, Any]:

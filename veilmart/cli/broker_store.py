@@ -1,11 +1,17 @@
-"""The broker's store, as the operator's commands work on it: also while the broker runs."""
+"""The broker's store, as the operator's commands work on it: also while the broker runs.
+
+What moves money is rehearsed first: done in a transaction that is rolled back. So the question, and a dry
+run, show what the rules of the deed itself make of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from broker_node import run
 from broker_node.audit import Audit
@@ -14,7 +20,11 @@ from common.errors import PaymentsStoppedError, RefusedError, UsageError
 from common.market_file import MarketFile
 from common.store import Store, Tx
 from veilmart import ca
+from veilmart.cli.consent import agreed
 from veilmart.cli.homes import MARKET_FILE, home_of
+from veilmart.output import Output
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,41 @@ def broker_store(given: Path | None) -> Iterator[Desk]:
         raise PaymentsStoppedError(
             "Payments are stopped: nothing was changed.", "`veilmart broker ledger check` says why."
         ) from error
+
+
+class _ForgottenError(Exception):
+    """Ends a rehearsal."""
+
+
+@contextmanager
+def _rehearsal(given: Path | None) -> Iterator[Desk]:
+    """Open a transaction on the store that is rolled back at its end, whatever was done in it."""
+    with contextlib.suppress(_ForgottenError), broker_store(given) as desk:
+        yield desk
+        raise _ForgottenError
+
+
+def act_with_consent(
+    shown: Output,
+    home: Path | None,
+    act: Callable[[Desk], Outcome],
+    describe: Callable[[Outcome, str], tuple[str, dict[str, Any]]],
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> tuple[Outcome, str] | None:
+    """Do `act` in one transaction, asked before; gives what came of it and the currency.
+
+    `describe` gives the deed as a sentence and its data, out of a rehearsal. None is the end of a dry run.
+    Raises `StoppedError`, `UsageError`, and what `act` raises.
+    """
+    if dry_run or not yes:
+        with _rehearsal(home) as desk:
+            deed, data = describe(act(desk), desk.currency)
+        if not agreed(shown, deed, data, yes=yes, dry_run=dry_run):
+            return None
+    with broker_store(home) as desk:
+        return act(desk), desk.currency
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from common.clock import now_ms
@@ -12,7 +13,8 @@ from common.money import format_amount
 from customer_node import Market
 from customer_node.profile import MARKET_FILE, Profile
 from customer_node.seed_file import Protection
-from veilmart.cli.homes import Code, PasswordFile, output
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Code, PasswordFile, Yes, output
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import ProfileHome, on_profile, profile_home
 from veilmart.cli.times import minute_of
@@ -100,8 +102,20 @@ def withdraw(
     shown: Output,
     market: Market,
     bundles: Annotated[int, typer.Option(min=1, help="A bundle is always the same coins and tickets.")] = 1,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Draw coins and tickets from the account into the wallet."""
+    """Draw coins and tickets from the account into the wallet. Shows how much, and asks.
+
+    Not next to a visit to a shop: that waits for the market's minimum age.
+    """
+    if dry_run or not yes:
+        planned = market.plan_withdrawal(bundles)
+        left, amount = (format_amount(each, planned.currency) for each in (planned.balance, planned.amount))
+        deed = f"draw {amount} in coins, and {planned.tickets} tickets; the account then has {left}"
+        if not agreed(shown, deed, msgspec.to_builtins(planned), yes=yes, dry_run=dry_run):
+            return
     drawn = market.withdraw(bundles)
     views: list[View] = [
         f"drew {drawn.coins} coins of {format_amount(drawn.amount, drawn.currency)}, {drawn.tickets} tickets",

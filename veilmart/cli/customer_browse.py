@@ -38,8 +38,8 @@ def search(
     market: Market,
     text: Annotated[str, typer.Argument(help="Words to look for; none for everything.")] = "",
     merchant: Annotated[str | None, typer.Option(help="Ask this merchant alone.")] = None,
-    category: Annotated[str, typer.Option()] = "",
-    sort: Annotated[Sort, typer.Option()] = "title",
+    category: Annotated[str, typer.Option(help="Only what stands under this category.")] = "",
+    sort: Annotated[Sort, typer.Option(help="By what the list is ordered.")] = "title",
     limit: Annotated[int, typer.Option(min=1, help="At most so many products.")] = 50,
     max_tickets: Annotated[
         int, typer.Option(min=0, help="Each merchant that is asked for the first time takes a ticket.")

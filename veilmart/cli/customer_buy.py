@@ -17,6 +17,7 @@ from common.errors import PriceChangedError, UsageError, VeilmartError
 from common.money import format_amount, format_rate
 from customer_node import Market
 from customer_node.views import CartView, OrderView, PurchaseView, QuoteView, TaxView
+from veilmart.cli.consent import DryRun
 from veilmart.cli.customer_browse import Merchant, Sku
 from veilmart.cli.homes import Yes
 from veilmart.cli.profiles import on_profile
@@ -95,7 +96,7 @@ def buy(
     *,
     quantity: Quantity = 1,
     yes: Yes = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would cost, and stop.")] = False,
+    dry_run: DryRun = False,
     idempotency_key: Annotated[
         str | None,
         typer.Option(help="The same key gives the same order; without one every purchase is new."),

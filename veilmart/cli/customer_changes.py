@@ -11,6 +11,7 @@ import typer
 from common.errors import UsageError
 from common.money import format_amount
 from customer_node import Market
+from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Code, PasswordFile, Yes, read_small_file
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import on_profile
@@ -98,12 +99,24 @@ def disable_totp(shown: Output, market: Market, password_file: PasswordFile = No
 
 @on_profile(account_app, "close")
 def close_account(
-    shown: Output, market: Market, *, password_file: PasswordFile = None, code: Code = "", yes: Yes = False
+    shown: Output,
+    market: Market,
+    *,
+    password_file: PasswordFile = None,
+    code: Code = "",
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Close your account for good. What is left on it is drawn into the wallet first.
 
     Coins that were drawn from a closed account cannot be restored from the backup words any more.
     """
+    if dry_run:
+        left = market.balance()
+        deed = f"draw the rest, {format_amount(left.amount, left.currency)}, and close the account for good"
+        data = {"closed": False, "amount": left.amount, "currency": left.currency}
+        agreed(shown, deed, data, yes=yes, dry_run=dry_run)
+        return
     password = read_password(password_file, new=False)
     shown.confirm(
         "Close the account for good? Its name stays taken, and no words restore coins drawn from it.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -12,13 +12,15 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import typer
 from typer.core import TyperGroup
 
+from common.clock import now_ms
 from common.errors import UsageError
 from common.money import format_amount, format_rate
 from customer_node import Market
 from customer_node.disputes import Kind
 from customer_node.proofs import is_proof
-from customer_node.views import OrderView, Progress, ReceiptView
-from veilmart.cli.homes import output
+from customer_node.views import OrderView, Progress, ReceiptView, WrongFileView
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Yes, output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
 from veilmart.cli.times import minute_of
 from veilmart.output import IncompleteError, Output, Table, View
@@ -31,7 +33,9 @@ class ReceiptGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `get` in front of what is no command of the group."""
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
+        known = args and (args[0] in self.commands or args[0] == "--help")
+        # A shell that completes wants to see the commands.
+        if not known and not ctx.resilient_parsing:
             args = [RECEIPT_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -51,7 +55,6 @@ OrderId = Annotated[str, typer.Argument(help="The order's id, or the beginning o
 OptionalOrder = Annotated[
     str | None, typer.Argument(help="The order's id, or the beginning of it.", show_default=False)
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DisputeChoice: TypeAlias = Literal["not-delivered", "wrong-content"]
 _KINDS: Final[dict[DisputeChoice, Kind]] = {
     "not-delivered": "not_delivered",
@@ -87,13 +90,26 @@ def show_order(
     ask: Annotated[bool, typer.Option("--ask", help="Ask the broker first; this may take a ticket.")] = False,
 ) -> None:
     """Show an order, for whom it waits and until when."""
-    _show(shown, market.ask(order) if ask else market.order(order))
+    found = market.ask(order) if ask else market.order(order)
+    _show(shown, found, market.wrong_files(found.order_id))
 
 
 @on_profile(order_app, "cancel")
-def cancel_order(shown: Output, market: Market, order: OrderId) -> None:
-    """Call off an order that its merchant has not answered; the coins come back."""
-    _show(shown, market.cancel(order))
+def cancel_order(
+    shown: Output, market: Market, order: OrderId, *, yes: Yes = False, dry_run: DryRun = False
+) -> None:
+    """Call off an order that its merchant has not answered; the coins come back. Asks first."""
+    found = market.order(order)
+    total = format_amount(found.total, found.currency)
+    deed = f"call off order {found.order_id} at {found.merchant} if it is not answered, for {total} back"
+    data = {
+        "order_id": found.order_id,
+        "state": found.state,
+        "amount": found.total,
+        "currency": found.currency,
+    }
+    if agreed(shown, deed, data, yes=yes, dry_run=dry_run):
+        _show(shown, market.cancel(found.order_id))
 
 
 @on_profile(order_app, "dispute")
@@ -110,19 +126,27 @@ def dispute_order(
         bool, typer.Option("--withhold", help="Show the operator no receipt: what was bought stays unknown.")
     ] = False,
     yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Dispute a paid order before it settles: its money is frozen until the operator decides."""
     found = market.order(order)
+    if dry_run:
+        told = "with nothing of what was bought" if withhold else "with titles, files and prices"
+        total = format_amount(found.total, found.currency)
+        deed = f"freeze {total} of order {found.order_id} and tell the market's operator, {told}"
+        data = {"order_id": found.order_id, "state": found.state, "withhold": withhold}
+        agreed(shown, deed, data, yes=yes, dry_run=dry_run)
+        return
     if not withhold:
         shown.confirm(
-            f"The market's operator will see what you bought from {found.merchant}: titles, files, prices. "
-            "Go on? (--withhold shows nothing of it.)",
+            f"The market's operator will see what you bought from {found.merchant}: titles, files, prices, "
+            "and what of it has come. Go on? (--withhold shows nothing of it.)",
             yes=yes,
         )
     _show(shown, market.dispute(found.order_id, _KINDS[kind], statement, reveal=not withhold))
 
 
-def _show(shown: Output, found: OrderView) -> None:
+def _show(shown: Output, found: OrderView, wrong: Sequence[WrongFileView] = ()) -> None:
     facts: list[tuple[str, object]] = [
         ("order", found.order_id),
         ("merchant", found.merchant),
@@ -134,6 +158,7 @@ def _show(shown: Output, found: OrderView) -> None:
         ("public pseudonym", found.audit or ""),
         ("refunded because", found.failure or ""),
         ("given back", _given_back(found)),
+        ("the evidence says", found.finding),
         ("decided because", found.decision),
         ("waits for", _waits(found)),
         ("cells", f"{found.cells_done} of {found.cells}" if found.cells is not None else ""),
@@ -151,11 +176,17 @@ def _show(shown: Output, found: OrderView) -> None:
         )
         for line in found.lines
     ]
-    shown.show(
-        found,
+    views: list[View] = [
         Table(("field", "value"), [fact for fact in facts if fact[1] != ""]),
         Table(("sku", "title", "quantity", "price", "discount", "amount"), lines),
-    )
+    ]
+    if wrong:
+        rows = [
+            (each.sku, "licence keys" if each.keys else "content", each.sha256, each.path or "no room for it")
+            for each in wrong
+        ]
+        views.append(Table(("not what was signed", "what", "SHA-256", "kept in"), rows))
+    shown.show(found, *views)
 
 
 def _given_back(order: OrderView) -> str:
@@ -171,7 +202,8 @@ def _waits(order: OrderView) -> str:
     if order.refunded > order.claimed:
         return f"the {order.waits_for}, which keeps the money without a limit: `veilmart resume` brings it"
     until = f", until {minute_of(order.waits_until)}" if order.waits_until else ""
-    return f"the {order.waits_for}{until}"
+    late = " (overdue: the money stays frozen until it is decided)" if order.overdue(now_ms()) else ""
+    return f"the {order.waits_for}{until}{late}"
 
 
 @order_app.callback()

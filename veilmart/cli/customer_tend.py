@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 
 import typer
@@ -11,7 +11,8 @@ from common.clock import now_ms
 from common.config import MINUTE_MS, SECOND_MS
 from common.errors import BusyError, UsageError
 from customer_node import Market
-from customer_node.views import TendView
+from customer_node.views import DueView, TendView
+from veilmart.cli.consent import DryRun
 from veilmart.cli.homes import PasswordFile, Proxy, Timeout, output
 from veilmart.cli.passwords import read_password
 from veilmart.cli.profiles import Now, ProfileHome, profile_home
@@ -48,16 +49,26 @@ def tend(
     passphrase_file: PassphraseFile = None,
     key_file: KeyFilePath = None,
     *,
+    dry_run: DryRun = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and wake when something is due.")] = False,
     now: Now = False,
 ) -> None:
-    """Let the wallet look after itself: swap ahead, renew, draw, each at a time of its own."""
+    """Let the wallet look after itself: swap ahead, renew, draw, each at a time of its own.
+
+    It moves nothing but your own money, and does not ask.
+    """
     shown, home = output(context), profile_home(profile)
+    if watch and dry_run:
+        raise UsageError("A dry run shows what is due now, and stays for nothing.", "Leave out --watch.")
     if watch and now:
         raise UsageError("--watch waits for times of its own, --now does not wait.", "Leave one of them out.")
     if now:
         shown.note("warning: young coins and tickets make it easier to tie what follows to you")
     unlock = present_unlock(home, passphrase_file, key_file)
+    if dry_run:
+        with Market(home, proxy=proxy, timeout_s=timeout, unlock=unlock) as market:
+            _plan(shown, market.wallet().due)
+        return
     password = "" if account is None else read_password(password_file, new=False)
 
     def once() -> TendView:
@@ -82,6 +93,19 @@ def _tend(market: Market, bundles: int, account: str | None, password: str) -> T
     if opened:
         market.log_out()
     return tended
+
+
+def _plan(shown: Output, due: Sequence[DueView]) -> None:
+    now = now_ms()
+    views = [
+        f"would {WORKS[each.work]} now"
+        if 0 < each.at <= now
+        else f"would draw a time to {WORKS[each.work]}"
+        if not each.at
+        else f"would {WORKS[each.work]} from {minute_of(each.at)}"
+        for each in due
+    ]
+    shown.show({"dry_run": True, "due": due}, *(views or ["the wallet needs nothing"]))
 
 
 def _watch(shown: Output, once: Callable[[], TendView]) -> None:

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from common import payment_cards
+from common.errors import UsageError
 from common.money import format_amount, parse_amount
 from customer_node import Market
 from customer_node.views import TopUpView
 from veilmart.cli.card_entry import read_card
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Yes
 from veilmart.cli.profiles import on_profile
-from veilmart.cli.times import minute_of
+from veilmart.cli.times import minute_of, wait_of
 from veilmart.output import Output, Table, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -30,10 +34,25 @@ def top_up(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key charges once, however often it is called.")
     ] = None,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Pay money into the account with a card, which is asked for and stored nowhere."""
-    units = parse_amount(amount, market.market.currency)
-    view = market.top_up(units, read_card(card_file), idempotency_key)
+    """Pay money into the account with a card, which is asked for and stored nowhere.
+
+    The card is checked here first; then it shows what is charged, and asks. A dry run ends there.
+    """
+    currency = market.market.currency
+    units = parse_amount(amount, currency)
+    if units < 1:
+        raise UsageError("The amount must be more than nothing.")
+    card = read_card(card_file)
+    brand, last_four = payment_cards.brand_of(card.number).name, payment_cards.last_four(card)
+    deed = f"charge {format_amount(units, currency)} to {brand} ...{last_four}"
+    data = {"amount": units, "currency": currency, "brand": brand, "last_four": last_four}
+    if not agreed(shown, deed, data, yes=yes, dry_run=dry_run):
+        return
+    view = market.top_up(units, card, idempotency_key)
     what = f"{format_amount(view.amount, view.currency)} to {_card(view)}"
     views: list[View] = [f"charged {what}, charge {view.charge}"]
     if view.resumed:
@@ -53,11 +72,12 @@ def list_top_ups(shown: Output, market: Market) -> None:
             format_amount(each.amount, each.currency),
             _card(each),
             each.state,
+            wait_of(each.waits_for, each.waits_until) if each.waits_for else "",
             each.charge,
         )
         for each in found
     ]
-    views: list[View] = [Table(("at", "amount", "card", "state", "charge"), rows)]
+    views: list[View] = [Table(("at", "amount", "card", "state", "waits for", "charge"), rows)]
     if any(each.state == "open" for each in found):
         views.append("what became of the open ones `veilmart resume` finds out")
     shown.show(found, *views)

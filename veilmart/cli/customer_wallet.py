@@ -19,7 +19,7 @@ from veilmart.cli.customer_tend import WORKS
 from veilmart.cli.homes import Code, PasswordFile, Proxy, Timeout, output
 from veilmart.cli.passwords import read_password, read_words
 from veilmart.cli.profiles import Now, ProfileHome, on_group, on_profile, opened, profile_home
-from veilmart.cli.times import day_of, minute_of
+from veilmart.cli.times import day_of, minute_of, wait_of
 from veilmart.cli.unlocking import KeyFilePath, NoPassphrase, PassphraseFile, new_unlock
 from veilmart.output import IncompleteError, Output, Table, View
 
@@ -63,8 +63,12 @@ def show(shown: Output, market: Market) -> None:
     if held.young_until > now_ms():
         views.append(f"all usable from {minute_of(held.young_until)}")
     views += [*_of_months(held), *_next(held)]
-    views += [f"open since {minute_of(each.since)}: {_PENDING[each.kind]}" for each in held.pending]
     if held.pending:
+        waits = [
+            (_PENDING[each.kind], minute_of(each.since), wait_of(each.waits_for, each.waits_until))
+            for each in held.pending
+        ]
+        views.append(Table(("open", "since", "waits for"), waits))
         views.append("`veilmart resume` takes what is open to its end")
     if held.restoring:
         views.append("not everything is restored yet: `veilmart wallet restore` goes on")
@@ -213,6 +217,7 @@ _PENDING = {
     "withdraw": "a withdrawal from the account",
     "swap": "a swap of coins",
     "refund": "a refund's coins",
+    "top_up": "a top-up by card",
 }
 
 _PROTECTED = {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 
 from common.errors import UsageError
+from veilmart.cli.variables import HOME_VARIABLE, MERCHANT_VARIABLE, check_merchant, folder_in
 from veilmart.output import Output
 
-HOME_VARIABLE: Final = "VEILMART_HOME"
 MARKET_FILE: Final = "market.json"
 
 Home: TypeAlias = Annotated[
@@ -23,7 +22,7 @@ MarketHome: TypeAlias = Annotated[
 ]
 MerchantId: TypeAlias = Annotated[
     str | None,
-    typer.Option("--merchant", envvar="VEILMART_MERCHANT", help="Which merchant.", show_default=False),
+    typer.Option("--merchant", envvar=MERCHANT_VARIABLE, help="Which merchant.", show_default=False),
 ]
 PasswordFile: TypeAlias = Annotated[
     Path | None,
@@ -52,9 +51,8 @@ def output(context: typer.Context) -> Output:
 
 
 def market_home() -> Path:
-    """Give the folder below which homes lie by default."""
-    given = os.environ.get(HOME_VARIABLE)
-    return Path(given) if given else Path.home() / ".local" / "share" / "veilmart"
+    """Give the folder below which homes lie by default. Raises `UsageError` where a file is named."""
+    return folder_in(HOME_VARIABLE) or Path.home() / ".local" / "share" / "veilmart"
 
 
 def home_of(given: Path | None, *below: str) -> Path:
@@ -68,7 +66,7 @@ def merchant_home(given: Path | None, merchant: str | None) -> Path:
         return given
     folder = market_home() / "merchants"
     if merchant is not None:
-        return folder / merchant
+        return folder / check_merchant(merchant)
     present = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if len(present) == 1:
         return present[0]

@@ -9,6 +9,7 @@ import typer
 from merchant_node.disputes import DisputeReport, Disputes
 from merchant_node.home import MerchantHome
 from merchant_node.reports import Reports
+from veilmart.cli import arrived
 from veilmart.cli.homes import Home, MerchantId, merchant_home, output
 from veilmart.cli.times import minute_of
 from veilmart.output import Table
@@ -41,11 +42,12 @@ def list_disputes(
             each.state,
             minute_of(each.opened),
             minute_of(each.decide_by),
+            "; ".join(arrived.told(each.arrived)),
             each.answer or "",
         )
         for each in found
     ]
-    table = Table(("order", "because", "state", "opened", "decided by", "your answer"), rows)
+    table = Table(("order", "because", "state", "opened", "decided by", arrived.CLAIMED, "your answer"), rows)
     output(context).show([_data(each) for each in found], table)
 
 
@@ -73,6 +75,7 @@ def _data(dispute: DisputeReport) -> dict[str, Any]:
         "state": dispute.state,
         "opened": dispute.opened,
         "decide_by": dispute.decide_by,
+        "arrived": arrived.data_of(dispute.arrived),
         "answer": dispute.answer,
         "sent": dispute.sent,
     }

@@ -28,7 +28,8 @@ from common.errors import (
 from common.money import format_amount, parse_amount
 from merchant_node.home import MerchantHome
 from merchant_node.treasury import Line, Payout, Treasury
-from veilmart.cli.homes import Csv, Home, MerchantId, merchant_home, output
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Csv, Home, MerchantId, Timeout, Yes, merchant_home, output
 from veilmart.cli.times import day_start, minute_of, rfc3339
 from veilmart.output import Table
 
@@ -39,20 +40,24 @@ REFRESH_S: Final = 3.0
 
 
 @contextmanager
-def _treasury(home: Path | None, merchant: str | None) -> Iterator[tuple[MerchantHome, Treasury, str]]:
+def _treasury(
+    home: Path | None, merchant: str | None, patience_s: float
+) -> Iterator[tuple[MerchantHome, Treasury, str]]:
     place = MerchantHome(merchant_home(home, merchant))
     currency = place.market().currency
     with place.treasury() as treasury:
         if place.is_running():
             # Where the broker does not answer, what was read last is shown, and when that was.
-            treasury.refresh(REFRESH_S)
+            treasury.refresh(patience_s)
         yield place, treasury, currency
 
 
 @app.command()
-def balance(context: typer.Context, merchant: MerchantId = None, home: Home = None) -> None:
+def balance(
+    context: typer.Context, timeout: Timeout = REFRESH_S, merchant: MerchantId = None, home: Home = None
+) -> None:
     """Show what is pending, available, and reserved for payouts."""
-    with _treasury(home, merchant) as (_, treasury, currency):
+    with _treasury(home, merchant, timeout) as (_, treasury, currency):
         found = treasury.balance()
     data = {
         "pending": found.pending,
@@ -76,13 +81,14 @@ def statement(
     since: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD, UTC.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Last day.")] = None,
     as_csv: Csv = False,
+    timeout: Timeout = REFRESH_S,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
     """List what came in, was settled, given back and paid out, with the sums after each."""
     first = 0 if since is None else day_start(since)
     end = 2**62 if until is None else day_start(until) + DAY_MS
-    with _treasury(home, merchant) as (_, treasury, currency):
+    with _treasury(home, merchant, timeout) as (_, treasury, currency):
         lines = treasury.statement(since=first, until=end)
         found = treasury.balance()
     if as_csv:
@@ -136,15 +142,24 @@ def payout(
             show_default="where the last one went",
         ),
     ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the broker.")] = DEFAULT_WAIT_S,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
-    """Ask the operator to pay out what is available. The operator confirms it when it is paid."""
+    """Ask the operator to pay out what is available. The operator confirms it when it is paid.
+
+    Shows how much goes where, and asks.
+    """
     if (amount is None) != everything:
         raise UsageError("Give either an amount or --all.")
-    with _treasury(home, merchant) as (place, treasury, currency):
+    with _treasury(home, merchant, min(REFRESH_S, timeout)) as (place, treasury, currency):
         units = None if amount is None else parse_amount(amount, currency)
+        planned = treasury.rehearse(units, destination, clock.now_ms(), clock.random_bytes)
+        deed = f"ask for a payout of {format_amount(planned.amount, currency)} to {planned.destination}"
+        if not agreed(output(context), deed, _payout(planned, currency), yes=yes, dry_run=dry_run):
+            return
         asked = treasury.ask(units, destination, clock.now_ms(), clock.random_bytes)
         found = treasury.wait(
             asked.payout_id,
@@ -183,10 +198,15 @@ def _problem(place: MerchantHome, payout: Payout, timeout: float) -> VeilmartErr
 
 @app.command()
 def payouts(
-    context: typer.Context, *, as_csv: Csv = False, merchant: MerchantId = None, home: Home = None
+    context: typer.Context,
+    *,
+    as_csv: Csv = False,
+    timeout: Timeout = REFRESH_S,
+    merchant: MerchantId = None,
+    home: Home = None,
 ) -> None:
     """List payouts, and what became of them."""
-    with _treasury(home, merchant) as (_, treasury, currency):
+    with _treasury(home, merchant, timeout) as (_, treasury, currency):
         found = treasury.payouts()
     data = [_payout(each, currency) for each in found]
     if as_csv:

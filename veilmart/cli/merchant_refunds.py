@@ -17,7 +17,8 @@ from common.money import format_amount, parse_amount
 from merchant_node.home import MerchantHome
 from merchant_node.refunds import RefundReport, Refunds
 from merchant_node.reports import Reports
-from veilmart.cli.homes import Home, MerchantId, merchant_home, output
+from veilmart.cli.consent import DryRun, agreed
+from veilmart.cli.homes import Home, MerchantId, Yes, merchant_home, output
 from veilmart.cli.times import minute_of
 from veilmart.output import Table
 
@@ -40,14 +41,22 @@ def refund(
     order: OrderId,
     reason: Annotated[str, typer.Option(help="Why, for your own books; nobody else reads it.")],
     amount: Annotated[str | None, typer.Option(help="Such as 5.00.", show_default="all that is left")] = None,
+    *,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     merchant: MerchantId = None,
     home: Home = None,
 ) -> None:
-    """Give money of a paid order back to its customer; works off line too."""
+    """Give money of a paid order back to its customer; works off line too. Asks first."""
     with books(home, merchant) as (refunds, reports, currency):
         units = None if amount is None else parse_amount(amount, currency)
-        made = refunds.ask(reports.find(order), units, reason, clock.now_ms(), clock.random_bytes)
-    wanted = "all that is left" if amount is None else format_amount(made.amount, currency)
+        wanted = "all that is left" if units is None else format_amount(units, currency)
+        asked = (reports.find(order), units, reason, clock.now_ms(), clock.random_bytes)
+        planned = refunds.rehearse(*asked)
+        deed = f"give {wanted} of order {planned.order_id.hex()} back to its customer"
+        if not agreed(output(context), deed, as_data(planned, currency), yes=yes, dry_run=dry_run):
+            return
+        made = refunds.ask(*asked)
     output(context).show(
         as_data(made, currency),
         f"{wanted} of order {made.order_id.hex()} is to be given back",

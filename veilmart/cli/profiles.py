@@ -21,17 +21,23 @@ from common.errors import UsageError
 from customer_node import Market
 from veilmart.cli.homes import Proxy, Timeout, home_of, output
 from veilmart.cli.unlocking import KeyFilePath, PassphraseFile, present_unlock
+from veilmart.cli.variables import PROFILE_VARIABLE, folder_in
 
 ProfileHome: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--profile",
         "--home",
-        envvar="VEILMART_PROFILE",
+        envvar=PROFILE_VARIABLE,
         help="The customer's home.",
         show_default=False,
     ),
 ]
+ProfilePath: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--profile", envvar=PROFILE_VARIABLE, help="The customer's home.", show_default=False),
+]
+"""The same where `--home` is the market's folder."""
 Now: TypeAlias = Annotated[
     bool,
     typer.Option("--now", help="Use coins and tickets before their minimum age; easier to tie to you."),
@@ -51,7 +57,8 @@ _SHARED: Final = (
 
 
 def profile_home(given: Path | None) -> Path:
-    """Give the customer's home."""
+    """Give the customer's home. Raises `UsageError` where the variable names a file."""
+    folder_in(PROFILE_VARIABLE)
     return home_of(given, "customer")
 
 

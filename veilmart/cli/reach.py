@@ -15,6 +15,7 @@ from common.errors import (
     BusUnreachableError,
     MalformedError,
     MerchantOfflineError,
+    UntrustedError,
     VeilmartError,
 )
 from common.market_file import MarketFile
@@ -119,7 +120,7 @@ def _accepts(home: Path, market: MarketFile, timeout_s: float) -> bool:
                 )
                 with files.context().wrap_socket(plain, server_hostname=host) as secured:
                     secured.unwrap()
-    except OSError:
+    except (OSError, UntrustedError):
         return False
     return True
 

@@ -17,6 +17,11 @@ def minute_of(milliseconds: int) -> str:
     return _moment(milliseconds).astimezone().strftime("%Y-%m-%d %H:%M%z")
 
 
+def wait_of(hop: str, until: int | None) -> str:
+    """Say for whom something waits, and until when."""
+    return f"the {hop}, " + ("without a limit" if until is None else f"until {minute_of(until)}")
+
+
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 

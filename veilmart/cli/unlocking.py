@@ -25,13 +25,14 @@ from customer_node.seed_file import (
 )
 from veilmart.cli.homes import read_small_file
 from veilmart.cli.passwords import read_password
+from veilmart.cli.variables import KEY_FILE_VARIABLE, PASSPHRASE_VARIABLE
 
 PASSPHRASE: Final = "Passphrase of the wallet"  # noqa: S105 - what is asked for, not what is answered
 
 PassphraseFile: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        envvar="VEILMART_PASSPHRASE_FILE",
+        envvar=PASSPHRASE_VARIABLE,
         help="Read the wallet's passphrase from this file ('-' for stdin) instead of asking for it.",
         show_default=False,
     ),
@@ -40,7 +41,7 @@ KeyFilePath: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--key-file",
-        envvar="VEILMART_KEY_FILE",
+        envvar=KEY_FILE_VARIABLE,
         help="The file that opens the wallet in place of a passphrase.",
         show_default=False,
     ),

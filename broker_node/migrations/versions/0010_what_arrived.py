@@ -1,0 +1,11 @@
+"""What customers claim to have got of orders that they dispute."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    op.add_column("disputes", sa.Column("arrived", sa.LargeBinary))
