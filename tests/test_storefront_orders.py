@@ -124,7 +124,7 @@ def test_a_dispute_is_opened_followed_and_decided(front: Front) -> None:
     assert 'data-state="disputed"' in page
     assert "your words alone" in page
     assert "nothing came\nin three days" in page
-    assert "decides until" in page
+    assert "The operator decides by" in page
     assert "/dispute" not in page
     assert "Fetch the files" not in page
     seen = seen_by_operator(front.bazaar, order_id)

@@ -70,7 +70,6 @@ class WalletPages:
         """Show what the wallet holds; asks nobody."""
         wallet, top_ups = self._desk.reading.wallet(), self._desk.reading.top_ups()
         kinds: Counter[str] = Counter(each.kind for each in wallet.pending)
-        kinds["top_up"] = sum(each.state == "open" for each in top_ups)
         return self._desk.page(
             request,
             "wallet.html",

@@ -145,7 +145,7 @@ def test_what_does_not_come_is_disputed_and_the_money_comes_back(
     page.get_by_label("The signed receipt, as proof").check()
     page.get_by_role("button", name="Freeze the money").click()
     expect(page.locator("#order[data-state=disputed]")).to_be_visible()
-    expect(page.get_by_text("reads what both sides say, and decides until")).to_be_visible()
+    expect(page.get_by_text("The operator decides by")).to_be_visible()
     assert page.url == place
 
     order = place.rsplit("/", 1)[1]
