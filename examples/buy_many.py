@@ -9,9 +9,9 @@ same order, however often the file is run. One profile is one wallet that does o
 orders at once are several profiles: they are made in the folder where there are too few, and each draws coins
 from the account where it runs out of them. A row goes to the profile that knows its key already.
 
-Stdout says how many rows were bought, were bought before, and failed; those that failed are in `--failed`,
-with the reason, and that file can be run by itself. Exit code: 0 every row is bought, 4 one was refused, 6
-what failed may succeed later, and that of its kind for whatever ends it before the first row.
+Stdout says how many rows were bought, were bought before, and failed; those that failed are in
+`orders.failed.csv`, with the reason, which can be run by itself. Exit code: 0 every row is bought, 4 one was
+refused, 6 what failed may succeed later, and that of its kind for whatever ends it before the first row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from customer_node import AsyncMarket, InsufficientFundsError, OutOfTicketsError, UsageError, VeilmartError
@@ -65,12 +66,11 @@ class Job:
         while True:
             try:
                 await market.buy_now(row.merchant, row.sku, row.quantity, row.key)
+                return
             except (InsufficientFundsError, OutOfTicketsError) as error:
                 if error.retry_at is not None:
                     raise  # what was drawn has to rest first
-                await self.draw(market)
-            else:
-                return
+            await self.draw(market)
 
     async def work(self, market: AsyncMarket, rows: Iterator[Row]) -> None:
         """Buy the next row, as long as there is one. Other profiles take from the same rows."""
@@ -92,11 +92,8 @@ class Job:
             keys = [{order.idempotency_key for order in await market.orders()} for market in markets]
             new = iter([row for row in rows if not any(row.key in theirs for theirs in keys)])
 
-            async def one(market: AsyncMarket, theirs: set[str]) -> None:
-                await self.work(market, iter([row for row in rows if row.key in theirs]))
-                await self.work(market, new)
-
-            await asyncio.gather(*(one(*each) for each in zip(markets, keys, strict=True)))
+            old = [iter([row for row in rows if row.key in theirs]) for theirs in keys]
+            await asyncio.gather(*map(self.work, markets, [chain(its, new) for its in old]))
 
 
 def read(path: Path) -> list[Row]:
@@ -116,11 +113,10 @@ def read(path: Path) -> list[Row]:
 def write(path: Path, failed: Sequence[tuple[Row, VeilmartError]]) -> None:
     """Write what failed, and why."""
     with path.open("w", newline="") as file:
-        lines = csv.DictWriter(file, ["key", "merchant", "sku", "quantity", "code", "error", "retryable"])
+        lines = csv.DictWriter(file, ["key", "merchant", "sku", "quantity", "code", "error"])
         lines.writeheader()
         for row, error in failed:
-            why = {"code": error.code, "error": error.message, "retryable": error.retryable}
-            lines.writerow(asdict(row) | why)
+            lines.writerow(asdict(row) | {"code": error.code, "error": error.message})
 
 
 async def run(wanted: argparse.Namespace, password: str) -> int:
@@ -134,7 +130,7 @@ async def run(wanted: argparse.Namespace, password: str) -> int:
         await AsyncMarket.join(profiles[-1], wanted.market)
     job = Job(os.environ.get("VEILMART_USER", ""), password, asyncio.Semaphore(wanted.at_once))
     await job.place(profiles, rows)
-    write(wanted.failed or wanted.orders.with_suffix(".failed.csv"), job.failed)
+    write(wanted.orders.with_suffix(".failed.csv"), job.failed)
     print(f"{len(rows)} rows: {job.bought} bought, {job.repeated} bought before, {len(job.failed)} failed")
     if not job.failed:
         return 0
@@ -148,7 +144,6 @@ def main() -> int:
     parser.add_argument("--market", type=Path, help="the market file, to make profiles with")
     parser.add_argument("--profiles", type=Path, default=Path("profiles"), help="the folder of the profiles")
     parser.add_argument("--at-once", type=int, default=4, help="how many orders are under way at most")
-    parser.add_argument("--failed", type=Path, help="where failed rows go (default: ORDERS.failed.csv)")
     wanted = parser.parse_args()
     file = os.environ.get("VEILMART_PASSWORD_FILE")
     try:

@@ -239,7 +239,7 @@ def test_each_explains_itself(path: Path) -> None:
     assert "xit code" in text.split('"""')[1]
     assert path.stat().st_mode & 0o111, "it can be run"
     assert f"\n    python examples/{path.name} " in text
-    assert len(text.splitlines()) <= 170
+    assert len(text.splitlines()) <= 160
 
 
 @pytest.mark.exhaustive
