@@ -66,11 +66,12 @@ class Job:
         while True:
             try:
                 await market.buy_now(row.merchant, row.sku, row.quantity, row.key)
-                return
             except (InsufficientFundsError, OutOfTicketsError) as error:
                 if error.retry_at is not None:
                     raise  # what was drawn has to rest first
-            await self.draw(market)
+                await self.draw(market)
+            else:
+                return
 
     async def work(self, market: AsyncMarket, rows: Iterator[Row]) -> None:
         """Buy the next row, as long as there is one. Other profiles take from the same rows."""
@@ -91,7 +92,6 @@ class Job:
             markets = [await stack.enter_async_context(AsyncMarket(profile)) for profile in profiles]
             keys = [{order.idempotency_key for order in await market.orders()} for market in markets]
             new = iter([row for row in rows if not any(row.key in theirs for theirs in keys)])
-
             old = [iter([row for row in rows if row.key in theirs]) for theirs in keys]
             await asyncio.gather(*map(self.work, markets, [chain(its, new) for its in old]))
 
@@ -140,7 +140,7 @@ async def run(wanted: argparse.Namespace, password: str) -> int:
 def main() -> int:
     """Read the command line and give the exit code."""
     parser = argparse.ArgumentParser(description="Place the orders of a CSV file, each of them once.")
-    parser.add_argument("orders", type=Path, help="columns key, merchant, sku and quantity")
+    parser.add_argument("orders", type=Path, help="a CSV file: key, merchant, sku and quantity")
     parser.add_argument("--market", type=Path, help="the market file, to make profiles with")
     parser.add_argument("--profiles", type=Path, default=Path("profiles"), help="the folder of the profiles")
     parser.add_argument("--at-once", type=int, default=4, help="how many orders are under way at most")
