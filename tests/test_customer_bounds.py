@@ -13,7 +13,7 @@ from world import MemoryConnection
 
 from common import bus, clock, codec, config, messages
 from common.credentials import RECEIPT_LABEL
-from common.errors import BrokerUnreachableError, RejectedError, UntrustedError, WireError
+from common.errors import BrokerUnreachableError, RejectedError, UntrustedError
 from customer_node import Market, orders, receipts
 from customer_node.hello import Opening
 
@@ -133,5 +133,5 @@ def test_a_receipt_at_a_time_that_its_certificate_does_not_cover(
             return checkout._open_acceptance(loaded, sealed)
 
         assert opened(receipt.at)
-        with pytest.raises(WireError):
+        with pytest.raises(UntrustedError, match="does not cover"):
             opened(0)

@@ -216,9 +216,8 @@ def test_what_is_wrong_with_a_home_is_said(market: Market, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="noise"):
         MerchantNode.open(home)
     merchant_home(market)
-    other = init_market(
-        tmp_path / "other", public_port=free_ports(1)[0], node_port=free_ports(1)[0], now_ms=clock.now_ms()
-    )
+    public, nodes = free_ports(2)
+    other = init_market(tmp_path / "other", public_port=public, node_port=nodes, now_ms=clock.now_ms())
     other.market.save(home / "market.json")
     with pytest.raises(UntrustedError, match="does not hold"):
         MerchantNode.open(home)
