@@ -168,7 +168,8 @@ def test_watching_as_a_person_does(real_market: RealMarket, folder: Path) -> Non
 # --- mirror --------------------------------------------------------------------------------------------
 
 
-def test_mirroring_the_catalogs(real_market: RealMarket, folder: Path) -> None:
+def mirrored(real_market: RealMarket, folder: Path) -> Path:
+    """Mirror the catalogs, one product with a picture among them; gives the profile."""
     profile = real_market.customer(folder / "profile" / folder.name)
     picture, page = folder / "hill.png", folder / "hill.md"
     Image.new("RGB", (40, 30), "green").save(picture)
@@ -182,6 +183,17 @@ def test_mirroring_the_catalogs(real_market: RealMarket, folder: Path) -> None:
     (hill,) = [line for line in lines if line["sku"] == "HILL"]
     assert (hill["title"], hill["price"], hill["image_alt"]) == ("Uphill", 100, "A hill")
     assert (folder / "catalog/pictures" / hill["picture"]).stat().st_size > 0
+    return profile
+
+
+def test_mirroring_the_catalogs(real_market: RealMarket, folder: Path) -> None:
+    mirrored(real_market, folder)
+    shop(real_market, "remove", "HILL")
+
+
+@pytest.mark.exhaustive
+def test_a_mirror_asks_no_merchant_twice_for_the_same(real_market: RealMarket, folder: Path) -> None:
+    profile = mirrored(real_market, folder)
     tickets = real_market.ran("wallet", profile=profile).data["tickets"]
     again = example("mirror.py", folder, "catalog", "--profile", profile)
     assert (again.returncode, again.stdout) == (0, "sports: unchanged\n")
@@ -211,9 +223,6 @@ def test_restocking_by_rules(real_market: RealMarket, folder: Path) -> None:
     assert ran.stdout == "LOW: 2 left, now 50\nKEYS: 1 left, now 2\n"
     stock = {product["sku"]: product["stock"] for product in shop(real_market, "list")}
     assert (stock["LOW"], stock["KEYS"]) == (50, 2)
-
-    rules.write_text("[LOW]\nlow = 5\nto = 50\n")
-    assert example("restock.py", folder, "rules.toml", **home).stdout == ""
     for sku in ("LOW", "KEYS"):
         shop(real_market, "remove", sku)
 
@@ -227,7 +236,10 @@ def test_rules_that_cannot_be_followed(real_market: RealMarket, folder: Path) ->
         ran = example("restock.py", folder, "rules.toml", **home)
         assert (ran.returncode, ran.stdout) == (code, "")
         assert len(ran.stderr.splitlines()) == 1
+    shop(real_market, "edit", "PLAN-10K", "--stock", "6")
     rules.write_text("[PLAN-10K]\nlow = 5\nto = 9\n")
+    assert example("restock.py", folder, "rules.toml", **home).stdout == "", "six are not low"
+    shop(real_market, "edit", "PLAN-10K", "--stock", "unlimited")
     unlimited = example("restock.py", folder, "rules.toml", "--dry-run", **home)
     assert (unlimited.returncode, unlimited.stdout) == (0, "")
 
