@@ -1,4 +1,4 @@
-"""`python -m bench orders|delivery|coins [--json]`: one envelope on stdout, progress on stderr."""
+"""`python -m bench orders|delivery|coins|size [--json]`: one envelope on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import coins, delivery, orders
+from bench import coins, delivery, orders, size
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser("python -m bench", description="Measure, each figure beside its floor.")
-    parser.add_argument("what", choices=["orders", "delivery", "coins"])
+    parser.add_argument("what", choices=["orders", "delivery", "coins", "size"])
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--windows", type=int, nargs="+", default=orders.WINDOWS, help="orders under way")
@@ -26,6 +26,8 @@ def main() -> int:
         data = orders.measure(orders.Plan(options.rounds, options.windows, options.scale, options.profiles))
     elif options.what == "coins":
         data = coins.measure(coins.Plan(options.rounds, options.scale, options.profiles))
+    elif options.what == "size":
+        data = size.measure(size.Plan().scaled(options.scale))
     else:
         data = delivery.measure(delivery.Plan(options.rounds, large=options.large))
     sys.stdout.write(json.dumps({"ok": True, "data": data}) + "\n" if options.json else table(data))
