@@ -12,7 +12,7 @@ help:
 	@echo "make test-web      the pages in a real browser (Chromium, installed where it is missing)"
 	@echo "make pictures      the pictures of the README, taken from the running product"
 	@echo "make check         types and style"
-	@echo "make bench         measure (ARGS=\"orders --json\" or ARGS=\"delivery --json\")"
+	@echo "make bench         measure (ARGS=\"orders --json\", or delivery, coins, size)"
 	@echo "make test-compose  build and try compose.yaml on a running Docker engine"
 	@echo "make clean         remove .venv, .state and caches"
 

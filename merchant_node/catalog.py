@@ -1,7 +1,8 @@
 """The catalog: what is on sale, and the answers to those who look around.
 
-Rule 1. The signed records are the catalog. They are read into memory once per catalog version; stock
-stands outside them and is read when asked for.
+Rule 1. The signed records are the catalog. They are read into memory, each once, and kept in every order
+that can be asked for: a search looks at all of them and sorts none. Stock stands outside them and is read
+when asked for.
 
 Rule 2. An answer of a kind has one size, whatever it says, a refusal too: the relay cannot tell a find
 from a miss.
@@ -10,7 +11,7 @@ from a miss.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +39,8 @@ _ON_SALE = (
     .join(schema.products, schema.products.c.current == schema.product_versions.c.id)
     .order_by(schema.products.c.sku)
 )
+_CURRENT = sa.select(schema.products.c.current, schema.products.c.added)
+_OF_VERSIONS = _ON_SALE.where(schema.product_versions.c.id.in_(sa.bindparam("ids", expanding=True)))
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,22 @@ class Product:
 
 def read_on_sale(tx: Tx) -> list[Product]:
     """Read every product on sale, by SKU."""
-    return [
-        Product(row.id, codec.PRODUCT_RECORD.unpack(row.record), row.record, row.signature, row.added)
-        for row in tx.execute(_ON_SALE)
-    ]
+    return [_product(*row) for row in tx.tuples(_ON_SALE)]
+
+
+def read_changed(tx: Tx, known: Iterable[Product]) -> list[Product]:
+    """Give every product on sale, in no order; what is among the `known` is not read again."""
+    before = {(product.version_id, product.added): product for product in known}
+    current: list[tuple[int, int]] = [(version, added) for version, added in tx.tuples(_CURRENT)]
+    kept = [before[each] for each in current if each in before]
+    if not kept:
+        return read_on_sale(tx)
+    changed = tx.among(_OF_VERSIONS, [each[0] for each in current if each not in before])
+    return kept + [_product(row["id"], row["record"], row["signature"], row["added"]) for row in changed]
+
+
+def _product(version_id: int, record: bytes, signature: bytes, added: int) -> Product:
+    return Product(version_id, codec.PRODUCT_RECORD.unpack(record), record, signature, added)
 
 
 def catalog_version(tx: Tx) -> int:
@@ -89,16 +104,26 @@ class Catalog:
     def __init__(self) -> None:
         self.version = -1
         self._products: dict[str, Product] = {}
+        self._orders: dict[messages.Sort, list[Product]] = {"title": [], "price": [], "newest": []}
         self._categories: list[str] = []
 
     def refresh(self, tx: Tx) -> None:
-        """Read the catalog again where it has changed."""
+        """Read what has changed in the catalog."""
         version = catalog_version(tx)
-        if version == self.version:
-            return
-        self._products = {product.record.sku: product for product in read_on_sale(tx)}
-        self._categories = sorted({p.record.category for p in self._products.values() if p.record.category})
-        self.version = version
+        if version != self.version:
+            self.show(read_changed(tx, self._products.values()))
+            self.version = version
+
+    def show(self, products: Sequence[Product]) -> None:
+        """Have these on sale, and nothing else."""
+        self._products = {product.record.sku: product for product in products}
+        by_title = sorted(products, key=lambda product: (product.record.title.casefold(), product.record.sku))
+        self._orders = {
+            "title": by_title,
+            "price": sorted(by_title, key=lambda product: product.record.price),
+            "newest": sorted(by_title, key=lambda product: -product.added),
+        }
+        self._categories = sorted({p.record.category for p in products if p.record.category})
 
     def get(self, sku: str) -> Product | None:
         """Give what is on sale under this SKU."""
@@ -106,15 +131,13 @@ class Catalog:
 
     def find(self, request: messages.ListProducts) -> Page:
         """Search: every word must occur in the texts of a product, in any case."""
-        words = request.search.casefold().split()
-        found = [
-            product
-            for product in self._products.values()
-            if (not request.category or product.record.category == request.category)
-            and all(word in product.text for word in words)
-        ]
+        found = self._orders[request.sort]
+        if request.category:
+            found = [product for product in found if product.record.category == request.category]
+        for word in request.search.casefold().split():
+            found = [product for product in found if word in product.text]
         categories = _cut(self._categories)
-        wanted = _sorted(found, request.sort)[request.offset : request.offset + PAGE_PRODUCTS]
+        wanted = found[request.offset : request.offset + PAGE_PRODUCTS]
         room = PAGE_ROOM - len(codec.pack(categories))
         products: list[Product] = []
         for product in wanted:
@@ -135,15 +158,6 @@ def _cut(categories: Sequence[str]) -> list[str]:
             break
         kept.append(category)
     return kept
-
-
-def _sorted(products: list[Product], sort: messages.Sort) -> list[Product]:
-    by_title = sorted(products, key=lambda product: (product.record.title.casefold(), product.record.sku))
-    if sort == "price":
-        return sorted(by_title, key=lambda product: product.record.price)
-    if sort == "newest":
-        return sorted(by_title, key=lambda product: -product.added)
-    return by_title
 
 
 def summary(product: Product, stock_level: messages.StockLevel) -> messages.ProductSummary:

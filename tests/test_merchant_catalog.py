@@ -19,6 +19,7 @@ from common.credentials import PRODUCT_RECORD_LABEL
 from common.errors import NotFoundError, UsageError
 from common.keys import verify_identity
 from common.messages import GetImage, GetProduct, ListProducts, ProductPage, RequestRefused
+from merchant_node import catalog as catalogs
 from merchant_node import schema
 from merchant_node.catalog import Catalog, Product, page_answer
 from merchant_node.content import IMAGE_MAXIMUM
@@ -177,8 +178,7 @@ WIDE = st.text(st.characters(min_codepoint=0x10000, max_codepoint=0x10FFFF), min
 def test_a_page_always_fits_its_size(texts: list[tuple[str, str, int]]) -> None:
     catalog = Catalog()
     products = [product(n, *fields) for n, fields in enumerate(texts)]
-    catalog._products = {each.record.sku: each for each in products}
-    catalog._categories = sorted({each.record.category for each in products})
+    catalog.show(products)
     offset, seen = 0, 0
     while True:
         page = catalog.find(ListProducts(search="", category="", sort="title", offset=offset))
@@ -218,6 +218,18 @@ def product(number: int, title: str, category: str, tags: int) -> Product:
 
 
 # --- changing it ---------------------------------------------------------------------------------------
+
+
+def test_only_what_has_changed_is_read_again(shop: World) -> None:
+    with shop.store.immediate() as tx:
+        before = {each.record.sku: each for each in catalogs.read_changed(tx, [])}
+    shop.inventory.edit("plan", price=1000)
+    shop.inventory.remove("photo")
+    with shop.store.immediate() as tx:
+        after = {each.record.sku: each for each in catalogs.read_changed(tx, before.values())}
+        assert after == {each.record.sku: each for each in catalogs.read_on_sale(tx)}
+    assert before.keys() - after.keys() == {"photo"}
+    assert [sku for sku in after if after[sku] is not before[sku]] == ["plan"]
 
 
 def test_changes_show_while_the_node_runs(shop: World) -> None:
