@@ -102,6 +102,23 @@ def test_chunks_are_shown_as_they_come(front: Front) -> None:
     assert len({*shown}) > 2, "more than the first and the last"
 
 
+def test_deliveries_of_two_merchants_take_turns(front: Front) -> None:
+    front.log_out()
+    for merchant in ("sports", "maps"):
+        front.bazaar.add(merchant, f"LONG-{merchant}", 500, content(merchant, 3_000_000))
+        front.add(merchant, f"LONG-{merchant}")
+    front.post("/pay", key=front.review())
+    # Each change of merchant is a new connection, on which what was under way does not come.
+    seen: set[tuple[bool, ...]] = set()
+    while not front.desk._deliveries or any(each.running for each in front.desk._deliveries.values()):
+        front.browser.get("/orders")
+        begun = [each.progress for each in front.desk._deliveries.values() if each.progress]
+        seen.add(tuple(0 < each.cells_done < each.cells for each in begun))
+    assert (True, True) not in seen
+    assert {(True,), (True, False)} & seen, "it was looked at while it went on"
+    assert [each.state for each in front.desk.reading.orders()] == ["complete"] * 2
+
+
 def test_waiting_ends_when_the_visit_has(front: Front, time: Time) -> None:
     front.log_out()
     front.browser.get("/catalog")

@@ -46,6 +46,9 @@ MOST_DELIVERIES: Final = 100
 BATCH: Final = 16
 """Cells that come before a page may ask the market something else: 1 MiB."""
 
+STEPS_A_TURN: Final = 8
+"""Then another delivery has its turn: each change of merchant is a connection of its own."""
+
 DELIVERABLE: Final = frozenset({"accepted", "downloading"})
 
 
@@ -118,6 +121,7 @@ class Desk:
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._purchases: OrderedDict[str, Purchase] = OrderedDict()
         self._deliveries: dict[str, Delivery] = {}
+        self._turns = asyncio.Lock()
         self._reading: Reading | None = None
         self._currency = ""
         self.protected_by: Protection = "none"
@@ -262,10 +266,8 @@ class Desk:
         try:
             # The first step only plans: the account may be open.
             steps = iter(await self.ask(lambda market: market.download_steps(order_id, folder, batch=BATCH)))
-            while not (self.site.stopping or delivery.is_paused):
-                delivery.progress = await self.ask(lambda _, it=steps: next(it, None))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                if delivery.progress is None:
-                    return
+            while await self._turn(delivery, steps):
+                pass
         except VeilmartError as error:
             delivery.error = error
         finally:
@@ -273,6 +275,17 @@ class Desk:
                 # What has come is written down in the thread that has the store.
                 with suppress(asyncio.CancelledError):
                     await self.worker.call(lambda _: _close(steps))
+
+    async def _turn(self, delivery: Delivery, steps: Iterator[Progress]) -> bool:
+        """Take a delivery some steps on; tell whether it goes on."""
+        async with self._turns:
+            for _ in range(STEPS_A_TURN):
+                if self.site.stopping or delivery.is_paused:
+                    return False
+                delivery.progress = await self.ask(lambda _: next(steps, None))
+                if delivery.progress is None:
+                    return False
+        return True
 
     async def leave_shops(self) -> None:
         """End every visit, and let the deliveries in them pause: the next try goes on from there."""

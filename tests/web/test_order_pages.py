@@ -149,7 +149,7 @@ def test_what_does_not_come_is_disputed_and_the_money_comes_back(
     assert page.url == place
 
     order = place.rsplit("/", 1)[1]
-    shopfront.market.ran("broker", "dispute", "refund", order, "--reason", "it never came")
+    shopfront.market.ran("broker", "dispute", "refund", order, "--reason", "it never came", "--yes")
     page.get_by_role("button", name="Ask where it stands").click()
     expect(page.locator("#order[data-state=refunded]")).to_be_visible()
     expect(page.get_by_text("4.50 EUR came back into your wallet.")).to_be_visible()
