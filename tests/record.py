@@ -389,9 +389,10 @@ def _sides_of_operation(row: tuple[Any, ...]) -> dict[bytes, Side]:
     for value in row:
         if isinstance(value, bytes):
             with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                kind = msgspec.msgpack.decode(value)[0]
-                side: Side = "account" if kind == "Withdrawn" else "shop"
-                return {each: side for each in row if isinstance(each, bytes)}
+                answer = msgspec.msgpack.decode(value)
+                if isinstance(answer, list):  # an id, which is random, may happen to be msgpack as well
+                    side: Side = "account" if answer[0] == "Withdrawn" else "shop"
+                    return {each: side for each in row if isinstance(each, bytes)}
     return {}
 
 
