@@ -20,6 +20,9 @@ def go_to(world: World, time: Time, moment: int) -> None:
         pass
     month = slots.month_of(moment)
     assert world.pump(lambda: month in months_announced(world))
+    # After days everybody has to come back.
+    broker = world.broker.broker
+    assert world.pump(lambda: all(broker.merchant_online(each, clock.now_ms()) for each in world.merchants))
     settle(world)
 
 

@@ -228,7 +228,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     ),
     "a coin that was not counted": (
         sa.update(schema.issuer_keys)
-        .where(schema.issuer_keys.c.value == 16)
+        .where(schema.issuer_keys.c.value == 16, schema.issuer_keys.c.issued > 0)
         .values(issued=schema.issuer_keys.c.issued - 1),
         "of value 16, 1 coins were issued",
     ),

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,16 @@ def test_the_documents_have_commands() -> None:
     assert len(commands()) > 60
 
 
+@cache
+def tree() -> Any:
+    return get_command(app)
+
+
 @pytest.mark.parametrize("line", commands())
 def test_every_command_is_taken_as_it_is_written(line: str, tmp_path: Path) -> None:
     written = shlex.split(line.replace("$VEILMART_HOME", str(tmp_path)), comments=True)[1:]
     words = list(itertools.takewhile(lambda word: word not in {">", "|", "&"}, written))
-    command: Any = get_command(app)
+    command: Any = tree()
     name = "veilmart"
     while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         name, command, words = command.resolve_command(typer.Context(command), words)
