@@ -23,6 +23,7 @@ from real_market import real_market
 from world import World
 
 from common import clock
+from common.blind import BlindPrivateKey
 from common.keys import IdentityKey
 from common.store import Store
 
@@ -58,8 +59,10 @@ def generate(key_type: Any = "ed25519") -> IdentityKey:
 
 IdentityKey.generate = generate  # type: ignore[method-assign,assignment]
 
-# Reading an RSA key takes milliseconds, to see whether its numbers fit: once for each is enough.
+# Reading an RSA key takes milliseconds, to see whether its numbers fit, and to hand it to OpenSSL: once for
+# each is enough.
 serialization.load_pem_private_key = functools.lru_cache(256)(serialization.load_pem_private_key)
+BlindPrivateKey.from_pem = functools.lru_cache(256)(BlindPrivateKey.from_pem)  # type: ignore[method-assign]
 
 _migrated: dict[str, bytes] = {}
 _migrate = Store.migrate
@@ -81,6 +84,25 @@ def migrate(store: Store) -> None:
 
 
 Store.migrate = migrate  # type: ignore[method-assign]
+
+_first: dict[str, Store] = {}
+_open_store = Store.__init__
+
+
+def open_store(store: Store, url: str, migrations: str) -> None:
+    """Open a store; those of one kind compile each statement once for all of them.
+
+    Not customers': what seals their columns belongs to the dialect of one profile.
+    """
+    _open_store(store, url, migrations)
+    if url.startswith("sqlite:") and not migrations.startswith("customer_node."):
+        first = _first.setdefault(migrations, store)
+        for engine in (store._engine, store._reading):
+            engine.dialect, engine._compiled_cache = first._engine.dialect, first._engine._compiled_cache
+        store._statements = first._statements
+
+
+Store.__init__ = open_store  # type: ignore[method-assign]
 
 SLOW_FILES = [
     "test_demo.py",

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from common.logs import log_to_stderr
 from customer_node import Market
 from veilmart.cli.homes import Proxy, Timeout, output
 from veilmart.cli.profiles import Now, ProfileHome, profile_home
@@ -37,6 +36,7 @@ def web(
     names (docs/rest.md). Nobody else's machine can reach it.
     """
     # What serves pages takes long to import, and no other command needs it.
+    from common.logs import log_to_stderr  # noqa: PLC0415
     from customer_node.web.storefront import run_storefront  # noqa: PLC0415
     from veilmart.cli.web_ready import announcing  # noqa: PLC0415
 
