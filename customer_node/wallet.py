@@ -289,9 +289,10 @@ class Wallet:
         return self._token(row)
 
     def _usable(self, tx: Tx, purpose: coins.Purpose, now: int) -> Sequence[Row]:
-        months = (slots.month_of(now), slots.previous_month(slots.month_of(now)))
         query = WITH_KEY.where(
-            tokens.c.state == "free", issuer_keys.c.purpose == purpose, issuer_keys.c.month.in_(months)
+            tokens.c.state == "free",
+            issuer_keys.c.purpose == purpose,
+            issuer_keys.c.month >= _oldest_month(now),
         )
         if not self._allow_young:
             query = query.where(tokens.c.usable_from <= now)
@@ -323,7 +324,7 @@ class Wallet:
         month = slots.month_of(now)
         if slots.month_of(now + within_ms) == month:
             return {}
-        old = [row["value"] for row in self._usable(tx, "coin", now) if row["month"] != month]
+        old = [row["value"] for row in self._usable(tx, "coin", now) if row["month"] < month]
         return dict(Counter(old))
 
     def ending_tickets(self, tx: Tx, now: int) -> int:
@@ -331,7 +332,7 @@ class Wallet:
         month = slots.month_of(now)
         if slots.month_of(now + ENDING_MS) == month:
             return 0
-        return sum(row["month"] != month for row in self._usable(tx, "ticket", now))
+        return sum(row["month"] < month for row in self._usable(tx, "ticket", now))
 
     def reserved(self, tx: Tx) -> int:
         """Sum the coins that are reserved for something under way."""
@@ -350,12 +351,12 @@ class Wallet:
 
         A reserved ticket counts as free: its session was never opened, the next one takes it.
         """
-        months = {slots.month_of(now), slots.previous_month(slots.month_of(now))}
+        oldest = _oldest_month(now)
         counts: Counter[tuple[Key, str]] = Counter()
         last = 0
         unopened = sa.and_(tokens.c.state == "reserved", issuer_keys.c.purpose == "ticket")
         for row in tx.all(WITH_KEY.where(sa.or_(tokens.c.state == "free", unopened))):
-            age = _age(row, months, now)
+            age = _age(row, oldest, now)
             if age == "young":
                 last = max(last, row["usable_from"])
             counts[((row["purpose"], row["value"]), age)] += 1
@@ -366,9 +367,17 @@ class Wallet:
         }, last
 
 
-def _age(row: Row, months: set[str], now: int) -> Literal["usable", "young", "expired"]:
-    if row["month"] not in months:
-        # A key of next month is not over but not begun; the broker signs with the present month's alone.
+def _oldest_month(now: int) -> str:
+    """Give the oldest month whose tokens count.
+
+    There is no newest one: the broker signs with the present month's keys alone, so where a token is of a
+    month to come this machine's clock is behind the broker's.
+    """
+    return slots.previous_month(slots.month_of(now))
+
+
+def _age(row: Row, oldest: str, now: int) -> Literal["usable", "young", "expired"]:
+    if row["month"] < oldest:
         return "expired"
     return "usable" if row["usable_from"] <= now else "young"
 

@@ -99,6 +99,10 @@ class Opened:
     content: bytes
 
 
+def _envelopes(item: Opened) -> list[Any]:
+    return codec_of(list[messages.Envelope[AnyBody]]).decode(item.content)
+
+
 @dataclass(frozen=True)
 class Record:
     """What a run left behind."""
@@ -181,10 +185,12 @@ class Record:
 
     def bodies_of(self, item: Opened) -> list[Any]:
         """Give the messages of one frame."""
-        if len(item.seen.payload) == frames.HELLO_SIZE or item.seen.payload in self.welcomes:
+        if self._is_greeting(item):
             return [codec_of(messages.Hello | messages.HelloAnswer).decode(item.content)]
-        envelopes = codec_of(list[messages.Envelope[AnyBody]]).decode(item.content)
-        return [envelope.body for envelope in envelopes]
+        return [envelope.body for envelope in _envelopes(item)]
+
+    def _is_greeting(self, item: Opened) -> bool:
+        return len(item.seen.payload) == frames.HELLO_SIZE or item.seen.payload in self.welcomes
 
     # --- what each party held --------------------------------------------------------------------------
 
@@ -340,6 +346,11 @@ class Record:
             return "public"
         raise AssertionError(f"a row of {statement.table} that belongs to no side: {sides}")
 
+    def _sent_at(self) -> set[int]:
+        """Give the times of all sends: two sessions may send in one millisecond, and the bus sees when."""
+        sent = [item for item in self.opened if not self._is_greeting(item)]
+        return {envelope.at for item in sent for envelope in _envelopes(item)}
+
     def public(self) -> Evidence:
         """What everybody has: cards, certificates, public keys, and the protocol's own words."""
         evidence = Evidence("public")
@@ -354,8 +365,8 @@ class Record:
         for key_id in (*self.hello_keys, *self.wrap_keys):
             # One of each per day, the same for every session.
             evidence.add("key id of the day", key_id)
-        for now in self.times:
-            evidence.add("time of a round", now.to_bytes(8, "big"))
+        for now in self.times | self._sent_at():
+            evidence.add("time of a round or of a send", now.to_bytes(8, "big"))
         for name in vars(messages):
             evidence.add("word", name)
         evidence.add("word", self.market.market_id)

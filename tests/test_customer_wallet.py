@@ -21,7 +21,7 @@ from common.clock import random_bytes
 from common.config import DAY_MS, MAXIMUM_COINS
 from common.errors import InsufficientFundsError, RejectedError, UntrustedError
 from common.messages import IssuerKey, Swap, Swapped
-from common.slots import month_of
+from common.slots import month_of, month_start
 from common.states import UnlistedStepError
 from common.store import Store
 from customer_node import numbers
@@ -193,6 +193,19 @@ def test_coins_of_a_month_that_is_over_are_not_offered(store: Store):
         much_later = NOW + 100 * 86_400_000
         assert wallet.held(tx, much_later) == {}
         assert wallet.stock(tx, much_later)[0]["coin", 4].expired == 1
+
+
+def test_coins_of_a_month_that_has_not_begun_here_count(store: Store):
+    """The broker signs with the present month's keys alone: this machine's clock is behind its."""
+    wallet = Wallet(SEED, allow_young=False)
+    blinded = draw(store, wallet, bytes(16), [("coin", 4), TICKET])
+    behind = month_start(MONTH) - 60_000
+    with store.immediate() as tx:
+        wallet.issue(tx, bytes(16), the_mint().sign(blinded), behind)
+        assert wallet.held(tx, behind) == {4: 1}
+        assert wallet.stock(tx, behind)[0]["coin", 4].usable == 1
+        assert wallet.ending(tx, behind) == {}
+        assert wallet.ending_tickets(tx, behind) == 0
 
 
 def test_a_wrong_signature_changes_nothing(store: Store):

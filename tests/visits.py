@@ -454,6 +454,8 @@ def small_visit(root: Path, price: int) -> list[Publish]:
     world = World(root)
     try:
         stock(world, (Product("sports", "ONLY-ONE", "The only product", "", price, b"content" * 20),))
+        # A card with the catalog's version comes in its own time, and is longer than one without.
+        assert world.pump(lambda: bool(world.merchants["sports"].merchant._announced))
         with world.customer(ALICE) as market:
             market.sign_up(ALICE, PEOPLE[ALICE])
             world.fund(ALICE, 2000)
