@@ -493,12 +493,22 @@ def test_a_payout_whose_commands_are_killed_at_each_step(real: RealWorld) -> Non
         with MerchantHome(merchant_home).treasury() as treasury:
             before = len(treasury.payouts())
             until(lambda: treasury.balance().available > 0 and not treasury.balance().pending, wait)
-            asked = codes_of("merchant", "payout", "--all", "--to", "here", "--home", merchant_home)
+            asked = codes_of("merchant", "payout", "--all", "--to", "here", "--yes", "--home", merchant_home)
             assert asked == [-signal.SIGKILL] * (len(asked) - 1) + [4]
             until(lambda: treasury.payouts()[-1].state == "requested", wait)
             assert len(treasury.payouts()) == before + 1
             payout = treasury.payouts()[-1].payout_id.hex()
-            words = ("broker", "payout", "confirm", payout, "--reason", "paid", "--home", broker_home)
+            words = (
+                "broker",
+                "payout",
+                "confirm",
+                payout,
+                "--reason",
+                "paid",
+                "--yes",
+                "--home",
+                broker_home,
+            )
             assert codes_of(*words) == [-signal.SIGKILL] * 2 + [4]
             until(lambda: treasury.payouts()[-1].state == "confirmed", wait)
 

@@ -89,7 +89,8 @@ class NodeProcess:
                     f"Its log is {self.log}.",
                     hop=self.name,
                 )
-            piece = os.read(process.stdout.fileno(), 4096)
+            # One byte at a time: what comes behind the line is for whoever reads next.
+            piece = os.read(process.stdout.fileno(), 1)
             if not piece:
                 code = process.wait()
                 raise VeilmartError(f"{self.name} ended with {code} at its start.", f"Its log is {self.log}.")

@@ -19,6 +19,8 @@ BUNDLES: Final = 2
 SHOP: Final = "sports"
 """Whose dashboard is opened."""
 READ_AT_ONCE: Final = 4096
+READY: Final = "ready "
+"""What a line with a link begins with; others are for programs."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Pages:
     servers: tuple[NodeProcess, ...]
 
     def relay(self, say: Callable[[str], None]) -> None:
-        """Say what the servers print, such as a new link for who has used one up, until interrupted."""
+        """Say each new link that the servers print for who has used one up, until interrupted."""
         outputs = [server.process.stdout for server in self.servers if server.process is not None]
         waiting = {output.fileno() for output in outputs if output is not None}
         while waiting:
@@ -39,7 +41,8 @@ class Pages:
                 if not said:
                     waiting.discard(descriptor)
                 for line in said.decode().splitlines():
-                    say(line)
+                    if line.startswith(READY):
+                        say(line)
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def open_pages(market: DemoMarket) -> Iterator[Pages]:
     home = str(market.merchant_home(SHOP))
     dashboard = NodeProcess("dashboard", ["merchant", "web", "--home", home], logs / "dashboard.log")
     try:
-        links = [page.start().removeprefix("ready ") for page in (shop, dashboard)]
+        links = [page.start().removeprefix(READY) for page in (shop, dashboard)]
         yield Pages(links[0], links[1], (shop, dashboard))
     finally:
         for page in (dashboard, shop):
