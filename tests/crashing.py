@@ -435,8 +435,12 @@ def _shop(market: Market, name: str, folder: Path, *, quarrels: bool) -> list[Re
 def _call_off(market: Market) -> None:
     """Order what nobody answers, and call it off."""
     if _state_of(market, "three") in OPENED:
-        with contextlib.suppress(DeadlineError), _waiting(market, SHORT_WAIT_MS):
-            market.buy_now(MERCHANT, UNANSWERED, 1, "three")
+        try:
+            with _waiting(market, SHORT_WAIT_MS):
+                market.buy_now(MERCHANT, UNANSWERED, 1, "three")
+        except DeadlineError:
+            if _state_of(market, "three") in OPENED:
+                raise  # it was a broker that died, while the coins were changed: begin again
     if _state_of(market, "three") == "placed":
         market.cancel(_order_of(market, "three").hex())
 
