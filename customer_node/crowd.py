@@ -56,11 +56,11 @@ def bounds(tx: Tx, now: int) -> dict[int, int]:
 
     Where the wallet alone holds more of a kind than were out, they were drawn after the count.
     """
-    months = (slots.month_of(now), slots.previous_month(slots.month_of(now)))
+    oldest = slots.previous_month(slots.month_of(now))
     out = {(row["value"], row["month"]): row["out"] for row in tx.all(sa.select(coin_totals))}
     found: dict[int, int] = {}
     unknown: set[int] = set()
-    for row in tx.all(_HELD.where(issuer_keys.c.month.in_(months))):
+    for row in tx.all(_HELD.where(issuer_keys.c.month >= oldest)):
         value, count = row["value"], out.get((row["value"], row["month"]), 0)
         found[value] = min(found.get(value, count), count)
         if count < row["count"]:
