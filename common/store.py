@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -36,6 +37,11 @@ Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
 
 FETCHED_AT_ONCE = 1_000
+BUSY_MS = 10_000
+"""How long a lock of somebody else's is waited for."""
+WAL_RETRY_S = 0.01
+PRIMARY_CODE = 0xFF
+"""The part of SQLite's error codes that says what it is; the rest says more exactly which."""
 NOTHING: Row = MappingProxyType({})
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _migrating = threading.Lock()
@@ -263,11 +269,11 @@ class Store:
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver's own BEGIN is a deferred one; with None, ours below is the only one.
     connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+    _write_ahead(connection)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        "busy_timeout=10000",
         "secure_delete=ON",
         # Rows lie where random ids put them: with SQLite's 2 MiB every batch would read its pages again.
         "cache_size=-16384",
@@ -275,6 +281,30 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         "wal_autocheckpoint=8000",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to WAL, which stays with the file. Raises `BusyError`.
+
+    Of several that open a new store at once SQLite lets one switch, and tells the others that it is locked
+    without the wait that `busy_timeout` asks for: each holds a lock that the other would have to have.
+    """
+    deadline = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY_CODE != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > deadline:
+                raise _being_written() from error
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
+
+
+def _being_written() -> BusyError:
+    return BusyError("Another process is writing to this store.", "Try again in a moment.")
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
@@ -286,4 +316,4 @@ def _begin_immediate(connection: sa.Connection) -> None:
     except sa.exc.OperationalError as error:
         if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
             raise
-        raise BusyError("Another process is writing to this store.", "Try again in a moment.") from error
+        raise _being_written() from error

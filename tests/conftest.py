@@ -179,6 +179,13 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return moved
 
 
+@pytest.fixture
+def own_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open and migrate stores as a process of its own does, without what other tests have left."""
+    monkeypatch.setattr(Store, "migrate", _migrate)
+    monkeypatch.setattr(Store, "__init__", _open_store)
+
+
 @pytest.fixture(scope="session")
 def funded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Customer]:
     """A market in which somebody has drawn coins and tickets: made once, for tests to copy."""

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from common.errors import BusyError
-from common.store import LostStepError, Store
+from common.store import WAL_RETRY_S, LostStepError, Store
 
 MIGRATIONS = ("broker_node.migrations", "merchant_node.migrations", "customer_node.migrations")
 SCHEMAS = {name: importlib.import_module(f"{name.partition('.')[0]}.schema").metadata for name in MIGRATIONS}
@@ -90,6 +90,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path, migrations: str) -> Non
     assert layout() == first
 
 
+@pytest.mark.usefixtures("own_stores")
 def test_two_that_open_a_new_store_at_once_both_find_it_whole(tmp_path: Path) -> None:
     failures: list[BaseException] = []
 
@@ -105,6 +106,24 @@ def test_two_that_open_a_new_store_at_once_both_find_it_whole(tmp_path: Path) ->
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_new_store_that_somebody_else_writes_first_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite refuses to switch to WAL at once then, whatever `busy_timeout` says."""
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waited: list[float] = []
+
+    def commit(seconds: float) -> None:
+        waited.append(seconds)
+        other.execute("COMMIT")
+        other.close()
+
+    monkeypatch.setattr("common.store.time.sleep", commit)
+    Store.in_home(tmp_path, "store.db", MIGRATIONS[0]).close()
+    assert waited == [WAL_RETRY_S]
 
 
 # --- transactions --------------------------------------------------------------------------------------
