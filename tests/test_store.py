@@ -108,6 +108,7 @@ def test_two_that_open_a_new_store_at_once_both_find_it_whole(tmp_path: Path) ->
     assert failures == []
 
 
+@pytest.mark.usefixtures("own_stores")
 def test_a_new_store_that_somebody_else_writes_first_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
