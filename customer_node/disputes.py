@@ -4,8 +4,9 @@
 
 Rule 1. A dispute can be opened until the order settles; from then on the money is the merchant's.
 
-Rule 2. The exact message is stored first, and repeated until it is answered. Who decides, and until when,
-stands in the order from then on; where it ends with a refund `resume` brings the coins.
+Rule 2. The exact message is stored first, and repeated until it is answered: by words about a dispute, not by
+those that an earlier question of this order is answered with late. Who decides, and until when, stands in the
+order from then on; where it ends with a refund `resume` brings the coins.
 
 Rule 3. Evidence (receipt and signed records) shows the market's operator what was bought, and so does what
 this profile says has arrived, which nothing proves (`wrong_content`). Both are sent only where the caller
@@ -95,7 +96,7 @@ class Disputes:
         if request is None:
             return
         try:
-            answer = session.ask(request, messages.OrderAnswer, context.timeout_ms)
+            answer = session.ask(request, messages.OrderAnswer, context.timeout_ms, until=_is_of_a_dispute)
         except PaymentsStoppedError:
             raise
         except RejectedError:
@@ -138,6 +139,11 @@ class Disputes:
         except WireError:
             return None
         return body if isinstance(body, messages.OrderAccepted) else None
+
+
+def _is_of_a_dispute(answer: messages.OrderAnswer) -> bool:
+    """Tell whether the broker has the dispute that it says this about: what it found is never nothing."""
+    return answer.state == "disputed" or bool(answer.finding)
 
 
 def _stored(tx: Tx, order_id: bytes) -> messages.OpenDispute | None:

@@ -170,6 +170,22 @@ def deaf_open(bazaar: Bazaar, market: Market, order_id: str) -> None:
     market._disputes.carry_on = carry_on  # type: ignore[method-assign]
 
 
+def test_the_late_answer_to_an_earlier_question_is_no_answer_to_a_dispute(bazaar: Bazaar) -> None:
+    with bazaar.customer() as market:
+        order_id = bought(market)
+    with bazaar.again(market, timeout_s=0.2) as market:
+        order = market._load(bytes.fromhex(order_id))
+        question = messages.AskOrder(order_id=order.id, status_secret=order.secrets.status)
+        market._shop.within(market._downloads.place_of(order), lambda session: session.post(question))
+        deaf_open(bazaar, market, order_id)
+        assert market.order(order_id).state == "accepted"
+        assert order_state(bazaar.world, order.id) == "captured"
+    with bazaar.again(market) as market:
+        (done,) = market.resume()
+        assert (done.outcome, done.error) == ("disputed", None)
+        assert seen_by_operator(bazaar, order_id).statement == SAID
+
+
 def test_what_is_delivered_placed_or_settled_cannot_be_disputed(bazaar: Bazaar) -> None:
     with impatient(bazaar) as market:
         order_id = bought(market)
