@@ -11,7 +11,10 @@ exactly what is stored, however often. After any crash `resume` goes on from the
 Rule 2. That an order is called off is stored before it is said (`failure` is `cancelled`): whoever comes
 first at the broker wins, the cancel or the merchant's accept.
 
-Rule 3. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
+Rule 3. A receipt that proves nothing leaves an order as it is, to be disputed; what its merchant gives back
+of it is collected, and where that is all, the order is at its end.
+
+Rule 4. Before the broker has been heard of, a refusal sets the coins free, and the order is kept as
 refused while a copy of it may still arrive: where the broker turns out to know it (`recall`), it goes on.
 Afterwards only `captured` and `refundable` end an order.
 """
@@ -193,7 +196,15 @@ class Checkout:
         if answer.state == "held":
             return False
         if answer.state in ACCEPTED or _was_accepted(order, answer.answer):
-            self._accept(order, answer.answer)
+            try:
+                self._accept(order, answer.answer)
+            except UntrustedError:
+                if answer.state != "refunded":
+                    # What was given back of it comes all the same.
+                    self._refunds.collect(session, order.id)
+                    raise
+                with context.profile.store.immediate() as tx:
+                    orders.step(tx, order.id, "refundable")
         else:
             rejected = _open_rejection(order, answer.answer)
             with context.profile.store.immediate() as tx:

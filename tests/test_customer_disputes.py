@@ -261,6 +261,26 @@ def test_a_receipt_of_an_impossible_time_is_proof_enough_too(
         assert money(market) == 4000
 
 
+def test_what_is_given_back_comes_though_the_receipt_proves_nothing(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie_about_the_digest(monkeypatch)
+    with bazaar.customer() as market:
+        with pytest.raises(UntrustedError):
+            market.buy_now("sports", "PLAN")
+        order_id = market.last_order().order_id
+        assert asked(bazaar, order_id, 234).given == 234
+        (part,) = market.resume()
+        assert (part.outcome, type(part.error)) == ("placed", UntrustedError)
+        assert (market.order(order_id).claimed, money(market)) == (234, 4000 - PRICE + 234)
+        assert asked(bazaar, order_id, None).given == 1000
+        (rest,) = market.resume()
+        assert (rest.outcome, type(rest.error)) == ("refunded", RejectedError)
+        assert money(market) == 4000
+        assert market.resume() == []
+    assert books(bazaar)["pending:sports"] == 0
+
+
 def test_evidence_that_counts_for_nothing_freezes_the_money_all_the_same(
     bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
