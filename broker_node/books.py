@@ -5,9 +5,9 @@ from its entries, its entries sum to zero, and a merchant's line has the sums th
 was changed, deleted or put in between is found by that, whatever it was.
 
 Rule 2. Then what the entries have to agree with: no book is negative but where money comes from; each
-account's balance, the orders, the coins issued and spent per denomination say what the books say; and
-each order has its hold, its coins, and entries that are those of its state, and no hold is without an
-order (`order_books`).
+account's balance, the orders, the payouts, the coins issued and spent per denomination say what the books
+say; and each order has its hold, its coins, and entries that are those of its state, and no hold is without
+an order (`order_books`).
 
 Rule 3. A check that finds nothing leaves a checkpoint: how far it came, that posting's link, and the sums
 there. The check at the start goes on from it: it walks over what is new, looks at the orders that this is
@@ -29,6 +29,7 @@ from broker_node import order_books, schema
 from broker_node.postings import (
     GATEWAY,
     MERCHANT_BOOKS,
+    PAYOUTS,
     SOURCES,
     Head,
     MerchantSums,
@@ -40,6 +41,7 @@ from broker_node.postings import (
     kind_of,
     link_of,
     merchant_of,
+    reserved_book,
 )
 from common.store import Row, Tx
 
@@ -243,6 +245,7 @@ def _comparisons(tx: Tx, books: Mapping[str, int]) -> Iterator[str]:
     yield from _account_faults(tx, books)
     yield from order_books.sum_faults(tx, books)
     yield from _coin_faults(tx, books)
+    yield from _payout_faults(tx, books)
     charged = sa.select(sa.func.coalesce(sa.func.sum(schema.top_ups.c.amount), 0)).where(
         schema.top_ups.c.state == "charged"
     )
@@ -280,6 +283,24 @@ def _coin_faults(tx: Tx, books: Mapping[str, int]) -> Iterator[str]:
                 f"of value {value}, {issued[value]} coins were issued and {back[value]} spent, "
                 f"but {outstanding} is outstanding"
             )
+
+
+def _payout_faults(tx: Tx, books: Mapping[str, int]) -> Iterator[str]:
+    """Compare what is reserved for each merchant, and what was paid out, with the payouts that there are."""
+    payouts = schema.payouts.c
+    total = sa.func.sum(payouts.amount).label("total")
+    said: Counter[str] = Counter()
+    for row in tx.all(
+        sa.select(payouts.merchant, payouts.state, total).group_by(payouts.merchant, payouts.state)
+    ):
+        if row["state"] == "requested":
+            said[reserved_book(row["merchant"])] += int(row["total"])
+        elif row["state"] == "confirmed":
+            said[PAYOUTS] += int(row["total"])
+    written = {book for book in books if book == PAYOUTS or class_of(book) == "reserved"}
+    for book in sorted(said.keys() | written):
+        if books.get(book, 0) != said[book]:
+            yield f"{book} is {books.get(book, 0)}, payouts that there are say {said[book]}"
 
 
 def _by_key(tx: Tx, statement: sa.Select[Any]) -> dict[bytes, int]:

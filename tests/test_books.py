@@ -127,6 +127,12 @@ def more_credit(tx: Tx) -> None:
     tx.execute(sa.update(schema.balances).values(amount=schema.balances.c.amount + 2000))
 
 
+def payout(tx: Tx, state: str) -> None:
+    """Let a merchant have asked for a payout, without an entry."""
+    row = {"payout_id": fresh(), "merchant": "sports", "amount": 5, "destination": "a bank", "state": state}
+    tx.insert(sa.insert(schema.payouts), {**row, "content_hash": bytes(32), "requested": 1})
+
+
 def rewritten(tx: Tx, change: Callable[[bytes, dict[str, int]], dict[str, int]]) -> None:
     """Write the whole history anew, links and lines and all."""
     rows = tx.all(sa.select(schema.postings).order_by(schema.postings.c.posting))
@@ -251,6 +257,18 @@ FAULTS: dict[str, tuple[Any, str]] = {
         ),
         "cards were charged 5",
     ),
+    "a payout that was deleted": (
+        lambda tx: postings.post(tx, fresh(), {"available:sports": -5, "reserved:sports": 5}, 1),
+        "reserved:sports is 5, payouts that there are say 0",
+    ),
+    "a payout that is not in the books": (
+        lambda tx: payout(tx, "requested"),
+        "reserved:sports is 0, payouts that there are say 5",
+    ),
+    "a payout that says it was paid": (
+        lambda tx: payout(tx, "confirmed"),
+        "payouts is 0, payouts that there are say 5",
+    ),
     "more claimed than given back": (sa.update(ORDERS).values(claimed=1), "1 claimed"),
     "a merchant's sums": (
         sa.update(LINES).where(LINES.c.line == 2).values(available=99),
@@ -320,6 +338,7 @@ def test_a_check_of_what_is_new_looks_at_what_is_new_and_comes_to_the_same_sums(
         sa.update(ORDERS).values(state="captured"),
         sa.update(schema.issuer_keys).values(issued=5),
         lambda tx: forged(tx, {"pending:sports": 5, "escrow": -5}),
+        lambda tx: payout(tx, "requested"),
         # The settled order was checked before: the sum of what was earned misses it.
         sa.delete(ORDERS).where(ORDERS.c.state == "settled"),
         sa.update(ORDERS).where(ORDERS.c.state == "settled").values(amount=1),
