@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from common import messages, passwords
 from common.errors import DeadlineError, UsageError
+from customer_node import apart
 from customer_node.account import Account, AccountSession, one_time_code
 from customer_node.context import Context
 from customer_node.refusals import BalanceLeftError
@@ -83,12 +84,17 @@ class AccountChanges:
         )
         self._account.within(lambda session: self._ask(session, change))
 
-    def close(self, password: str, code: str = "") -> WithdrawalView | None:
+    def close(self, password: str, code: str = "", *, hurried: bool = False) -> WithdrawalView | None:
         """Close the account for good; what is left on it is drawn into the wallet first, to the last unit.
 
+        Not within the market's minimum age after a visit to a shop (`TooSoonError`), unless `hurried`.
         Gives what was drawn. Raises `AuthenticationError`, `UnreachableError`, `DeadlineError`; called
         again after the last two it goes on.
         """
+        context = self._context
+        if not hurried:
+            with context.profile.store.immediate() as tx:
+                apart.demand_apart_from_shops(tx, context.age_ms, context.clock(), "account close")
         drawn = self._account.within(lambda session: self._close(session, password, code))
         self._account.forget()
         return drawn

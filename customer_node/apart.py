@@ -9,7 +9,10 @@ age lies between them, and a visit counts as used until it is over.
 Rule 1. A use is noted before its first byte is sent: one that was cut short counts too. Every session of
 its side counts, whatever was done in it.
 
-Rule 2. In a market without a minimum age nothing waits.
+Rule 2. Who logs in, asks for the balance or tops up next to a visit is warned and not kept from it: nothing
+is drawn by that, and it may be urgent.
+
+Rule 3. In a market without a minimum age nothing waits.
 """
 
 from __future__ import annotations
@@ -60,15 +63,23 @@ def shops_free_at(tx: Tx, age_ms: int) -> int:
     return used + age_ms if used and age_ms else 0
 
 
-def demand_apart_from_shops(tx: Tx, age_ms: int, now: int) -> None:
-    """Raise `TooSoonError` where a shop session was used a moment ago."""
+def too_near_a_visit(tx: Tx, age_ms: int, now: int, command: str) -> TooSoonError | None:
+    """Give what is wrong with using the account by `command` now; None where no visit is near."""
     free_at = account_free_at(tx, age_ms, now)
-    if free_at > now:
-        raise TooSoonError(
-            "A shop was visited a moment ago: what is drawn next to that could be tied to it.",
-            f"`veilmart withdraw` in {minutes(free_at - now)} min, or with `--now` at once.",
-            retry_at=free_at,
-        )
+    if free_at <= now:
+        return None
+    return TooSoonError(
+        "A shop was visited a moment ago: what is done in the account next to that could be tied to it.",
+        f"`veilmart {command}` in {minutes(free_at - now)} min, or with `--now` at once.",
+        retry_at=free_at,
+    )
+
+
+def demand_apart_from_shops(tx: Tx, age_ms: int, now: int, command: str) -> None:
+    """Raise `TooSoonError` where a shop session was used a moment ago: nothing is drawn next to that."""
+    near = too_near_a_visit(tx, age_ms, now, command)
+    if near is not None:
+        raise near
 
 
 def minutes(milliseconds: int) -> int:

@@ -296,7 +296,7 @@ class Market:
         context = self._context
         if not hurried:
             with context.profile.store.immediate() as tx:
-                apart.demand_apart_from_shops(tx, context.age_ms, context.clock())
+                apart.demand_apart_from_shops(tx, context.age_ms, context.clock(), "withdraw")
 
     def wallet(self) -> WalletView:
         """Count what the wallet holds; asks nobody."""

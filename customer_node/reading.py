@@ -120,6 +120,13 @@ class Reading:
             free_at = max(apart.visit_until(tx, now), apart.account_free_at(tx, context.age_ms, now))
         return free_at if free_at > now else 0
 
+    def next_to_a_visit_until(self) -> int:
+        """Give until when the market's minimum age after a visit lasts; 0 where none does."""
+        context, now = self._context, self._context.clock()
+        with context.profile.store.snapshot() as tx:
+            free_at = apart.account_free_at(tx, context.age_ms, now)
+        return free_at if free_at > now else 0
+
     def now(self) -> int:
         """Give the time as this market counts it, in milliseconds since 1970."""
         return self._context.clock()

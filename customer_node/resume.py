@@ -12,8 +12,9 @@
     disputes           said until they are answered, then asked about until they are decided
     money given back   claimed
 
-Rule 1. Account and shop keep apart by the market's minimum age: in a run for everything, while the account
-was used less than that ago, what takes a shop session waits, coins in their last day excepted.
+Rule 1. Account and shop keep apart by the market's minimum age: in a run for everything, while a shop was
+visited less than that ago, what takes the account waits, and while the account was used less than that ago,
+what takes a shop session, coins in their last day excepted.
 
 Rule 2. One thing that goes no further does not hold up the others: each is reported with its error.
 """
@@ -76,7 +77,10 @@ class Resume:
 
     def run(self, folder: Path | None, part: Part = "all") -> list[ResumedView]:
         """Carry everything on, or a part; `folder` is where deliveries go that have not begun."""
-        done = self._in_account() if part in ("all", "account") else []
+        visited = self._visited() if part == "all" else None
+        done = self._waiting_for_account(visited) if visited is not None else []
+        if visited is None and part in ("all", "account"):
+            done = self._in_account()
         if part == "all" and (soon := self._too_soon()) is not None:
             return done + self._waiting(soon)
         if part in ("all", "orders"):
@@ -88,6 +92,22 @@ class Resume:
         return done + [
             ResumedView("withdrawal", name, "open" if error else "done", error)
             for name, error in self._account.resume()
+        ]
+
+    def _visited(self) -> TooSoonError | None:
+        """Say until when the account waits, where a shop was visited a moment ago."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            return apart.too_near_a_visit(tx, context.age_ms, context.clock(), "resume")
+
+    def _waiting_for_account(self, soon: TooSoonError) -> list[ResumedView]:
+        """List what would be carried on in the account's session."""
+        charges = [each.operation for each in self._top_ups.views() if each.state == "open"]
+        with self._context.profile.store.immediate() as tx:
+            drawn = self._context.wallet.open_operations(tx, "withdraw")
+        return [
+            *(ResumedView("top-up", name, "waiting", soon) for name in charges),
+            *(ResumedView("withdrawal", each.id.hex(), "waiting", soon) for each in drawn),
         ]
 
     def _too_soon(self) -> TooSoonError | None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from cli import veilmart
 from customer_shop import PASSWORD, Bazaar, build, home
 from profile_rows import profile_rows
 from test_customer_crash import lose_change
@@ -383,3 +384,57 @@ def test_nothing_is_drawn_next_to_a_visit(bazaar: Bazaar) -> None:
     with bazaar.again(market, allow_young=True) as market:
         resting(market)
         assert market.withdraw().balance == 0
+
+
+def test_an_account_is_not_closed_next_to_a_visit(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        resting(market)
+        market.search(merchant="sports")
+        market.leave_shops()
+        asked = len(bazaar.world.bus.passed)
+        with pytest.raises(TooSoonError) as refused:
+            market.account.close(PASSWORD)
+        assert "`veilmart account close` in 60 min" in refused.value.hint
+        assert len(bazaar.world.bus.passed) == asked, "nobody was asked for anything"
+        assert market.account.close(PASSWORD, hurried=True) is None
+
+
+def test_resume_does_nothing_in_the_account_next_to_a_visit(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=1) as market:
+        bazaar.world.fund(home(market).name, 2000)
+        account = market._account
+        drawn = account.within(lambda session: account._begin(session, coins.BUNDLE, 0)).id
+        resting(market)
+        an_hour_ago(market, "account")
+        market.search(merchant="sports")
+        market.leave_shops()
+        asked = len(bazaar.world.bus.passed)
+        (waiting,) = market.resume()
+        assert (waiting.kind, waiting.id, waiting.outcome) == ("withdrawal", drawn.hex(), "waiting")
+        assert isinstance(waiting.error, TooSoonError)
+        assert "`veilmart resume` in 60 min" in waiting.error.hint
+        assert len(bazaar.world.bus.passed) == asked, "nobody was asked for anything"
+        an_hour_ago(market, "shop")
+        assert [item.outcome for item in market.resume()] == ["done"]
+
+
+def test_who_uses_the_account_next_to_a_visit_is_warned(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bazaar.customer(bundles=1) as market:
+        profile = home(market)
+        market.search(merchant="sports")
+        market.leave_shops()
+
+    def rested(*given: Any, **options: Any) -> Market:
+        opened = Market(*given, connect=bazaar.world.connect, **options)
+        resting(opened)
+        return opened
+
+    monkeypatch.setattr("veilmart.cli.profiles.Market", rested)
+    ran = veilmart("balance", "--json", "--profile", profile)
+    assert ran.data["amount"] == 0
+    assert "warning: a shop was visited a moment ago" in ran.err
+    with rested(profile) as market:
+        an_hour_ago(market, "shop")
+    assert veilmart("balance", "--profile", profile).err == ""

@@ -141,7 +141,7 @@ class AccountChangePages:
         if faults:
             return await self._asked(request, faults)
         try:
-            drawn = await self._desk.ask(lambda market: market.account.close(password, code))
+            drawn = await self._desk.ask(lambda market: market.account.close(password, code, hurried=True))
         except (AuthenticationError, RejectedError, UsageError) as refused:
             return await self._asked(request, self._faults(refused))
         self._secret = None

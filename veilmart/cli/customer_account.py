@@ -16,7 +16,7 @@ from customer_node.seed_file import Protection
 from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Code, PasswordFile, Yes, output
 from veilmart.cli.passwords import read_password
-from veilmart.cli.profiles import ProfileHome, on_profile, profile_home
+from veilmart.cli.profiles import ProfileHome, on_profile, profile_home, warn_of_a_visit
 from veilmart.cli.times import minute_of
 from veilmart.cli.unlocking import KeyFilePath, NoPassphrase, PassphraseFile, new_unlock
 from veilmart.output import Output, View
@@ -67,6 +67,7 @@ def sign_up(
     invite: Annotated[str, typer.Option(help="The invite code, where the market asks for one.")] = "",
 ) -> None:
     """Open an account and log in. The password is asked for."""
+    warn_of_a_visit(shown, market)
     market.sign_up(name, read_password(password_file, new=True), invite=invite)
     shown.show({"logged_in": True}, "the account is open, and you are logged in")
 
@@ -76,6 +77,7 @@ def log_in(
     shown: Output, market: Market, name: Name, password_file: PasswordFile = None, code: Code = ""
 ) -> None:
     """Log in to your account. The password is asked for."""
+    warn_of_a_visit(shown, market)
     market.log_in(name, read_password(password_file, new=False), code=code)
     shown.show({"logged_in": True}, "you are logged in")
 
@@ -90,6 +92,7 @@ def log_out(shown: Output, market: Market) -> None:
 @on_profile(app)
 def balance(shown: Output, market: Market) -> None:
     """Show the account's balance."""
+    warn_of_a_visit(shown, market)
     found = market.balance()
     shown.show(
         found,

@@ -14,7 +14,7 @@ from customer_node import Market
 from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Code, PasswordFile, Yes, read_small_file
 from veilmart.cli.passwords import read_password
-from veilmart.cli.profiles import on_profile
+from veilmart.cli.profiles import on_profile, warn_of_a_visit
 from veilmart.output import Output, View
 
 app: Final = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -45,6 +45,7 @@ def change_password(
     code: Code = "",
 ) -> None:
     """Change the password. Every session of the account ends."""
+    warn_of_a_visit(shown, market)
     shown.note("the present password")
     old = read_password(password_file, new=False)
     shown.note("the new password")
@@ -71,6 +72,7 @@ def enable_totp(
     code: Code = "",
 ) -> None:
     """Demand a code at each login from now on. Without --secret-file it makes the secret and asks."""
+    warn_of_a_visit(shown, market)
     if secret_file is not None:
         secret = read_small_file(secret_file, MAXIMUM_SECRET_FILE).decode("ascii", "replace").strip()
     elif sys.stdin.isatty():
@@ -93,6 +95,7 @@ def enable_totp(
 @on_profile(totp_app, "disable")
 def disable_totp(shown: Output, market: Market, password_file: PasswordFile = None, code: Code = "") -> None:
     """Demand no code any more."""
+    warn_of_a_visit(shown, market)
     market.account.disable_totp(read_password(password_file, new=False), code)
     shown.show({"totp": False}, "no login asks for a code any more")
 
@@ -109,6 +112,7 @@ def close_account(
 ) -> None:
     """Close your account for good. What is left on it is drawn into the wallet first.
 
+    Not next to a visit to a shop: that waits for the market's minimum age.
     Coins that were drawn from a closed account cannot be restored from the backup words any more.
     """
     if dry_run:

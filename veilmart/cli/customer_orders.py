@@ -296,7 +296,8 @@ def resume(
 ) -> None:
     """Take everything that is open to its end: withdrawals, swaps, orders, downloads.
 
-    Next to the account nothing is done in a shop: that waits for the market's minimum age.
+    Next to the account nothing is done in a shop, nor in the account next to a visit: that waits for the
+    market's minimum age.
     """
     done = market.resume(to)
     rows = [(each.kind, each.id, each.outcome, each.error.message if each.error else "") for each in done]

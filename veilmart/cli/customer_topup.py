@@ -15,7 +15,7 @@ from customer_node.views import TopUpView
 from veilmart.cli.card_entry import read_card
 from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Yes
-from veilmart.cli.profiles import on_profile
+from veilmart.cli.profiles import on_profile, warn_of_a_visit
 from veilmart.cli.times import minute_of, wait_of
 from veilmart.output import Output, Table, View
 
@@ -46,6 +46,7 @@ def top_up(
     units = parse_amount(amount, currency)
     if units < 1:
         raise UsageError("The amount must be more than nothing.")
+    warn_of_a_visit(shown, market)
     card = read_card(card_file)
     brand, last_four = payment_cards.brand_of(card.number).name, payment_cards.last_four(card)
     deed = f"charge {format_amount(units, currency)} to {brand} ...{last_four}"

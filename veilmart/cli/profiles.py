@@ -20,8 +20,10 @@ import typer
 from common.errors import UsageError
 from customer_node import Market
 from veilmart.cli.homes import Proxy, Timeout, home_of, output
+from veilmart.cli.times import minute_of
 from veilmart.cli.unlocking import KeyFilePath, PassphraseFile, present_unlock
 from veilmart.cli.variables import PROFILE_VARIABLE, folder_in
+from veilmart.output import Output
 
 ProfileHome: TypeAlias = Annotated[
     Path | None,
@@ -133,6 +135,16 @@ def _command(function: Command) -> Command:
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__name__, run.__doc__ = function.__name__, function.__doc__
     return run
+
+
+def warn_of_a_visit(shown: Output, market: Market) -> None:
+    """Say so where the account is about to be used next to a visit: it is not kept from that."""
+    until = market.reading.next_to_a_visit_until()
+    if until:
+        shown.note(
+            "warning: a shop was visited a moment ago, and what is done in the account next to that makes it "
+            f"easier to tie it to you; apart from it from {minute_of(until)} on"
+        )
 
 
 def _demand_no_options(context: typer.Context) -> None:
