@@ -11,6 +11,7 @@ Rule 3. An order found by its number brings money and nothing else: what it was 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
@@ -119,7 +120,9 @@ class Finding:
         while more:
             question = messages.FindOrder(order_id=order_id, claim_secret=secrets.claim, after=len(claims))
             try:
-                answer = session.ask(question, messages.OrderFound, context.timeout_ms)
+                answer = session.ask(
+                    question, messages.OrderFound, context.timeout_ms, partial(_is_new, claims)
+                )
             except NotFoundError:
                 with context.profile.store.immediate() as tx:
                     if row is not None:
@@ -232,6 +235,11 @@ def waiting(tx: Tx, *, refunds: bool) -> list[bytes]:
     found = restored_orders.c
     asked = sa.or_(found.state.in_((*OPEN, *PAID) if refunds else OPEN), found.due > 0)
     return [row["order_id"] for row in tx.all(sa.select(found.order_id).where(asked))]
+
+
+def _is_new(claims: Sequence[Sequence[bytes]], answer: messages.OrderFound) -> bool:
+    """Tell whether a page is another one than those before: a question that was repeated has two answers."""
+    return not any(claim in claims for claim in answer.claims)
 
 
 def _advance(tx: Tx, row: Row, *, found: bool) -> None:

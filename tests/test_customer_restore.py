@@ -14,6 +14,7 @@ from cli import veilmart
 from crashing import Crash, crash, last, stepping
 from customer_shop import PASSWORD, Bazaar, build, home
 from profile_rows import profile_rows
+from test_customer_refunds import asked
 from test_payments import break_the_books, examine, mend
 
 from broker_node import schema as broker_schema
@@ -29,9 +30,11 @@ from common.errors import (
 )
 from customer_node import Market, matching, numbers, schema, spent
 from customer_node.checkout import Checkout
+from customer_node.finding import Finding
 from customer_node.issuers import issuer_of
 from customer_node.matching import Matcher
 from customer_node.refunds import Refunds
+from customer_node.restored import Restored
 from customer_node.sessions import Session
 from customer_node.views import RestoreView
 
@@ -179,6 +182,42 @@ def test_a_refund_that_nobody_claimed_is_claimed(bazaar: Bazaar, monkeypatch: py
         (order,) = shown.orders
         assert (order.state, order.claimed) == ("refunded", 77)
         assert market.wallet().usable == 4000
+
+
+def test_a_page_of_claims_that_comes_twice_hides_none_of_the_next(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "CLAIMS_PER_PAGE", 1)
+    taken: list[bytes] = []
+    with bazaar.customer(bundles=1) as market:
+        order_id = market.buy_now("sports", "ROUTE").order_id
+        for _ in range(3):
+            assert asked(bazaar, order_id, 4).state == "done"
+            market.ask(order_id)
+        order = market._load(bytes.fromhex(order_id))
+        assert order.claimed == 12
+        finding = Finding(market._context, market._shop, Restored(market._context))
+        monkeypatch.setattr(Restored, "take", lambda *given: taken.extend(given[4]))
+        first = messages.FindOrder(order_id=order.id, claim_secret=order.secrets.claim, after=0)
+
+        def find(session: Any) -> None:
+            ask = session.ask
+
+            def slowly(question: messages.Message, *wanted: Any, **more: Any) -> Any:
+                """Before each further page the first one comes once more."""
+                if question != first:
+                    session.post(first)
+                return ask(question, *wanted, **more)
+
+            session.ask = slowly
+            finding._find_order(session, order.id)
+
+        market._shop.within("restore/order", find)
+        with market._context.profile.store.immediate() as tx:
+            claimed = sa.select(schema.tokens.c.blind_signature).join(
+                schema.claims, schema.claims.c.operation == schema.tokens.c.operation
+            )
+            assert Counter(taken) == Counter(row["blind_signature"] for row in tx.all(claimed))
 
 
 def order_that_waits(bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
