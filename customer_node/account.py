@@ -234,10 +234,14 @@ class Account:
         )
 
     def finish_open(self, session: AccountSession) -> None:
-        """Complete withdrawals of this account that are under way."""
+        """Complete withdrawals of this account that are under way; one that is refused is over by that."""
         for operation in self._open_operations():
             if self._may_repeat(operation):
-                self._finish(session, operation)
+                try:
+                    self._finish(session, operation)
+                except RejectedError:
+                    if self._is_open(operation):
+                        raise
 
     def hash_of(self, name: str) -> bytes:
         """Give what an account is known by in this profile."""
@@ -335,6 +339,10 @@ class Account:
     def _open_operations(self) -> list[Operation]:
         with self._context.profile.store.immediate() as tx:
             return self._context.wallet.open_operations(tx, "withdraw")
+
+    def _is_open(self, operation: Operation) -> bool:
+        with self._context.profile.store.immediate() as tx:
+            return self._context.wallet.operation(tx, operation.id) is not None
 
     def _may_repeat(self, operation: Operation) -> bool:
         with self._context.profile.store.immediate() as tx:

@@ -323,6 +323,17 @@ def test_a_refusal_that_comes_again_is_not_taken_for_another_swaps(
         assert money(market) == 2000
 
 
+def test_an_earlier_withdrawal_that_is_refused_does_not_stop_the_next_one(bazaar: Bazaar) -> None:
+    with bazaar.customer(bundles=0) as market:
+        bazaar.world.fund(home(market).name, 2000)
+        account = market._account
+        account.within(lambda session: account._begin(session, (2**14,), 0))
+        assert market.withdraw().balance == 0
+        assert market.wallet().open_operations == 0
+        account.within(lambda session: account._begin(session, (2**14,), 0))
+        assert market.account.close(PASSWORD) is None
+
+
 # --- account and shop apart in time -------------------------------------------------------------------------
 
 
