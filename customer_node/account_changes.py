@@ -17,6 +17,7 @@ from customer_node import apart
 from customer_node.account import Account, AccountSession, one_time_code
 from customer_node.context import Context
 from customer_node.refusals import BalanceLeftError
+from customer_node.topups import TopUps
 from customer_node.views import TotpSecretView, WithdrawalView
 
 SECRET_BYTES: Final = 20
@@ -28,9 +29,10 @@ Change = messages.ChangePassword | messages.EnableTotp | messages.DisableTotp | 
 class AccountChanges:
     """Password, second factor, closing."""
 
-    def __init__(self, context: Context, account: Account) -> None:
+    def __init__(self, context: Context, account: Account, top_ups: TopUps) -> None:
         self._context = context
         self._account = account
+        self._top_ups = top_ups
 
     def change_password(self, password: str, new_password: str, code: str = "") -> None:
         """Take another password. Every session of the account ends, this one too: log in again.
@@ -100,10 +102,11 @@ class AccountChanges:
         return drawn
 
     def _close(self, session: AccountSession, password: str, code: str) -> WithdrawalView | None:
-        # What was debited and not signed yet could never be asked for again.
+        # What was debited and not signed yet, or charged and not heard of, could never be asked for again.
         self._account.finish_open(session)
         drawn: WithdrawalView | None = None
         while True:
+            self._top_ups.hear(session)
             change = messages.CloseAccount(
                 request=self._context.random(16), password=_entered(password), code=one_time_code(code)
             )

@@ -130,7 +130,8 @@ class Market:
             raise
         self._context = context
         self._account = Account(context)
-        self.account = AccountChanges(context, self._account)
+        self._top_ups = TopUps(context, self._account)
+        self.account = AccountChanges(context, self._account, self._top_ups)
         """The account itself: `change_password`, `new_secret`, `enable_totp`, `disable_totp`, `close`."""
         self._shop = Shop(context)
         self._browse = Browse(context, self._shop)
@@ -148,7 +149,6 @@ class Market:
         )
         """What an order's `events` come from, pauses included."""
         self._follow: Follow = self._events
-        self._top_ups = TopUps(context, self._account)
         self._resume = Resume(
             context=context,
             account=self._account,

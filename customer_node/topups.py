@@ -13,7 +13,7 @@ asked for: it is given, and nothing is charged a second time.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -132,33 +132,58 @@ class TopUps:
                 charged += [found] if found is not None else []
         return charged
 
+    def hear(self, session: AccountSession) -> None:
+        """Ask once about every open top-up of this account, which is about to be closed.
+
+        One whose charge is under way stays open. Raises what asking raises for silence.
+        """
+        for row in self._open():
+            if self._mine(row):
+                try:
+                    self._told(session, messages.AskTopUp(operation=row["operation"]))
+                except (RejectedError, GatewayUnreachableError):
+                    continue
+
     # --- asking ----------------------------------------------------------------------------------------
 
     def _ask(
         self, session: AccountSession, operation: bytes, question: messages.TopUp | None = None
     ) -> TopUpView:
-        """Ask until the end is known, and note it. The card is sent until the first answer."""
-        context, again = self._context, messages.AskTopUp(operation=operation)
+        """Ask until the end is known. The card is sent until the first answer."""
+        again = messages.AskTopUp(operation=operation)
+        answer = self._told(session, question or again)
+        if not _is_charged(answer):
+            answer = self._wait(session, again)
+        found = self._find(operation)
+        if found is None:
+            raise LookupError("a top-up without its row")
+        return replace(_view(found), balance=answer.balance)
+
+    def _told(
+        self,
+        session: AccountSession,
+        question: messages.TopUp | messages.AskTopUp,
+        until: Callable[[messages.TopUpAnswer], bool] = lambda _: True,
+    ) -> messages.TopUpAnswer:
+        """Give the first answer that `until` accepts, and note what it says."""
+        operation = question.operation
         try:
-            answer = session.ask(question or again, messages.TopUpAnswer, context.timeout_ms)
-            if answer.state == "pending":
-                self._note_pending(operation)
-                answer = self._wait(session, again)
+            answer = session.ask(question, messages.TopUpAnswer, self._context.timeout_ms, until)
         except (TooManyTopUpsError, PaymentsStoppedError):
             # The broker keeps nothing of these refusals: a copy of the message may be taken later.
             raise
         except (RejectedError, GatewayUnreachableError):
             self._end(operation, "refused")
             raise
-        self._end(operation, "charged", charge=answer.charge)
-        found = self._find(operation)
-        if found is None:
-            raise LookupError("a top-up without its row")
-        return replace(_view(found), balance=answer.balance)
+        if _is_charged(answer):
+            self._end(operation, "charged", charge=answer.charge)
+        else:
+            self._note_pending(operation)
+        return answer
 
     def _wait(self, session: AccountSession, again: messages.AskTopUp) -> messages.TopUpAnswer:
         try:
-            return session.ask(again, messages.TopUpAnswer, self._context.timeout_ms, until=_is_charged)
+            return self._told(session, again, _is_charged)
         except DeadlineError:
             row = self._find(again.operation)
             amount = format_amount(row["amount"], row["currency"]) if row else ""

@@ -12,13 +12,14 @@ from typing import Any
 
 import crashing
 import pytest
+import sqlalchemy as sa
 from crashing import PASSWORD, Crash, Moment, Point, crash, last, stepping
 from crashing_world import CrashingWorld
 from customer_shop import home
 from test_broker_top_ups import check_books, install
 from world import World
 
-from broker_node import ledger
+from broker_node import ledger, schema
 from broker_node.gateways import sandbox
 from broker_node.gateways.sandbox import SandboxGateway
 from common import clock, codec, messages, payment_cards, topics
@@ -212,6 +213,25 @@ def die_at_first_answer(market: Market, key: str | None = None) -> None:
         with pytest.raises(Crash):
             market.top_up(AMOUNT, card(), key)
     market.close()
+
+
+def balance(world: World, account: int) -> int:
+    with world.broker.store.snapshot() as tx:
+        return ledger.balance(tx, account)
+
+
+def test_closing_the_account_asks_what_became_of_a_top_up(world: World, market: Market) -> None:
+    die_at_first_answer(market)
+    with world.broker.store.snapshot() as tx:
+        (account,) = tx.all(sa.select(schema.accounts.c.id))
+    assert world.pump(lambda: balance(world, account["id"]) == AMOUNT)
+    with again(world, market) as reborn:
+        drawn = reborn.account.close(PASSWORD)
+        assert drawn is not None
+        assert (drawn.amount, reborn.wallet().usable) == (AMOUNT, AMOUNT)
+        assert [each.state for each in reborn.top_ups()] == ["charged"]
+        assert reborn.resume() == [], "nobody could be asked any more"
+    check_books(world, AMOUNT)
 
 
 def test_a_top_up_of_another_account_waits_for_it(world: World, market: Market) -> None:
