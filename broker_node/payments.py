@@ -12,7 +12,9 @@ counts from the next transaction on, and a restart changes nothing.
 
 Rule 3. Nobody can start payments by hand: only a check of everything that finds nothing wrong does.
 
-Rule 4. It is said aloud: an error in the log once a minute, the ready line, the public status, an event.
+Rule 4. While it stands still nobody can dispute an order: what is to settle by time settles as much later.
+
+Rule 5. It is said aloud: an error in the log once a minute, the ready line, the public status, an event.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ HARMLESS: Final[frozenset[type]] = frozenset(
 """What moves no money. Whatever is not in this list does: forgetting one stops too much, never too little."""
 
 _CHANGE = sa.insert(schema.payments)
+_STOPPED = sa.select(schema.payments).order_by(schema.payments.c.number.desc()).limit(1)
 
 
 def act_on(tx: Tx, report: Report, audit: Audit, now: int, random: Random) -> str:
@@ -69,6 +72,8 @@ def act_on(tx: Tx, report: Report, audit: Audit, now: int, random: Random) -> st
     new = "stopped" if report.faults else "running" if report.complete else old
     if new != old:
         step(PAYMENTS, old, new)
+        if new == "running":
+            _put_settlements_off(tx, now)
         tx.insert(_CHANGE, {"at": now, "state": new, "faults": len(report.faults)})
         note_payments(tx, new)
         if new == "stopped":
@@ -76,6 +81,18 @@ def act_on(tx: Tx, report: Report, audit: Audit, now: int, random: Random) -> st
         else:
             audit.record(tx, "payments.resumed", {}, now, random)
     return new
+
+
+def _put_settlements_off(tx: Tx, now: int) -> None:
+    """Let orders settle as much later as payments stood still."""
+    stopped = tx.first(_STOPPED)
+    stood_still = max(0, now - stopped["at"]) if stopped is not None else 0
+    orders = schema.orders.c
+    tx.execute(
+        sa.update(schema.orders)
+        .where(orders.settle_at.is_not(None))
+        .values(settle_at=orders.settle_at + stood_still)
+    )
 
 
 class Payments:

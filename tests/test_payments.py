@@ -156,21 +156,30 @@ def test_what_was_being_signed_when_payments_stopped_is_refused(world: World, cu
         )
 
 
-def test_nothing_settles_by_time(world: World, customer: Customer, keeper: Shopkeeper, time: Time) -> None:
+def test_nothing_settles_by_time_and_that_time_does_not_count(
+    world: World, customer: Customer, keeper: Shopkeeper, time: Time
+) -> None:
     session = customer.shop()
-    order = customer.order(100)
-    session.say(order.place)
-    keeper.say(accept(keeper.hear(messages.ForwardOrder)))
-    session.hear(messages.OrderAnswer)
+    order, other = customer.order(100), customer.order(64)
+    for each in (order, other):
+        session.say(each.place)
+        keeper.say(accept(keeper.hear(messages.ForwardOrder)))
+        session.hear(messages.OrderAnswer)
+    time.advance(6 * DAY_MS)
     break_the_books(world)
-    time.advance(8 * DAY_MS)
+    time.advance(2 * DAY_MS)
     settle(world)
     assert order_state(world, order.id) == "captured"
     mend(world)
-    examine(world)
-    time.advance(MINUTE_MS)
+    assert examine(world) == "running"
+    time.advance(DAY_MS - MINUTE_MS)
     settle(world)
-    assert order_state(world, order.id) == "settled"
+    assert order_state(world, order.id) == "captured"
+    # Nobody could say so while payments stood still.
+    customer.shop().ask(other.dispute(), messages.OrderAnswer)
+    time.advance(2 * MINUTE_MS)
+    settle(world)
+    assert [order_state(world, each.id) for each in (order, other)] == ["settled", "disputed"]
 
 
 def test_browsing_questions_and_deliveries_go_on(
