@@ -49,6 +49,9 @@ def learn(tx: Tx, answer: messages.OrderAnswer, now: int) -> None:
     )
     if order.state == "disputed" and answer.state == "settled":
         orders.step(tx, order.id, "complete")
+    if order.state in orders.TO_DELIVER and answer.state == "disputed":
+        # By another copy of this profile, or by a message whose answer was taken for a refusal.
+        orders.step(tx, order.id, "disputed")
 
 
 def unconfirmed(tx: Tx, order_id: bytes | None = None) -> list[bytes]:

@@ -182,15 +182,11 @@ def test_after_settlement_it_comes_out_of_what_is_available(
 
 
 def test_what_was_paid_out_cannot_be_given_back(world: World, customer: Customer, keeper: Shopkeeper) -> None:
-    from broker_node import ledger  # noqa: PLC0415 - plays what a payout does
-
     session = customer.shop()
     order = bought(customer, session, keeper)
     session.ask(order.confirmed, messages.OrderAnswer)
-    with world.broker.store.immediate() as tx:
-        ledger.post(
-            tx, fresh(), {ledger.available_book("sports"): -40, ledger.reserved_book("sports"): 40}, 0
-        )
+    wanted = messages.RequestPayout(payout_id=fresh(), amount=40, destination="a bank")
+    keeper.ask(wanted, messages.PayoutAnswer)
     before = dump(world)
     assert keeper.refused(give_back(order, 0)) == "insufficient_funds"
     assert keeper.refused(give_back(order, 61)) == "insufficient_funds"

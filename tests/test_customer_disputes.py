@@ -186,6 +186,30 @@ def test_the_late_answer_to_an_earlier_question_is_no_answer_to_a_dispute(bazaar
         assert seen_by_operator(bazaar, order_id).statement == SAID
 
 
+def test_a_dispute_that_the_broker_has_is_known_when_it_is_asked(bazaar: Bazaar) -> None:
+    with bazaar.customer() as market:
+        order_id = bought(market)
+        order = market._load(bytes.fromhex(order_id))
+        by_another_copy = messages.OpenDispute(
+            order_id=order.id,
+            attempt=bytes(16),
+            claim_secret=order.secrets.claim,
+            kind="not_delivered",
+            statement=SAID,
+            evidence=[],
+            arrived=[],
+        )
+        market._shop.within(
+            market._downloads.place_of(order),
+            lambda session: session.ask(by_another_copy, messages.OrderAnswer, 5000),
+        )
+        (told,) = market.resume()
+        assert (told.outcome, told.error) == ("disputed", None)
+        decide(bazaar, order_id, "refunded", "the merchant never served it")
+        market.resume()
+        assert (market.order(order_id).state, money(market)) == ("refunded", 4000)
+
+
 def test_what_is_delivered_placed_or_settled_cannot_be_disputed(bazaar: Bazaar) -> None:
     with impatient(bazaar) as market:
         order_id = bought(market)

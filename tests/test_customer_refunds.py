@@ -11,8 +11,8 @@ import pytest
 from conftest import Time
 from customer_shop import Bazaar, build, lose
 
-from broker_node import ledger
-from common import clock, config
+from broker_node import ledger, payouts
+from common import clock, config, messages
 from common.errors import DeadlineError, RejectedError
 from customer_node import Market
 from merchant_node.refunds import RefundReport, Refunds
@@ -296,8 +296,8 @@ def test_a_refusal_is_kept_with_its_code(bazaar: Bazaar) -> None:
         order_id = market.buy_now("sports", "PLAN").order_id
         market.download(order_id, market._context.profile.home / "bought")
     with bazaar.world.broker.store.immediate() as tx:
-        moved = {ledger.available_book("sports"): -PRICE, ledger.reserved_book("sports"): PRICE}
-        ledger.post(tx, bytes(16), moved, 0)
+        wanted = messages.RequestPayout(payout_id=bytes(16), amount=PRICE, destination="a bank")
+        payouts._requested(tx, "sports", wanted, clock.now_ms())
     refused = asked(bazaar, order_id, None)
     assert (refused.state, refused.code, refused.given) == ("refused", "insufficient_funds", 0)
     books(bazaar)
