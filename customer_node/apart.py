@@ -36,7 +36,7 @@ NOTED_EVERY_MS: Final = config.MINUTE_MS
 
 def note_use(tx: Tx, side: Side, now: int) -> None:
     """Note that a session of this side is used."""
-    if last_used(tx, side) + NOTED_EVERY_MS < now:
+    if not 0 <= now - last_used(tx, side) <= NOTED_EVERY_MS:
         tx.execute(sa.delete(tending).where(tending.c.what == side))
         tx.execute(sa.insert(tending), {"what": side, "at": now})
 

@@ -27,7 +27,12 @@ class KeptSession:
     last_used: int
 
     def usable(self, now: int) -> bool:
-        """Whether the broker still knows it, with a margin; `now` is our clock."""
+        """Whether the broker still knows it, with a margin; `now` is our clock.
+
+        Where that was set back since, `offset` is wrong, and every message would be stale.
+        """
+        if now < self.last_used - EXPIRY_MARGIN_MS:
+            return False
         margin = min(EXPIRY_MARGIN_MS, self.idle_ms // 10) if self.idle_ms else EXPIRY_MARGIN_MS
         idle = bool(self.idle_ms) and now >= self.last_used + self.idle_ms - margin
         return not idle and now + self.offset < self.expires - margin

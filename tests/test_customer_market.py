@@ -19,6 +19,7 @@ from profile_rows import profile_rows
 from world import MemoryConnection, Publish, World
 
 from common import bus, topics
+from common.config import MINUTE_MS
 from common.errors import (
     AuthenticationError,
     BrokerUnreachableError,
@@ -40,6 +41,7 @@ from common.store import Store
 from customer_node import Market, TicketsNeededError, schema
 from customer_node.checkout import Checkout
 from customer_node.schema import metadata
+from customer_node.timing import steady_clock
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +166,16 @@ def test_the_account_session_serves_a_later_process(bazaar: Bazaar):
         assert market.wallet().tickets == 4
         with pytest.raises(InsufficientFundsError, match=r"holds 0\.00 EUR, 1 bundles are 20\.00 EUR"):
             market.withdraw()
+
+
+def test_sessions_of_a_clock_that_was_set_back_are_not_used(bazaar: Bazaar):
+    right = steady_clock()
+    with bazaar.customer(bundles=1, clock=lambda: right() + 50 * MINUTE_MS) as market:
+        market.search(merchant="sports")
+    with bazaar.again(market, timeout_s=2.0, allow_young=True) as market:
+        # Every message of them would be stale, until the clock comes to where it was.
+        assert market.search(merchant="sports").products
+        assert not market.wallet().logged_in
 
 
 def test_a_lost_answer_costs_the_account_once(bazaar: Bazaar):
