@@ -3,9 +3,11 @@
     {"ok": true, "data": ...}
     {"ok": false, "error": {"code": "not_found", "message": "...", "hint": "...", "retryable": false}}
 
-An error of `timeout` also has its `hop`, one of `out_of_stock` what is `available`, one of
-`discount_refused` or `card_declined` the `reason`, one of `card_invalid` its `faults` by field; where
-something was done before something else failed, `data` stands beside `error`.
+What a program needs of an error is in `facts`, by the names of the attributes that the Python API gives it
+(docs/python.md); where nothing is known there are no `facts`. The older ones stand beside `code` too:
+`hop` of `timeout`, `available` of `out_of_stock`, `reason` of `discount_refused` and `card_declined`,
+`faults` of `card_invalid`. Where something was done before something else failed, `data` stands beside
+`error`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ def error_fields(error: VeilmartError) -> dict[str, Any]:
         fields["available"] = error.available
     if isinstance(error, DiscountRefusedError):
         fields["reason"] = error.reason
+    if error.facts:
+        fields["facts"] = error.facts
     return fields
 
 

@@ -5,8 +5,8 @@ reason, drops the message and acknowledges it; nothing that a peer sends may cra
 
 Rule 2. What a person reads is a `VeilmartError`: what happened, what was kept, what to do next. Its
 `code` and `exit_code` are a contract (README, "Exit codes"). What a program needs of it is an attribute
-of its own, None where it is not known, and never has to be read out of a text. Amounts are minor units,
-times milliseconds since 1970.
+of its own, None where it is not known, and never has to be read out of a text; `facts` has them for the
+envelope. Amounts are minor units, times milliseconds since 1970.
 
 Rule 3. Everything else is a mistake of our own: it is not caught, and the node crashes loudly.
 """
@@ -14,7 +14,7 @@ Rule 3. Everything else is a mistake of our own: it is not caught, and the node 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class WireError(Exception):
@@ -74,6 +74,16 @@ class VeilmartError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The attributes that this kind of error adds, by their names, where they are known."""
+        return {}
+
+
+def known(**facts: Any) -> dict[str, Any]:
+    """Leave out what is not known."""
+    return {name: value for name, value in facts.items() if value is not None}
+
 
 class UsageError(VeilmartError):
     """The call itself is wrong."""
@@ -92,6 +102,11 @@ class InvalidCardError(UsageError):
     ) -> None:
         super().__init__(" ".join(faults.values()), hint)
         self.faults = dict(faults)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(faults=self.faults)
 
 
 class NotFoundError(VeilmartError):
@@ -130,6 +145,11 @@ class PriceChangedError(RejectedError):
         self.old_price = old_price
         self.new_price = new_price
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(sku=self.sku, old_price=self.old_price, new_price=self.new_price)
+
 
 class OutOfStockError(RejectedError):
     """The merchant has fewer of `sku` than asked for; `available` says how many where it is known."""
@@ -142,6 +162,11 @@ class OutOfStockError(RejectedError):
         super().__init__(message, hint)
         self.available = available
         self.sku = sku
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(available=self.available, sku=self.sku)
 
 
 class DiscountRefusedError(RejectedError):
@@ -159,6 +184,11 @@ class DiscountRefusedError(RejectedError):
         self.reason = reason
         self.minimum = minimum
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(reason=self.reason, minimum=self.minimum)
+
 
 class InsufficientFundsError(RejectedError):
     """The account or the wallet holds less than needed: `missing` is how much less.
@@ -175,6 +205,11 @@ class InsufficientFundsError(RejectedError):
         self.missing = missing
         self.retry_at = retry_at
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(missing=self.missing, retry_at=self.retry_at)
+
 
 class CardDeclinedError(RejectedError):
     """A payment card was not charged; `reason` is the broker's refusal code."""
@@ -184,6 +219,11 @@ class CardDeclinedError(RejectedError):
     def __init__(self, message: str, hint: str = "", *, reason: str = "card_declined") -> None:
         super().__init__(message, hint)
         self.reason = reason
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(reason=self.reason)
 
 
 class PaymentsStoppedError(RejectedError):
@@ -203,6 +243,11 @@ class TooSoonError(RejectedError):
         super().__init__(message, hint)
         self.retry_at = retry_at
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(retry_at=self.retry_at)
+
 
 class OutOfTicketsError(RejectedError):
     """No usable ticket is left to open a shop session with; from `retry_at` on young ones can be used."""
@@ -212,6 +257,11 @@ class OutOfTicketsError(RejectedError):
     def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
         super().__init__(message, hint)
         self.retry_at = retry_at
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(retry_at=self.retry_at)
 
 
 class IdempotencyConflictError(RejectedError):
@@ -223,21 +273,43 @@ class IdempotencyConflictError(RejectedError):
         super().__init__(message, hint)
         self.key = key
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(key=self.key)
+
 
 class AuthenticationError(VeilmartError):
-    """Wrong name or password, or a credential that is expired, revoked or disabled."""
+    """Wrong name or password, or a credential that is expired, revoked or disabled.
+
+    Where the broker waits longer after failures, `retry_at` is when it takes the next try.
+    """
 
     code = "authentication"
     exit_code = 5
 
+    def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_at = retry_at
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(retry_at=self.retry_at)
+
 
 class UnreachableError(VeilmartError):
-    """A hop does not answer; `hop` names it."""
+    """A hop does not answer; `hop` names it, None for any."""
 
     code = "unreachable"
     exit_code = 6
     retryable = True
-    hop: ClassVar[str]
+    hop: ClassVar[str | None] = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(hop=self.hop)
 
 
 class BusUnreachableError(UnreachableError):
@@ -297,3 +369,8 @@ class DeadlineError(VeilmartError):
     def __init__(self, message: str, hint: str = "", *, hop: str) -> None:
         super().__init__(message, hint)
         self.hop = hop
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(hop=self.hop)

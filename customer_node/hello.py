@@ -48,18 +48,19 @@ class HelloRefusedError(Exception):
         """Wait as long as a busy broker asks for; raises `explained` where there is not that much time."""
         pause_ms = max(self.retry_after_ms, POLL_MS)
         if self.code != "busy" or pause_ms > countdown.left_ms:
-            raise self.explained() from None
+            raise self.explained(clock) from None
         pause = Countdown(clock, pause_ms)
         while not pause.over:
             link.pump(pause.slice_s(POLL_MS))
 
-    def explained(self) -> VeilmartError:
+    def explained(self, clock: Clock) -> VeilmartError:
         """Give the error that a person reads."""
         if self.code == "authentication" and self.retry_after_ms:
             seconds = -(-self.retry_after_ms // 1000)
             return AuthenticationError(
                 "The name, the password or the code is wrong.",
                 f"The broker takes the next try in {seconds} s.",
+                retry_at=clock() + self.retry_after_ms,
             )
         if self.code in {"byte_budget", "session_over"}:
             return BrokerUnreachableError("The broker opens no session.", "Try again later.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from common import messages
 from common.errors import (
@@ -20,6 +20,7 @@ from common.errors import (
     PaymentsStoppedError,
     RejectedError,
     VeilmartError,
+    known,
 )
 
 
@@ -48,6 +49,11 @@ class RetiredKeyError(RejectedError):
         self.ended = ended
         self.exchange_until = exchange_until
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(month=self.month, ended=self.ended, exchange_until=self.exchange_until)
+
 
 class BalanceLeftError(RejectedError):
     """The account still holds something."""
@@ -66,6 +72,11 @@ class TicketsNeededError(RejectedError):
             f"Name a merchant, or allow more than {maximum} tickets (`--max-tickets {needed}`).",
         )
         self.needed = needed
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(needed=self.needed)
 
 
 _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {

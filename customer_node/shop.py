@@ -231,7 +231,7 @@ class Shop:
                     context.wallet.spend(tx, sid)
                 given_up += 1
                 if given_up == MOST_GIVEN_UP:
-                    raise refused.explained() from None
+                    raise refused.explained(context.clock) from None
                 continue
             with context.profile.store.immediate() as tx:
                 context.wallet.spend(tx, sid)

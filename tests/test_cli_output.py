@@ -22,6 +22,7 @@ from common.errors import (
     DiscountRefusedError,
     InvalidCardError,
     OutOfStockError,
+    UnreachableError,
     VeilmartError,
 )
 from veilmart import output
@@ -122,6 +123,7 @@ def test_every_error_has_its_envelope_and_exit_code(kind: type[VeilmartError], p
     more |= {"reason": "card_declined"} if issubclass(kind, CardDeclinedError) else {}
     more |= {"faults": {"number": "what happened"}} if issubclass(kind, InvalidCardError) else {}
     more |= {"reason": "code_unknown"} if issubclass(kind, DiscountRefusedError) else {}
+    facts = {"hop": kind.hop} if issubclass(kind, UnreachableError) and kind.hop else more
     assert ran.envelope == {
         "ok": False,
         "error": {
@@ -130,6 +132,7 @@ def test_every_error_has_its_envelope_and_exit_code(kind: type[VeilmartError], p
             "hint": "what to do",
             "retryable": kind.retryable,
             **more,
+            **({"facts": facts} if facts else {}),
         },
     }
 
@@ -144,7 +147,8 @@ def test_every_error_tells_a_person_on_stderr(kind: type[VeilmartError], probe: 
 
 def test_what_is_available_is_in_the_envelope(probe: Any) -> None:
     probe.does = raising(OutOfStockError("only two", available=2))
-    assert veilmart("probe", "act", "--json").error["available"] == 2
+    error = veilmart("probe", "act", "--json").error
+    assert (error["available"], error["facts"]) == (2, {"available": 2})
 
 
 @pytest.mark.parametrize(
@@ -237,6 +241,7 @@ def test_errors_inside_data_are_written_like_errors(probe: Any) -> None:
                 "hint": "what to do",
                 "retryable": True,
                 "hop": "merchant",
+                "facts": {"hop": "merchant"},
             }
         },
         "at": "/x",

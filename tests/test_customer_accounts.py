@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from world import World
 
 from broker_node import books, delays, ledger, schema, totp
-from common import clock, invites, passwords
+from common import clock, config, invites, passwords
 from common.errors import AuthenticationError, DeadlineError, RejectedError, UsageError
 from customer_node import Market
 from customer_node.account import _exactly
@@ -90,6 +90,7 @@ def test_the_owner_goes_past_delays_that_strangers_caused(bazaar: Bazaar) -> Non
             with pytest.raises(AuthenticationError) as refused:
                 other.log_in(name, PASSWORD)
             assert "next try in" in refused.value.hint
+            assert clock.now_ms() < (refused.value.retry_at or 0) <= clock.now_ms() + config.HOUR_MS
 
 
 def test_a_device_shows_each_account_another_secret(bazaar: Bazaar) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from customer_shop import PASSWORD, Bazaar, build
 from test_customer_refunds import deaf
+from test_documents_run import attributes_of
+from test_readme import families
 
 from common.clock import now_ms
+from common.envelope import error_fields
 from common.errors import (
     BrokerUnreachableError,
     BusUnreachableError,
@@ -22,7 +30,10 @@ from common.errors import (
     OutOfTicketsError,
     PriceChangedError,
     TooSoonError,
+    UnreachableError,
+    VeilmartError,
 )
+from common.web.statuses import failure
 from merchant_node.promotions import Promotions
 
 
@@ -133,3 +144,47 @@ def test_who_is_silent(bazaar: Bazaar) -> None:
     }
     assert {kind: kind("away").hop for kind in hops} == hops
     assert DeadlineError("late", hop="gateway").hop == "gateway"
+
+
+# --- the same in the envelope --------------------------------------------------------------------------
+
+TEXTS = {"message", "hint", "sku", "reason", "key", "hop", "month"}
+KINDS = [
+    kind
+    for kind in sorted(families(VeilmartError), key=lambda kind: kind.__name__)
+    if kind is not UnreachableError
+]
+
+
+def of_every_fact(kind: type[VeilmartError]) -> VeilmartError:
+    given: dict[str, Any] = {
+        name: {"number": "why"} if name == "faults" else "text" if name in TEXTS else 7
+        for name in inspect.signature(kind).parameters
+    }
+    return kind(**given)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_attribute_of_an_error_is_a_fact_of_its_envelope(kind: type[VeilmartError]) -> None:
+    error = of_every_fact(kind)
+    facts = error_fields(error).get("facts", {})
+    assert facts.keys() == attributes_of(kind)
+    assert None not in facts.values()
+    # Over REST too, whose document has their types.
+    assert failure(error).facts == (facts or failure(VeilmartError("no")).facts)
+
+
+def test_the_table_of_facts_is_that_of_the_code() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for kind in KINDS:
+        if facts := error_fields(of_every_fact(kind)).get("facts"):
+            found[kind.code] |= set(facts)
+    text = (Path(__file__).parent.parent / "docs/cli.md").read_text()
+    _, _, table = text.partition("| `error.code` | `error.facts` |")
+    rows = [line.split("|")[1:3] for line in table.partition("\n\n")[0].splitlines()[2:]]
+    described = {
+        code: set(re.findall(r"`(\w+)`", facts.partition(";")[0] if code == "price_changed" else facts))
+        for codes, facts in rows
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    assert described == found

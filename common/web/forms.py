@@ -8,14 +8,14 @@ if faults: return site.render(request, "page.html", status=422, faults=faults, e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.types import Scope
 
 from common.config import KIB
-from common.errors import UsageError
+from common.errors import UsageError, known
 
 MOST_FIELDS: Final = 500
 MOST_FILES: Final = 4
@@ -29,6 +29,11 @@ class FieldErrors(UsageError):  # noqa: N818 - the plural says that it holds sev
     def __init__(self, faults: Mapping[str, str]) -> None:
         super().__init__(" ".join(faults.values()), "Nothing was sent. Correct it and try again.")
         self.faults = dict(faults)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `VeilmartError`."""
+        return known(faults=self.faults)
 
 
 class Form:

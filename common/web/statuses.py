@@ -115,8 +115,9 @@ _FOR_A_TERMINAL: Final = ("`veilmart", "`--", "`product ", "--reason")
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong. `code` is stable; `retryable` is whether the same request may succeed later.
 
-    `faults` are by field; `hop` is who was waited for, `reason` why a code or a card was refused, `available`
-    how many there are.
+    `facts` are what there is to know of it beside, by name (docs/rest.md). The older ones stand here too:
+    `faults` by field, `hop` who was waited for, `reason` why a code or a card was refused, `available` how
+    many there are.
     """
 
     code: str
@@ -127,6 +128,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | msgspec.UnsetType = msgspec.UNSET
     available: int | msgspec.UnsetType = msgspec.UNSET
     faults: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    facts: dict[str, int | str | dict[str, str]] | msgspec.UnsetType = msgspec.UNSET
 
 
 def failure(error: VeilmartError) -> Failure:

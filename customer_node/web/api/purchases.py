@@ -64,7 +64,7 @@ class PurchaseEndpoints:
         _check_line(body)
 
         def buy(market: Market) -> tuple[tuple[OrderView, ...], Errors]:
-            _check_key(market.reading.purchase(key), body)
+            _check_key(market.reading.purchase(key), key, body)
             errors = _cart(market, key, body) if body.line is None else _line(market, key, body, body.line)
             return market.reading.purchase(key), errors
 
@@ -87,13 +87,13 @@ def _check_line(body: Agreement) -> None:
         raise FieldErrors({"codes": f"There is a code for {min(strangers)}, and no total."})
 
 
-def _check_key(present: tuple[OrderView, ...], body: Agreement) -> None:
+def _check_key(present: tuple[OrderView, ...], key: str, body: Agreement) -> None:
     """Demand that the orders which a key has become are what is asked for: nothing else is made of it."""
     for order in present:
         agreed = body.totals.get(order.merchant), body.codes.get(order.merchant, "")
         if agreed != (order.total, order.code):
             raise IdempotencyConflictError(
-                "This key stands for another purchase.", "Use a new key for a new purchase."
+                "This key stands for another purchase.", "Use a new key for a new purchase.", key=key
             )
 
 

@@ -88,16 +88,16 @@ class RefundEndpoints:
             books.reports.order(order_id)
             for present in books.refunds.listing(order_id):
                 if present.refund == refund:
-                    return _same(present, body)
+                    return _same(present, key, body)
             return books.refunds.ask(order_id, body.amount, body.reason, self._desk.now(), lambda _: refund)
 
         return _shown(await self._desk.ask(ask), self._desk.currency)
 
 
-def _same(present: RefundReport, wish: Wish) -> RefundReport:
+def _same(present: RefundReport, key: str, wish: Wish) -> RefundReport:
     """Demand that a key stands for what it stood for before."""
     if (present.amount, present.reason) != (wish.amount or EVERYTHING, wish.reason.strip()):
-        raise IdempotencyConflictError("This key stands for another refund.", "Use a new key.")
+        raise IdempotencyConflictError("This key stands for another refund.", "Use a new key.", key=key)
     return present
 
 
