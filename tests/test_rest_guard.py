@@ -132,6 +132,20 @@ def test_a_page_of_another_site_is_refused_even_with_the_token(
         assert not any(name.startswith("access-control") for name in answer.headers)
 
 
+def test_whoever_is_outside_is_told_so_in_pages_of_both_servers(both: Both, side: str) -> None:
+    browser = both.programs[side].browser
+    for method, path, headers, status in (
+        ("GET", "/static/nothing", {}, 404),
+        ("GET", "/static/../api-token", {}, 404),
+        ("PUT", "/enter", {}, 404),
+        ("POST", "/enter", {"origin": "http://evil.example"}, 403),
+        ("GET", "/nowhere", {}, 401),
+    ):
+        answer = browser.send(method, path, b"", headers)
+        assert answer.status == status, (method, path)
+        assert 'href="/orders"' not in answer.text, "the layout is of those inside"
+
+
 # --- what may be sent ----------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ MEDIA_TYPES: Final = {
     ".png": "image/png",
 }
 LONGEST_PATH: Final = 500
+PLAIN_LAYOUT: Final = "base.html"
 
 Lifespan: TypeAlias = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
@@ -68,7 +69,7 @@ class Site:
         uploads: Mapping[str, int] | None = None,
         explain: Callable[[VeilmartError], Explained] = explain,
         api_token: ApiToken | None = None,
-        layout: str = "base.html",
+        layout: str = PLAIN_LAYOUT,
     ) -> None:
         """Take templates and static files from `package` first, then from this one.
 
@@ -106,7 +107,8 @@ class Site:
         session = session_of(request)
         # What a part of the page is asked for by htmx shows no notices: the next whole page does.
         whole = session is not None and "hx-request" not in request.headers
-        frame = self.frame() if session is not None else {}
+        # A site's own layout shows what is inside, and needs the frame for it.
+        frame = self.frame() if session is not None else {"layout": PLAIN_LAYOUT}
         page = self.env.get_template(template).render(
             request=request,
             path=request.url.path,
