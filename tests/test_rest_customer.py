@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from customer_shop import PASSWORD, PRICES, Bazaar, build, home
+from customer_shop import PASSWORD, PRICES, Bazaar, build, content, home
 from programs import Counter, Program, opened_storefront
 from test_customer_refunds import deaf
 
@@ -210,6 +210,20 @@ def test_a_paid_order_is_disputed(program: Program) -> None:
     assert program.call("POST", place, {"kind": "not_delivered"}).error["faults"].keys() == {"reveal"}
     said = {"kind": "not_delivered", "reveal": False, "statement": "nothing came"}
     assert program.call("POST", place, said).data["state"] == "disputed"
+
+
+def test_what_is_disputed_does_not_go_on_arriving(bazaar: Bazaar, counter: Counter, program: Program) -> None:
+    bazaar.add("sports", "LONG", 5, content("long", 6_000_000))
+    fields = {"line": line()["line"] | {"sku": "LONG"}, "totals": {"sports": 5}, "currency": "EUR"}
+    (order,) = buy(program, "long", fields).data["orders"]
+    place = f"/orders/{order['order_id']}"
+    assert program.call("POST", f"{place}/download").data["delivery"]["running"]
+    said = {"kind": "not_delivered", "reveal": False}
+    disputed = program.call("POST", f"{place}/dispute", said).data
+    assert (disputed["state"], disputed["files"]) == ("disputed", [])
+    assert disputed["delivery"] == {"running": False, "failure": None}
+    assert disputed["cells_done"] < disputed["cells"]
+    assert program.call("POST", f"{place}/download").failed == (409, "rejected")
 
 
 # --- account and visits --------------------------------------------------------------------------------

@@ -107,7 +107,13 @@ class OrderEndpoints:
         return await self._changed(order, lambda market: market.cancel(order))
 
     async def dispute(self, order: OrderId, body: Complaint) -> Order:
-        """Freeze the money of a paid order that has not arrived, or is not what was signed."""
+        """Freeze the money of a paid order that has not arrived, or is not what was signed.
+
+        A download that is under way stops.
+        """
+        self._sides.reading.order(order)
+        self._sides.enter_shops()
+        await self._sides.desk.pause(order)
         return await self._changed(
             order, lambda market: market.dispute(order, body.kind, body.statement, reveal=body.reveal)
         )
