@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from test_readme import families
 from common import errors
 from common.errors import VeilmartError
 from common.web import endpoints as api
-from common.web import rest, statuses
+from common.web import explained, rest, statuses
 from common.web.bodies import JSON_BYTES
 from common.web.endpoints import Endpoint
 from common.web.statuses import HINTS, STATUSES
@@ -280,10 +281,26 @@ def test_every_code_has_a_status() -> None:
     assert {kind.code for kind in families(VeilmartError)} - {"interrupted"} <= STATUSES.keys()
 
 
-def test_hints_name_requests_and_no_commands() -> None:
-    said = errors.NotFoundError("There is none.", "`veilmart search` lists products.")
-    assert "veilmart" not in statuses.failure(said).hint
-    assert statuses.failure(errors.UsageError("No.", "Try another.")).hint == "Try another."
+@pytest.mark.parametrize(
+    "hint",
+    [
+        "`veilmart search` lists products.",
+        "`product keys add` adds some.",
+        "Try again, or allow more time (`--timeout`).",
+        "Say where to with --to, an IBAN for example.",
+        "--now uses them at once.",
+    ],
+)
+def test_no_page_and_no_program_is_told_of_commands_and_options(hint: str) -> None:
+    for said in (errors.NotFoundError("No.", hint), errors.DeadlineError("No.", hint, hop="broker")):
+        for told in (statuses.failure(said).hint, explained.explain(said).next):
+            assert told
+            assert not re.search("veilmart|product keys|--", told)
+
+
+def test_other_hints_are_told_as_they_are() -> None:
+    said = errors.UsageError("No.", "Try another - or none.")
+    assert statuses.failure(said).hint == explained.explain(said).next == said.hint
 
 
 def test_the_document_has_every_endpoint_and_no_other(both: Both, side: str, program: Program) -> None:

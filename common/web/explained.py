@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,8 +21,8 @@ from common.errors import (
     VeilmartError,
 )
 
-COMMAND: Final = "`veilmart"
-"""A hint that names a command is for a terminal, and no help on a page."""
+_FOR_A_TERMINAL: Final = re.compile(r"`(?:veilmart|product)\b|(?<![\w-])--[a-z]")
+"""A command, or an option."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,13 @@ def explain(error: VeilmartError) -> Explained:
     """Give the words for any error: its own, and those of its kind where it has none for a page."""
     unknown = Explained(500, "Something went wrong", "", "Nothing was lost.", "Try again.")
     words = next((words for kind, words in _KINDS if isinstance(error, kind)), unknown)
-    hint = "" if COMMAND in error.hint else error.hint
+    hint = "" if is_for_a_terminal(error.hint) else error.hint
     return replace(words, happened=error.message, next=hint or words.next)
+
+
+def is_for_a_terminal(hint: str) -> bool:
+    """Tell whether a hint names a command or an option: no help on a page, nor to a program."""
+    return _FOR_A_TERMINAL.search(hint) is not None
 
 
 def missing() -> Explained:

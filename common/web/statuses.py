@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from common.envelope import error_fields, plain
 from common.errors import AuthenticationError, RejectedError, UsageError, VeilmartError
+from common.web.explained import is_for_a_terminal
 from common.web.forms import FieldErrors
 
 JSON: Final = "application/json"
@@ -109,8 +110,6 @@ HINTS: Final[Mapping[str, str]] = {
 }
 """In place of a hint for a terminal; without one, none is given."""
 
-_FOR_A_TERMINAL: Final = ("`veilmart", "`--", "`product ", "--reason")
-
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong. `code` is stable; `retryable` is whether the same request may succeed later.
@@ -136,7 +135,7 @@ def failure(error: VeilmartError) -> Failure:
     fields = error_fields(error)
     if isinstance(error, FieldErrors):
         fields["faults"] = error.faults
-    if any(mark in error.hint for mark in _FOR_A_TERMINAL):
+    if is_for_a_terminal(error.hint):
         fields["hint"] = HINTS.get(error.code, "")
     return msgspec.convert(fields, Failure)
 

@@ -140,10 +140,6 @@ def read(form: Form, currency: str, shop_rate: int, sku: str | None) -> Describe
     )
 
 
-def _first(sent: list[UploadFile]) -> Upload | None:
-    return upload(sent[0]) if sent else None
-
-
 def upload(sent: UploadFile) -> Upload:
     """Give a file that was sent, under a name that is none of a path."""
     return Upload(plain_name(sent.filename or ""), sent.file)
