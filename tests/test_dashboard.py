@@ -139,6 +139,22 @@ def test_the_list_is_searched_sorted_and_cut_into_pages(
     assert "Nothing found" in dash.text("/products?q=nowhere&sort=what")
 
 
+def test_what_has_not_changed_is_not_read_again(dash: Dashboard) -> None:
+    assert dash.browser.run(dash.desk.ask(lambda books: books.shelf._version)) >= 0, "read before it is asked"
+    for sku in ("A-1", "B-2", "C-3"):
+        add(dash, sku)
+    shelf = dash.desk.books.shelf
+    dash.get("/products")
+    before = dict(shelf._products)
+    add(dash, "D-4")
+    dash.world.inventory.edit("B-2", title="Another title")
+    dash.world.inventory.remove("C-3")
+    page = dash.text("/products")
+    assert [each in page for each in ("A-1", "Another title", "C-3", "D-4")] == [True, True, False, True]
+    assert shelf._products["A-1"] is before["A-1"]
+    assert shelf._products["B-2"] is not before["B-2"]
+
+
 # --- the day and its orders ----------------------------------------------------------------------------
 
 

@@ -102,6 +102,8 @@ class Desk:
     def start(self) -> None:
         """Open the books. Raises what opening raises."""
         self._books = self.worker.start()
+        # A large catalog takes a second: it is read while the link is being opened.
+        self.worker.post(lambda books: books.shelf.refresh())
 
     @property
     def books(self) -> Books:

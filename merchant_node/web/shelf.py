@@ -1,4 +1,4 @@
-"""What is on sale, in memory, for the pages: read again when the catalog's version has risen.
+"""What is on sale, in memory, for the pages. What has changed is read when the catalog's version rises.
 
 The node's own catalog answers customers; this one also knows what is left of each.
 """
@@ -13,7 +13,7 @@ from common.errors import NotFoundError
 from common.messages import ProductRecord
 from common.store import Store
 from merchant_node import stock
-from merchant_node.catalog import Product, catalog_version, read_on_sale
+from merchant_node.catalog import Product, catalog_version, read_changed
 
 SORTS: Final[dict[str, Callable[[Product], Any]]] = {
     "newest": lambda product: (-product.added, product.record.sku),
@@ -42,11 +42,12 @@ class Shelf:
         self.categories: Sequence[str] = ()
 
     def refresh(self) -> None:
-        """Read the products again where any has changed."""
+        """Read those products again that have changed."""
         with self._store.snapshot() as tx:
             version = catalog_version(tx)
             if version != self._version:
-                self._products = {product.record.sku: product for product in read_on_sale(tx)}
+                found = read_changed(tx, self._products.values())
+                self._products = {product.record.sku: product for product in found}
                 names = {product.record.category for product in self._products.values()}
                 self.categories = sorted(names - {""})
                 self._version = version
