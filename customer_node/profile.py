@@ -45,10 +45,11 @@ class Profile:
         self.home = home
         self._lock = lock
         self._random = random
+        self._is_closed = False
         try:
             self.market = MarketFile.load(home / MARKET_FILE)
             self._seed = seed_file.open_seed(_read_seed(home), unlock)
-            self.store = open_store(home, self._seed, random)
+            self._store = open_store(home, self._seed, random)
         except BaseException:
             lock.release()
             raise
@@ -116,9 +117,17 @@ class Profile:
                 return
             tx.execute(sa.insert(schema.evidence), {"at": now, "kind": kind, "content": content})
 
+    @property
+    def store(self) -> Store:
+        """What the profile holds. Raises `UsageError` once it is closed: another process may have it then."""
+        if self._is_closed:
+            raise UsageError("This profile is closed.", "Use it within `with Market(profile)`.")
+        return self._store
+
     def close(self) -> None:
         """Close the store and let the next process in."""
-        self.store.close()
+        self._is_closed = True
+        self._store.close()
         self._lock.release()
 
 

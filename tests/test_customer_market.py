@@ -126,6 +126,26 @@ def test_two_processes_on_one_profile(bazaar: Bazaar):
         pass
 
 
+def test_a_market_that_is_closed_does_nothing_more(bazaar: Bazaar):
+    with bazaar.customer() as market:
+        first = market.buy_now("sports", "PLAN")
+        steps = market.download_steps(first.order_id)
+    with bazaar.again(market) as other:
+        for action in (
+            market.wallet,
+            market.merchants,
+            market.cart.view,
+            market.reading.orders,
+            lambda: market.buy_now("sports", "PLAN", idempotency_key="late"),
+            lambda: next(steps),
+            lambda: next(iter(first.events())),
+        ):
+            with pytest.raises(UsageError, match="closed"):
+                action()
+        assert [each.order_id for each in other.orders()] == [first.order_id]
+    market.close()
+
+
 def test_the_migrations_make_exactly_the_schema(tmp_path: Path):
     Store.in_home(tmp_path, "profile.db", "customer_node.migrations").close()
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'profile.db'}")
