@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 import sqlalchemy as sa
 
 from common import messages, payment_cards, states
+from common.config import MAXIMUM_AMOUNT
 from common.errors import (
     AuthenticationError,
     DeadlineError,
@@ -68,8 +69,8 @@ class TopUps:
         `DeadlineError` while it is not known; `resume` then finds out.
         """
         brand = payment_cards.check(card, self._context.clock())
-        if amount < 1:
-            raise UsageError("The amount must be more than nothing.")
+        if not 1 <= amount <= MAXIMUM_AMOUNT:
+            raise UsageError(f"The amount must be more than nothing, and {MAXIMUM_AMOUNT} at most.")
         wanted = _Wanted(amount, brand.name, payment_cards.last_four(card))
         return self._account.within(lambda session: self._top_up(session, card, wanted, key))
 

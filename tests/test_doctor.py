@@ -294,7 +294,11 @@ def test_a_wrong_variable_is_named_and_an_unknown_one_pointed_out(market: Market
 
 
 def test_a_key_that_others_can_read_is_named_with_the_remedy(home: Path) -> None:
-    path = home / "merchants/sports/identity.key"
+    path, token = home / "merchants/sports/identity.key", home / "merchants/sports/api-token"
+    token.touch(0o644)
+    found, _ = examined(home)
+    assert str(token) in found["files, merchant sports"]["detail"]
+    token.unlink()
     path.chmod(0o640)
     found, ran = examined(home)
     told = found["files, merchant sports"]

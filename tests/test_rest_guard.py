@@ -296,11 +296,13 @@ def test_no_page_and_no_program_is_told_of_commands_and_options(hint: str) -> No
         for told in (statuses.failure(said).hint, explained.explain(said).next):
             assert told
             assert not re.search("veilmart|product keys|--", told)
+        assert explained.said(said) == "No."
 
 
 def test_other_hints_are_told_as_they_are() -> None:
     said = errors.UsageError("No.", "Try another - or none.")
     assert statuses.failure(said).hint == explained.explain(said).next == said.hint
+    assert explained.said(said) == f"No. {said.hint}"
 
 
 def test_the_document_has_every_endpoint_and_no_other(both: Both, side: str, program: Program) -> None:

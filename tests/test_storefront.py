@@ -425,6 +425,16 @@ def test_a_declined_card_keeps_what_was_typed_but_its_security_code(front: Front
     assert (refused.state, charged.state, charged.last_four) == ("refused", "charged", "4242")
 
 
+@pytest.mark.parametrize("amount", ["99999999999999999999", "1000000000001", "-5", "²"])
+def test_no_card_is_charged_an_amount_that_is_none(front: Front, amount: str) -> None:
+    card = {"number": "4242424242424242", "expiry": "12/34", "security_code": "123", "name": "Alice"}
+    for fields in ({"amount": amount}, {"amount": "other", "other": amount}):
+        refused = front.post("/wallet/top-up", **fields, **card)
+        assert refused.status == 422
+        assert "Choose an amount" in refused.text
+    assert front.desk.reading.top_ups() == ()
+
+
 def test_a_charge_that_is_not_known_yet_says_not_to_pay_again(front: Front) -> None:
     answer = front.post("/wallet/top-up", amount="2000", **CARD | {"number": "4000000000002008"})
     assert answer.status == 504

@@ -119,8 +119,16 @@ def explain(error: VeilmartError) -> Explained:
     """Give the words for any error: its own, and those of its kind where it has none for a page."""
     unknown = Explained(500, "Something went wrong", "", "Nothing was lost.", "Try again.")
     words = next((words for kind, words in _KINDS if isinstance(error, kind)), unknown)
-    hint = "" if is_for_a_terminal(error.hint) else error.hint
-    return replace(words, happened=error.message, next=hint or words.next)
+    return replace(words, happened=error.message, next=_hint(error) or words.next)
+
+
+def said(error: VeilmartError) -> str:
+    """Give an error in one line, for the field or form that it is about."""
+    return f"{error.message} {_hint(error)}".strip()
+
+
+def _hint(error: VeilmartError) -> str:
+    return "" if is_for_a_terminal(error.hint) else error.hint
 
 
 def is_for_a_terminal(hint: str) -> bool:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from common import passwords
 from common.errors import AuthenticationError, RejectedError, UsageError
 from common.money import format_amount
-from common.web import forms
+from common.web import explained, forms
 from common.web.forms import Form
 from common.web.site import local
 from customer_node.account import MAXIMUM_BUNDLES
@@ -93,13 +93,13 @@ class AccountPages:
         try:
             passwords.check_password(password, name)
         except RejectedError as weak:
-            faults["new-password"] = f"{weak.message} {weak.hint}"
+            faults["new-password"] = explained.said(weak)
             return self._door(request, form.entered, faults, "", "signup")
         invite = form.text("invite", longest=64)
         try:
             await self._desk.ask(lambda market: market.sign_up(name, password, invite=invite))
         except (RejectedError, UsageError) as refused:
-            faults["invite" if "invite" in refused.message else "name"] = f"{refused.message} {refused.hint}"
+            faults["invite" if "invite" in refused.message else "name"] = explained.said(refused)
             return self._door(request, form.entered, faults, "", "signup")
         self._desk.site.notice(request, "Your account is open, and you are logged in.", "good")
         return self._desk.site.redirect(form.text("onward") or "/account")
@@ -115,7 +115,7 @@ class AccountPages:
         try:
             await self._desk.ask(lambda market: market.log_in(name, password, code=code))
         except (AuthenticationError, UsageError) as refused:
-            said = f"{refused.message} {refused.hint}"
+            said = explained.said(refused)
             return self._door(request, form.entered, {}, said, "login")
         return self._desk.site.redirect(form.text("onward") or "/account")
 
@@ -148,13 +148,13 @@ class AccountPages:
         try:
             passwords.check_password(new)
         except RejectedError as weak:
-            return await self._inside(request, {"new-password": f"{weak.message} {weak.hint}"}, "", 422)
+            return await self._inside(request, {"new-password": explained.said(weak)}, "", 422)
         try:
             await self._desk.ask(lambda market: market.account.change_password(old, new, code))
         except (AuthenticationError, UsageError, RejectedError) as refused:
             if not self._desk.reading.logged_in():
                 raise
-            return await self._inside(request, {"password": f"{refused.message} {refused.hint}"}, "", 422)
+            return await self._inside(request, {"password": explained.said(refused)}, "", 422)
         self._desk.site.notice(request, "The password is changed. Log in with the new one.", "good")
         return self._desk.site.redirect("/account")
 

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from common.errors import AuthenticationError, RejectedError, UsageError, VeilmartError
 from common.money import format_amount
-from common.web import forms
+from common.web import explained, forms
 from common.web.forms import Form
 from customer_node.invoices.page import code_svg
 from customer_node.views import TotpSecretView
@@ -109,7 +109,7 @@ class AccountChangePages:
         if not self._desk.reading.logged_in():
             raise refused
         field = "code" if isinstance(refused, UsageError) else "password"
-        return {field: f"{refused.message} {refused.hint}".strip()}
+        return {field: explained.said(refused)}
 
     # --- the end ---------------------------------------------------------------------------------------
 

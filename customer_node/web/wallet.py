@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from common import coins, payment_cards
+from common.config import MAXIMUM_AMOUNT
 from common.errors import CardDeclinedError, InvalidCardError, RejectedError, UsageError, VeilmartError
 from common.money import format_amount, parse_amount
-from common.web import forms
+from common.web import explained, forms
 from common.web.forms import FieldErrors, Form
 from customer_node.account import MAXIMUM_BUNDLES
 from customer_node.market import Market
@@ -115,10 +116,10 @@ class WalletPages:
             return self._asked(request, entered, wrong.faults)
         except CardDeclinedError as declined:
             field = FIELD_OF.get(declined.reason)
-            said = f"{declined.message} {declined.hint}"
+            said = explained.said(declined)
             return self._asked(request, entered, {field: said} if field else {}, "" if field else said)
         except RejectedError as refused:
-            return self._asked(request, entered, {}, f"{refused.message} {refused.hint}")
+            return self._asked(request, entered, {}, explained.said(refused))
         self._tell(request, moved)
         return self._desk.site.redirect("/account")
 
@@ -180,6 +181,6 @@ def _amount(form: Form, currency: str) -> int:
         amount = parse_amount(text, currency) if chosen == "other" else int(text)
     except (ValueError, UsageError):
         amount = 0
-    if amount < 1:
+    if not 1 <= amount <= MAXIMUM_AMOUNT:
         raise UsageError("Choose an amount, or write one like 25.00.")
     return amount

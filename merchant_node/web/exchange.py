@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from common.errors import NotFoundError, UsageError
-from common.web import forms
+from common.web import explained, forms
 from merchant_node import stock
 from merchant_node.bulk import Bulk, Outcome
 from merchant_node.catalog import read_on_sale
@@ -101,7 +101,7 @@ class ExchangePages:
         try:
             outcome = await self._desk.ask(lambda books: _import(books, data, files, trial=trial))
         except UsageError as wrong:
-            return self._shown(request, "", {"table": f"{wrong.message} {wrong.hint}".strip()})
+            return self._shown(request, "", {"table": explained.said(wrong)})
         again = data if trial and not outcome.faults and not files else b""
         key = secrets.token_hex(8)
         self._reports[key] = Report(name, trial, outcome, again)

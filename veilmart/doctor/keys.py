@@ -27,7 +27,7 @@ from veilmart.doctor.running import running
 
 OTHERS_MODES: Final = 0o077
 SECRETS: Final = (
-    *("*.key", "*.db", "*.db-wal", "client-id-*", "seed", "mint/*.pem"),
+    *("*.key", "*.db", "*.db-wal", "client-id-*", "seed", "api-token", "mint/*.pem"),
     *("hello/*.key", "wrap/*.key", "relay/*.key", "prekeys/browse/*.key", "prekeys/order/*.key"),
 )
 BROKER_SCHEDULE: Final = Schedule(period_ms=DAY_MS, ahead=0, grace_ms=DAY_MS)
