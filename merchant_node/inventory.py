@@ -176,12 +176,18 @@ class Inventory:
     def add_keys(self, sku: str, keys: Source) -> AddedKeys:
         """Add licence keys to a product, which has keys from then on.
 
-        Raises `NotFoundError` for an unknown SKU, `UsageError` for a file that is no list of keys.
+        Raises `NotFoundError` for an unknown SKU, `UsageError` for a file that is no list of keys, or where a
+        product without keys would get none.
         """
         given = licence_keys.read_file(keys)
         with self._store.immediate() as tx:
             product = _find(tx, sku)
             added = licence_keys.add(tx, sku, given)
+            if not product.record.keys and not added.left:
+                raise UsageError(
+                    f"none of the keys is new, and {sku} has been sold without",
+                    "Nothing was changed. A key is sold once, in whichever product.",
+                )
             _set_stock(tx, sku, added.left)
             if not product.record.keys:
                 draft = msgspec.structs.replace(draft_of(product.record), keys=True)

@@ -390,7 +390,13 @@ def test_joining_twice_and_another_market(home: Path, tmp_path: Path) -> None:
     assert (empty["usable"], empty["tickets"], empty["logged_in"]) == (0, 0, False)
     assert veilmart("cart", "show", "--json", home=home).data["lines"] == []
     assert veilmart("orders", "--json", home=home).data == []
-    for words in (("order", "show", "ab"), ("receipt", "ab"), ("receipt", "--last"), ("download", "--last")):
+    for words in (
+        ("order", "show", "ab"),
+        ("receipt", "ab"),
+        ("receipt", "--last"),
+        ("order", "show", "--last"),
+        ("download", "--last"),
+    ):
         ran = veilmart(*words, "--json", home=home)
         assert (ran.code, ran.error["code"]) == (3, "not_found"), words
     for words in (("receipt",), ("download",), ("buy", "sports"), ("receipt", "ab", "--last")):

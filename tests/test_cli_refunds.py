@@ -69,6 +69,7 @@ def test_an_order_that_waits_says_for_whom_and_is_called_off(parties: Parties) -
             market.buy_now("sports", "PLAN")
         order_id = market.last_order().order_id
     shown = parties.customer("order", "show", order_id[:8]).out
+    assert parties.customer("order", "show", "--last").out == shown
     assert "waits for\tthe merchant, until " in shown
     data = parties.customer("order", "cancel", order_id[:8], "--yes", "--json").data
     assert (data["state"], data["failure"], data["claimed"]) == ("refunded", "cancelled", PRICE)

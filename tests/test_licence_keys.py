@@ -251,6 +251,17 @@ def test_a_key_is_known_once_in_the_shop(shop: Shop, tmp_path: Path):
     assert counts(shop) == KeyCounts(left=7, given=0)
 
 
+def test_a_product_without_keys_does_not_end_because_none_is_new(shop: Shop, tmp_path: Path):
+    plan = tmp_path / "plan.md"
+    plan.write_bytes(b"plan")
+    before = shop.inventory.add(plan, "PLAIN", title="Plain", price=5)
+    with pytest.raises(UsageError, match="none of the keys is new"):
+        shop.inventory.add_keys("PLAIN", listed(tmp_path, "key-0"))
+    (present,) = (each for each in shop.inventory.products() if each.record.sku == "PLAIN")
+    assert (present.record, present.stock) == (before, None)
+    assert shop.inventory.add_keys("PLAIN", listed(tmp_path, "key-0", "new")).left == 1
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -85,12 +85,15 @@ def orders(shown: Output, market: Market) -> None:
 def show_order(
     shown: Output,
     market: Market,
-    order: OrderId,
+    order: OptionalOrder = None,
     *,
+    last: Last = False,
     ask: Annotated[bool, typer.Option("--ask", help="Ask the broker first; this may take a ticket.")] = False,
 ) -> None:
     """Show an order, for whom it waits and until when."""
-    found = market.ask(order) if ask else market.order(order)
+    found = chosen_order(market, order, last=last)
+    if ask:
+        found = market.ask(found.order_id)
     _show(shown, found, market.wrong_files(found.order_id))
 
 

@@ -142,7 +142,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "customer orders": ("veilmart orders", "veilmart orders --json"),
     "customer download": ("veilmart download --last --to bought",),
     "customer resume": ("veilmart resume", "veilmart resume --to bought"),
-    "customer order show": ("veilmart order show b62cf47d --ask",),
+    "customer order show": ("veilmart order show --last", "veilmart order show b62cf47d --ask"),
     "customer order cancel": ("veilmart order cancel b62cf47d",),
     "customer order dispute": (
         'veilmart order dispute b62cf47d --because not-delivered --statement "nothing came"',
