@@ -271,7 +271,7 @@ def test_colours_only_on_a_terminal_and_never_with_no_color(probe: Any) -> None:
     coloured = veilmart("probe", "act", terminal=True, TERM="xterm")
     plain = veilmart("probe", "act", terminal=True, TERM="xterm", NO_COLOR="1")
     assert "\x1b[" in coloured.out
-    assert "\x1b[3" not in plain.out
+    assert "\x1b" not in plain.out
 
 
 def test_text_of_strangers_is_made_harmless_and_left_readable() -> None:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -192,7 +193,9 @@ def _draw(table: Table) -> None:
     from rich.table import Table as RichTable  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    drawn = RichTable(*table.names, box=SIMPLE_HEAD, header_style="bold")
+    # NO_COLOR alone would leave it bold (no-color.org speaks of colours).
+    header_style = "" if os.environ.get("NO_COLOR") else "bold"
+    drawn = RichTable(*table.names, box=SIMPLE_HEAD, header_style=header_style)
     for row in table.rows:
         drawn.add_row(*(Text(_cell(cell)) for cell in row))
     Console(file=sys.stdout).print(drawn)
