@@ -266,6 +266,13 @@ def test_a_table_on_a_terminal_is_drawn_without_what_would_steer_it(probe: Any) 
     assert "\u2500" in ran.out
 
 
+def test_nothing_is_cut_off_on_a_narrow_terminal(probe: Any) -> None:
+    row = ("q" * 60, "x" * 64, "z" * 32)
+    probe.does = lambda shown: shown.show([], Table(("path", "SHA-256", "order"), [row]))
+    out = veilmart("probe", "act", terminal=True, NO_COLOR="1", TERM="xterm", COLUMNS="60").out
+    assert (out.count("q"), out.count("x"), out.count("z")) == (60, 64, 32)
+
+
 def test_colours_only_on_a_terminal_and_never_with_no_color(probe: Any) -> None:
     probe.does = lambda shown: shown.show([], Table(("sku",), [("a",)]))
     coloured = veilmart("probe", "act", terminal=True, TERM="xterm")

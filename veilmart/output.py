@@ -195,7 +195,10 @@ def _draw(table: Table) -> None:
 
     # NO_COLOR alone would leave it bold (no-color.org speaks of colours).
     header_style = "" if os.environ.get("NO_COLOR") else "bold"
-    drawn = RichTable(*table.names, box=SIMPLE_HEAD, header_style=header_style)
+    drawn = RichTable(box=SIMPLE_HEAD, header_style=header_style)
+    for name in table.names:
+        # A path or a digest that is too wide goes on in the next line: cut off it is of no use.
+        drawn.add_column(name, overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(_cell(cell)) for cell in row))
     Console(file=sys.stdout).print(drawn)
