@@ -656,6 +656,19 @@ def test_order_accepted_by_another_merchant(world: World, customer: Customer, ke
         assert session.collect() == []
 
 
+def test_order_accepted_without_a_word_of_what_was_bought(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    """Nobody could ever show it to anybody; the merchant's next answer counts."""
+    customer.shop().say(customer.order().place)
+    forward = keeper.hear(messages.ForwardOrder)
+    with nothing_written(world):
+        keeper.say(messages.AnswerOrder(order_id=forward.order_id, verdict="accepted", answer=b""))
+        assert keeper.collect() == []
+    keeper.say(accept(forward))
+    assert keeper.hear(messages.OrderOutcome).outcome == "captured"
+
+
 @pytest.fixture
 def bazaar(world: World) -> Bazaar:
     bazaar = Bazaar(world)

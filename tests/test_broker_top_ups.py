@@ -22,7 +22,7 @@ from broker_node.gateways.sandbox import SandboxGateway
 from broker_node.payment_gateway import GatewayError, Outcome, Unknown
 from broker_node.run import BrokerNode
 from common import clock, messages, topics
-from common.config import DAY_MS, MINUTE_MS, SECOND_MS
+from common.config import DAY_MS, MAXIMUM_AMOUNT, MINUTE_MS, SECOND_MS
 from common.messages import AskTopUp, PaymentCard, TopUp, TopUpAnswer
 from common.node import Job
 
@@ -250,6 +250,15 @@ def test_what_the_rules_refuse_never_reaches_the_gateway(
     assert account.refused(top_up(operation=request.operation)) == code
     assert gateway.calls == []
     check_books(world, 0)
+
+
+def test_no_charge_takes_a_balance_beyond_what_can_be_told(
+    world: World, account: Session, gateway: Gateway
+) -> None:
+    world.fund("alice", MAXIMUM_AMOUNT - 4999)
+    assert account.refused(top_up(5000)) == "wrong_amount"
+    assert gateway.calls == []
+    assert charged(account, top_up(4999)).balance == MAXIMUM_AMOUNT
 
 
 def test_a_broker_without_a_gateway_says_so(world: World, account: Session) -> None:

@@ -207,6 +207,16 @@ def test_what_was_interrupted_and_charged_is_not_charged_again(world: World, mar
     assert gateway.received() == 2 * AMOUNT
 
 
+def test_a_key_of_its_own_asks_for_another_charge_of_the_same(world: World, market: Market) -> None:
+    gateway = install(world)
+    die_at_first_answer(market, "monday")
+    with again(world, market) as reborn:
+        view = reborn.top_up(AMOUNT, card(), "tuesday")
+        assert (view.resumed, view.balance) == (False, 2 * AMOUNT)
+        assert reborn.top_up(AMOUNT, card(), "monday").resumed
+    assert gateway.received() == 2 * AMOUNT
+
+
 def die_at_first_answer(market: Market, key: str | None = None) -> None:
     """The broker has taken it, and the customer dies before hearing of it."""
     session_type = type(market._account._session())

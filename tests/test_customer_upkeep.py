@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from conftest import Time
 from customer_shop import PASSWORD, Bazaar, build, home
 from months import go_to, to_grace_end
@@ -17,6 +18,7 @@ from common import clock, slots
 from common.config import DAY_MS, HOUR_MS, MINUTE_MS
 from customer_node import InsufficientFundsError, Market, OutOfTicketsError
 from customer_node.refusals import RetiredKeyError
+from customer_node.schema import issuer_keys, tokens
 from customer_node.views import TendView
 
 
@@ -229,12 +231,19 @@ def ended_wallet(bazaar: Bazaar, market: Market, time: Time) -> str:
 def test_coins_that_ended_are_shown_asked_about_once_and_then_never_again(bazaar: Bazaar, time: Time) -> None:
     with bazaar.customer(2, clock=now) as market:
         month = ended_wallet(bazaar, market, time)
+        # One of them was spent in its time: that is not lost.
+        with market._context.profile.store.immediate() as tx:
+            key = sa.select(issuer_keys.c.key_id).where(
+                issuer_keys.c.month == month, issuer_keys.c.value == 512
+            )
+            coin = (tokens.c.key_id == tx.scalar(key), tokens.c.counter == 0)
+            tx.execute(sa.update(tokens).where(*coin).values(state="spent"))
         lost = next(each for each in market.tend().done if each.work == "exchange")
         assert lost.outcome == "lost"
         assert isinstance(lost.error, RetiredKeyError)
         assert slots.month_of(lost.error.ended - 1) == slots.next_month(month)
         (ended,) = market.wallet().ended
-        assert (ended.worth, ended.lost) == (4000, True)
+        assert (ended.worth, ended.lost) == (4000 - 512, True)
         assert all(each.work != "exchange" for each in market.tend().done)
         assert "exchange" not in due(market.tend())
         held = market.wallet()
