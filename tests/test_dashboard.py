@@ -13,10 +13,12 @@ from merchant_world import Identities, make_identities
 from PIL import Image
 
 from common.config import CELL_CONTENT, DAY_MS
+from common.errors import UsageError
 from merchant_node import figures
 from merchant_node.figures import Figures, Wanted
 from merchant_node.reports import Reports
 from merchant_node.web import products
+from merchant_node.web.dashboard import run_dashboard
 
 FIELDS = {"sku": "PLAN-1", "title": "A plan", "price": "9.90", "category": "plans", "tags": "run, slow"}
 
@@ -237,3 +239,15 @@ def test_a_product_of_keys_is_added_sold_and_restocked(dash: Dashboard) -> None:
     table = [("table", "t.csv", b"sku,price,stock\nKEY-1,6,7\n")]
     answer = dash.post("/import", {"mode": "import"}, table, page="/import")
     assert "what is left of its keys" in dash.follow(answer)
+
+
+# --- where there is no merchant ------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_merchants_home_is_named_and_left_alone(tmp_path: Path) -> None:
+    for folder in (tmp_path / "mistyped", tmp_path):
+        with pytest.raises(UsageError, match="market file") as refused:
+            run_dashboard(folder, 0, print)
+        assert str(folder) in refused.value.message
+        assert refused.value.hint
+    assert list(tmp_path.iterdir()) == []

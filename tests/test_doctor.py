@@ -305,6 +305,12 @@ def test_a_key_that_others_can_read_is_named_with_the_remedy(home: Path) -> None
     assert told["detail"] == f"others can read {path}"
     assert told["advice"].startswith(f"chmod 600 {path}")
     assert all(path.read_text().splitlines()[1] not in text for text in (ran.out, ran.err))
+    path.chmod(0o600)
+    token = path.with_name("api-token")
+    token.write_text("whoever has it can do all that the pages do\n")
+    token.chmod(0o644)
+    found, _ = examined(home)
+    assert found["files, merchant sports"]["detail"] == f"others can read {token}"
 
 
 def test_a_certificate_near_its_end_warns_and_one_that_ended_is_a_problem(

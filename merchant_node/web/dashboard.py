@@ -12,12 +12,14 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from common import clock
 from common.config import KIB
 from common.web.api import FILE as API_TOKEN_FILE
 from common.web.api import ApiToken
 from common.web.door import Door
 from common.web.server import Address, serve
 from common.web.site import Site
+from merchant_node.home import MerchantHome
 from merchant_node.web.api.interface import interface
 from merchant_node.web.desk import Desk
 from merchant_node.web.discounts import DiscountPages
@@ -84,6 +86,8 @@ def run_dashboard(home: Path, port: int, announce: Callable[[str], None]) -> Non
     It runs beside the merchant's node, or without it. Raises `VeilmartError` where the home is not usable
     and `UsageError` where the port is taken.
     """
+    # First of all: in a folder that was mistyped nothing is written.
+    MerchantHome(home).shop(clock.now_ms())
     address = Address.free(port)
     door = Door(lambda token: announce(f"{address.url}/enter?token={token}"))
     with address.socket:
