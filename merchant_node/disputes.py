@@ -113,6 +113,11 @@ def _report(row: Row) -> DisputeReport:
 # --- the running merchant --------------------------------------------------------------------------------
 
 
+def paid(notices: Sequence[messages.DisputeOpened]) -> list[messages.OrderOutcome]:
+    """Give what a dispute says of its order, beside itself: only what was paid for can be disputed."""
+    return [messages.OrderOutcome(order_id=notice.order_id, outcome="captured") for notice in notices]
+
+
 def opened(tx: Tx, notices: Sequence[messages.DisputeOpened], now: int) -> list[messages.Message]:
     """Store what is disputed, and confirm it; `now` is the broker's time."""
     if not notices:

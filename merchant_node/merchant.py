@@ -139,6 +139,8 @@ class Merchant:
         sends += self._fulfilment.answer_all(tx, kinds[messages.ForwardOrder], at, random, self.refused)
         sends += settle_all(tx, kinds[messages.OrderOutcome], at, self.refused)
         disputes.closed(tx, kinds[messages.OrderOutcome])
+        # What is disputed is paid; where the word of that was lost, it does not come again.
+        settle_all(tx, disputes.paid(kinds[messages.DisputeOpened]), at, self.refused)
         sends += disputes.opened(tx, kinds[messages.DisputeOpened], at)
         disputes.said(tx, kinds[messages.DisputeAnswered], kinds[messages.Refused])
         refunds.taken(tx, kinds[messages.RefundTaken])
@@ -151,7 +153,7 @@ class Merchant:
         sends += self._browse.answer_all(tx, kinds[messages.Forward], at, random, self.refused)
         money.read(tx, kinds[messages.Statement], now, self.refused)
         money.answered(tx, [*kinds[messages.PayoutAnswer], *kinds[messages.PayoutRefused]], self.refused)
-        if kinds[messages.OrderOutcome]:
+        if kinds[messages.OrderOutcome] or kinds[messages.DisputeOpened]:
             money.ask_soon(tx)
         return sends
 

@@ -11,10 +11,12 @@ import pytest
 from merchant_world import MERCHANT, Identities, World, make_identities
 
 from common import codec, config, messages
+from common.clock import random_bytes
 from common.credentials import RECEIPT_LABEL
 from common.keys import verify_identity
 from common.messages import AnswerOrder, OrderOutcome, OutcomeKept
 from common.sealing import AnswerKey
+from merchant_node.refunds import Refunds
 
 
 @pytest.fixture(scope="module", params=["ed25519", "rsa3072"])
@@ -206,6 +208,25 @@ def test_a_void_order_gives_back_only_what_it_had_reserved(world: World) -> None
     world.inventory.edit("plan", stock=5)
     outcome(world, order, "void")
     assert left(world, "plan") == 5
+
+
+def test_a_dispute_says_that_its_order_is_paid(world: World) -> None:
+    """It may be all that is ever heard: the broker stops telling of a capture once an order is disputed."""
+    order, _ = world.order(("route", 1))
+    world.ask(order)
+    notice = messages.DisputeOpened(
+        order_id=order.order_id, kind="not_delivered", decide_by=world.now, arrived=[]
+    )
+    kept = OutcomeKept(order_id=order.order_id, outcome="disputed")
+    # Without `captured` among it: what the broker waits for is the dispute.
+    assert [each for each in world.ask(notice) if isinstance(each, OutcomeKept)] == [kept]
+    assert world.state(order.order_id) == "captured"
+    # So it may give the money back, which ends the dispute.
+    refund = Refunds(world.store).ask(order.order_id, None, "sorry", world.now, random_bytes)
+    assert refund.state == "queued"
+    outcome(world, order, "refunded")
+    assert [each for each in world.ask(notice) if isinstance(each, OutcomeKept)] == [kept]
+    assert world.state(order.order_id) == "refunded"
 
 
 def test_outcomes_that_contradict_are_not_confirmed(world: World) -> None:
