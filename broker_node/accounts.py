@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from broker_node import devices, ledger, schema, totp
 from common import passwords
 from common.clock import Random
+from common.config import MAXIMUM_AMOUNT
 from common.errors import NotFoundError, RefusedError, RejectedError
 from common.states import ACCOUNT, BROKER_TOP_UP, sources
 from common.store import Row, Tx
@@ -185,12 +186,15 @@ def credit(
 ) -> int:
     """Grant an account minor units; gives the new balance.
 
-    Raises `NotFoundError`, and `RejectedError` where the account is closed: nobody could draw it any more.
+    Raises `NotFoundError`, and `RejectedError` where the account is closed, so that nobody could draw it any
+    more, or would hold more than a message can say.
     """
     row = existing(tx, name)
     if row["state"] == "closed":
         raise RejectedError(f"The account {name!r} is closed.")
     account = row["id"]
+    if ledger.balance(tx, account) + amount > MAXIMUM_AMOUNT:
+        raise RejectedError(f"The account {name!r} would hold more than this market can handle.")
     entries = {ledger.OPERATOR: -amount, ledger.account_book(account): amount}
     ledger.post(tx, random(16) if reference is None else reference, entries, now)
     ledger.change_balance(tx, account, amount)

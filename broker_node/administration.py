@@ -22,7 +22,7 @@ def add(tx: Tx, audit: Audit, name: str, password: str, reason: str, now: int, r
 def credit(tx: Tx, audit: Audit, name: str, amount: int, reason: str, now: int, random: Random) -> int:
     """Grant an account minor units; gives the new balance.
 
-    Raises `NotFoundError`, `UsageError`, `RejectedError` where the account is closed.
+    Raises `NotFoundError`, `UsageError`, `RejectedError` where the account is closed or would hold too much.
     """
     key = operator_actions.record(tx, audit, "account.credit", name, reason, now, random)
     return accounts.credit(tx, name, amount, now, random, reference=key)

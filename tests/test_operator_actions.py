@@ -17,7 +17,7 @@ from world import World
 from broker_node import accounts, administration, operator_actions, schema
 from broker_node.audit import Audit
 from common import clock, codec
-from common.config import SECOND_MS, Limits
+from common.config import MAXIMUM_AMOUNT, SECOND_MS, Limits
 from common.errors import NotFoundError, RejectedError, UsageError
 
 AUDIT = Audit(bytes(16), Limits())
@@ -68,6 +68,17 @@ def test_a_closed_account_is_credited_nothing(world: World) -> None:
     before = dump(world)
     with pytest.raises(RejectedError, match="is closed"), world.broker.store.immediate() as tx:
         administration.credit(tx, AUDIT, "alice", 500, "a test", now, random)
+    assert dump(world) == before
+
+
+def test_no_account_holds_more_than_its_owner_can_be_told(world: World) -> None:
+    world.account("alice", "correct horse", MAXIMUM_AMOUNT - 1)
+    now, random = clock.now_ms(), clock.random_bytes
+    with world.broker.store.immediate() as tx:
+        assert administration.credit(tx, AUDIT, "alice", 1, "all of it", now, random) == MAXIMUM_AMOUNT
+    before = dump(world)
+    with pytest.raises(RejectedError), world.broker.store.immediate() as tx:
+        administration.credit(tx, AUDIT, "alice", 1, "too much", now, random)
     assert dump(world) == before
 
 
