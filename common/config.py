@@ -55,7 +55,8 @@ AtLeastOne: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 UpToADay: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=DAY_MS)]
 """Keys are erased a day after their slot: whatever lasted longer could not be opened at its end."""
 BasisPoints: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=WHOLE_IN_BASIS_POINTS)]
-Denomination: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=2**30)]
+Denomination: TypeAlias = Annotated[int, msgspec.Meta(ge=512, le=2**30)]
+"""At least the largest coin of a withdrawal (`coins.BUNDLE`): without its key nothing could be drawn."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

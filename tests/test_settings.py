@@ -9,7 +9,7 @@ import pytest
 from cli import Ran, veilmart
 
 from broker_node.mint import Mint
-from common import clock, config
+from common import clock, coins, config
 from common.bus import TlsFiles
 from common.client_ids import client_id
 from common.config import Limits, load_limits
@@ -65,7 +65,8 @@ def names(ran: Ran, path: Path, *words: str) -> None:
         ("sign_up = 'maybe'", ("sign_up", "maybe")),
         ("cell_window = 4", ("cell_window", "the default is 16")),
         ("cells_under_way = 20", ("cells_under_way", "the default is 64")),
-        ("top_denomination = 3", ("top_denomination", "power of two", "the default is 16384")),
+        ("top_denomination = 1000", ("top_denomination", "power of two", "the default is 16384")),
+        ("top_denomination = 256", ("top_denomination", f"expected `int` >= {max(coins.BUNDLE)}")),
         ("top_up_minimum = 100_001", ("top_up_minimum", "above top_up_maximum")),
         ("order_deadline_ms = 5000", ("order_deadline_minimum_ms", "above order_deadline_ms")),
         ("== 1", ("not TOML", "line 1")),
