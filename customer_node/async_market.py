@@ -247,6 +247,7 @@ class AsyncMarket:
 
     quote = coroutine(Market.quote)
     quote_now = coroutine(Market.quote_now)
+    check_purchase = coroutine(Market.check_purchase)
     purchase = coroutine(Market.purchase)
     buy = coroutine(Market.buy)
     buy_now = coroutine(Market.buy_now)

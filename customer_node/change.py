@@ -13,6 +13,15 @@ from common import coins, config
 from common.errors import InsufficientFundsError, RejectedError
 
 
+def demand(amount: int, held: Mapping[int, int]) -> None:
+    """Demand that coins come to `amount` or more. Raises `InsufficientFundsError`."""
+    total = sum(value * count for value, count in held.items())
+    if total < amount:
+        raise InsufficientFundsError(
+            "The wallet holds less than that.", "`veilmart withdraw` draws coins.", missing=amount - total
+        )
+
+
 def change_for(amount: int, held: Mapping[int, int], top: int) -> tuple[list[int], list[int]]:
     """Choose coins to swap, and what for, so that `amount` can then be paid exactly.
 
@@ -21,11 +30,7 @@ def change_for(amount: int, held: Mapping[int, int], top: int) -> tuple[list[int
     an order may have, its smallest ones are swapped into larger ones. Gives two empty lists where no swap
     is needed. Raises `InsufficientFundsError`, or `RejectedError` where no coins are large enough.
     """
-    total = sum(value * count for value, count in held.items())
-    if total < amount:
-        raise InsufficientFundsError(
-            "The wallet holds less than that.", "`veilmart withdraw` draws coins.", missing=amount - total
-        )
+    demand(amount, held)
     exact = coins.exact(held, amount)
     if exact is not None:
         if len(exact) <= config.MAXIMUM_COINS:

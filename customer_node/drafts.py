@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from common import codec, config, messages, sealing, slots
 from common.amounts import LineAmounts, line_amounts, total_of
-from common.errors import OutOfStockError, PriceChangedError, RefusedError, RejectedError
+from common.errors import OutOfStockError, PriceChangedError, RefusedError, RejectedError, UsageError
 from common.money import format_amount
 from common.store import Tx
 from customer_node.cart import Wanted
@@ -30,6 +30,7 @@ from customer_node.quotes import Terms, fetch_quote
 from customer_node.schema import order_lines, order_secrets, records
 from customer_node.schema import orders as order_rows
 from customer_node.shop import Visit
+from customer_node.views import QuoteView
 
 NOTHING_SEALED: Final = bytes(32)
 
@@ -88,6 +89,18 @@ class Drafts:
             place, key = self._seal(visit, order_id, secret, amount, deadline, coins, basket)
             _store(tx, visit, place, key, secret, purchase, self._context.clock(), basket)
         return order_id
+
+    def demand(self, quote: QuoteView) -> None:
+        """Demand of what was quoted what an order of it would need. Asks nobody, and reserves nothing.
+
+        Raises `UsageError` where there is nothing, `OutOfStockError`, `InsufficientFundsError`.
+        """
+        if not quote.lines:
+            raise nothing_to_buy()
+        for line in quote.lines:
+            if line.stock == "out":
+                raise _sold_out(line.title, line.sku)
+        self._funds.demand(quote.total)
 
     def _new_id(self, tx: Tx, month: str, skipped: int | None) -> bytes:
         wallet = self._context.wallet
@@ -154,9 +167,16 @@ def _check_offer(line: Wanted, product: Product) -> None:
             new_price=record.price,
         )
     if product.stock == "out":
-        raise OutOfStockError(
-            f"{record.title} is out of stock.", "Take it out of the cart.", available=0, sku=record.sku
-        )
+        raise _sold_out(record.title, record.sku)
+
+
+def _sold_out(title: str, sku: str) -> OutOfStockError:
+    return OutOfStockError(f"{title} is out of stock.", "Take it out of the cart.", available=0, sku=sku)
+
+
+def nothing_to_buy() -> UsageError:
+    """Say that there is nothing to buy."""
+    return UsageError("There is nothing to buy.", "Put something into the cart first.")
 
 
 def _figures(

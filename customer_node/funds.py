@@ -30,7 +30,7 @@ from common.errors import (
 )
 from common.store import Tx
 from customer_node import ageing, issuers, numbers
-from customer_node.change import change_for, refund_coins, spread_swap
+from customer_node.change import change_for, demand, refund_coins, spread_swap
 from customer_node.context import Context
 from customer_node.refusals import DoubleSpendError, RetiredKeyError
 from customer_node.sessions import FRESHNESS_MS
@@ -70,6 +70,15 @@ class Funds:
                 if len(_SWAP.unpack(swap.request).coins) > 1 or not others:
                     raise
         raise InsufficientFundsError("The wallet's coins cannot pay that.", "`veilmart withdraw` draws more.")
+
+    def demand(self, amount: int) -> None:
+        """Demand that there are coins for `amount`; asks nobody. Raises `InsufficientFundsError`."""
+        context = self._context
+        with context.profile.store.immediate() as tx:
+            try:
+                demand(amount, context.wallet.held(tx, context.clock()))
+            except InsufficientFundsError as error:
+                raise self._explained(tx, error) from None
 
     def hear_of_payments(self, session: ShopSession) -> None:
         """Ask whether payments go on, where something is open or was refused: no number is used in vain.

@@ -142,7 +142,8 @@ class Market:
         self._invoices = Invoices(context, self._receipts)
         funds = Funds(context)
         checkout = self._checkout = Checkout(context, funds, refunds)
-        self._purchasing = Purchasing(context, self._shop, Drafts(context, funds), checkout, self._downloads)
+        drafts = self._drafts = Drafts(context, funds)
+        self._purchasing = Purchasing(context, self._shop, drafts, checkout, self._downloads)
         self._disputes = Disputes(context, refunds)
         self.following = Following(
             context, self._shop, checkout, self._downloads, self._disputes, self._followed
@@ -366,6 +367,14 @@ class Market:
         title = self._browse.show(merchant, sku).title
         codes = _checked({merchant: code} if code else {})
         return self._quotes.ask({merchant: [Asked(sku, quantity, title, None)]}, codes)
+
+    def check_purchase(self, quote: QuoteView) -> None:
+        """Demand that what was quoted could be bought now, as far as this machine knows; asks nobody.
+
+        Raises `OutOfStockError`, `InsufficientFundsError`, and `UsageError` where there is nothing to buy.
+        How many are left is learned from the merchant's refusal alone.
+        """
+        self._drafts.demand(quote)
 
     def purchase(
         self,

@@ -27,7 +27,7 @@ from customer_node.cart import Wanted
 from customer_node.checkout import Checkout
 from customer_node.context import Context
 from customer_node.downloads import Downloads
-from customer_node.drafts import Drafts
+from customer_node.drafts import Drafts, nothing_to_buy
 from customer_node.orders import Order
 from customer_node.quotes import Terms
 from customer_node.schema import orders as order_rows
@@ -83,7 +83,7 @@ class Purchasing:
             if strangers and merchants:
                 raise UsageError(f"There is a discount code for {strangers[0]}, and nothing to buy there.")
         if not merchants:
-            raise UsageError("There is nothing to buy.", "Put something into the cart first.")
+            raise nothing_to_buy()
         results = [
             self._result(
                 merchant, purchase, wanted.get(merchant, ()), deadline_ms, terms.get(merchant, Terms())

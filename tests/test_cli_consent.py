@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from cli import Ran, Terminal, veilmart
 from cli_reference import commands
 from client import dump, fresh
-from customer_shop import Bazaar, build, home
+from customer_shop import PRICES, Bazaar, build, home
 
 from broker_node import ledger
 from common import clock
@@ -169,9 +169,20 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
         (("merchant", "refund", "ORDER", *WHY, "--amount", "99"), "rejected"),
         (("withdraw", "--bundles", "9"), "insufficient_funds"),
         (("topup", "0", "--card-file", "CARD"), "usage"),
+        (("buy",), "usage"),
+        (("buy", "sports", "GONE"), "out_of_stock"),
+        (("buy", "sports", "PLAN", "--quantity", "9"), "insufficient_funds"),
     ]
+    inventory = everybody.world.merchants["sports"].inventory
+    source = everybody.shop.parent / "gone.md"
+    source.write_text("gone")
+    inventory.add(source, "GONE", title="Gone", price=1, stock=0)
     for words, code in cases:
-        assert everybody.ran(*words, "--dry-run", "--json").error["code"] == code, words
+        tried = everybody.ran(*words, "--dry-run", "--json").error
+        assert tried["code"] == code, words
+        if words[0] == "buy":
+            done = everybody.ran(*words, "--yes", "--json").error
+            assert (tried["message"], tried.get("facts")) == (done["message"], done.get("facts")), words
 
 
 def test_tending_shows_what_is_due_and_does_none_of_it(everybody: Everybody) -> None:
@@ -195,3 +206,14 @@ def test_a_real_pipe_does_not_hang(everybody: Everybody) -> None:
         env={name: value for name, value in os.environ.items() if not name.startswith("VEILMART_")},
     )
     assert (ended.returncode, json.loads(ended.stdout)["error"]["code"]) == (2, "usage")
+
+
+def test_a_dry_run_of_what_a_key_has_bought_asks_for_no_coins(everybody: Everybody) -> None:
+    everything = everybody.ran("wallet", "show", "--json").data["usable"] // PRICES["PLAN"]
+    buy = ("buy", "sports", "PLAN", "--quantity", str(everything))
+    assert everybody.ran(*buy, "--idempotency-key", "once", "--yes", "--json").data["orders"]
+    short = everybody.ran(*buy, "--dry-run", "--json")
+    assert short.error["code"] == "insufficient_funds"
+    # What was found out stands beside what is in the way.
+    assert short.envelope["data"]["quote"]["lines"][0]["quantity"] == everything
+    assert everybody.ran(*buy, "--idempotency-key", "once", "--dry-run", "--json").data["dry_run"] is True

@@ -152,7 +152,7 @@ def _buy_one(
         question = f"{quantity} x {product.title} of {merchant} for {_total_of(quote)}"
         if dry_run:
             data = {"dry_run": True, "product": market.show(merchant, sku), "quote": quote, "total": total}
-            shown.show(data, f"would buy {question}; stock: {product.stock}")
+            _show_planned(shown, market, key, quote, data, f"would buy {question}; stock: {product.stock}")
             return
         shown.confirm(f"Buy {question}?", yes=yes)
     # A key of our own finds the order again where it stays open.
@@ -165,6 +165,19 @@ def _buy_one(
     shown.show(_purchase_data(key, [order], []), *_order_views([order]))
 
 
+def _show_planned(
+    shown: Output, market: Market, key: str | None, quote: QuoteView, data: object, *views: View
+) -> None:
+    """Show what would be bought; or with it what is in the way."""
+    try:
+        # What the key has bought before is not paid again.
+        if key is None or not market.reading.purchase(key):
+            market.check_purchase(quote)
+    except VeilmartError as error:
+        raise IncompleteError(error, data, *views) from error
+    shown.show(data, *views)
+
+
 def _buy_cart(
     shown: Output, market: Market, key: str | None, codes: Mapping[str, str], *, yes: bool, dry_run: bool
 ) -> None:
@@ -172,7 +185,7 @@ def _buy_cart(
     totals: dict[str, int] = {}
     if dry_run:
         quote = market.quote(codes)
-        shown.show({"dry_run": True, "quote": quote}, *_quote_views(quote))
+        _show_planned(shown, market, key, quote, {"dry_run": True, "quote": quote}, *_quote_views(quote))
         return
     # An empty cart with a key asks for what that key bought before.
     if filled and not yes:
