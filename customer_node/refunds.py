@@ -51,12 +51,20 @@ class Refunds:
         while True:
             with context.profile.store.immediate() as tx:
                 order = orders.load(tx, order_id)
+                asked_before = open_claim(tx, order_id)
                 request = self._request(tx, session, order)
             if request is None:
                 # This may have been the end of it: nothing has to be shown any more.
                 wrong_content.erase_ended(context.profile)
                 return collected
-            collected += self._claim(session, order, request)
+            try:
+                collected += self._claim(session, order, request)
+            except PaymentsStoppedError:
+                raise
+            except RejectedError:
+                # One of before, whose coins' month is over: the next one asks for coins of this month.
+                if not asked_before:
+                    raise
 
     def _request(self, tx: Tx, session: ShopSession, order: Order) -> messages.ClaimRefund | None:
         context = self._context
@@ -89,7 +97,7 @@ class Refunds:
         except PaymentsStoppedError:
             raise
         except RejectedError:
-            # Refused for good (its coins' month is over): the next try asks for other coins.
+            # Refused for good: another claim asks for other coins.
             with context.profile.store.immediate() as tx:
                 context.wallet.end_operation(tx, request.operation, "refused")
             raise

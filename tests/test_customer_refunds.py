@@ -12,8 +12,9 @@ from conftest import Time
 from customer_shop import Bazaar, build, lose
 
 from broker_node import ledger, payouts
+from broker_node.exchange import Exchange
 from common import clock, config, messages
-from common.errors import DeadlineError, RejectedError
+from common.errors import DeadlineError, RefusedError, RejectedError
 from customer_node import Market
 from merchant_node.refunds import RefundReport, Refunds
 from veilmart.cli.customer_orders import _waits
@@ -85,6 +86,18 @@ def deaf(bazaar: Bazaar, market: Market, leg: str) -> Iterator[None]:
         yield
     finally:
         checkout.settle = settle
+
+
+@contextmanager
+def deaf_to(bazaar: Bazaar, kind: type) -> Iterator[None]:
+    """Let the broker drop one kind of message."""
+    broker = bazaar.world.broker.broker
+    handlers = broker._handlers
+    broker._handlers = {**handlers, kind: lambda *_: []}
+    try:
+        yield
+    finally:
+        broker._handlers = handlers
 
 
 def place_unheard(bazaar: Bazaar, market: Market) -> str:
@@ -250,6 +263,38 @@ def test_a_claim_that_was_not_answered_is_repeated_and_comes_once(bazaar: Bazaar
         assert market.order(order_id).claimed == 300
         assert money(market) == 4000 - PRICE + 300
         assert len(seen) == 1
+    assert books(bazaar)["escrow"] == 0
+
+
+def test_a_claim_that_is_refused_when_it_is_repeated_is_made_anew_at_once(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bazaar.customer() as market:
+        order_id = market.buy_now("sports", "PLAN").order_id
+        asked(bazaar, order_id, 300)
+    unheard = deaf_to(bazaar, messages.ClaimRefund)
+    with bazaar.again(market, timeout_s=0.3) as hurried, unheard, pytest.raises(DeadlineError):
+        hurried.ask(order_id)
+    check, months = Exchange._check_claim, ["over"]
+
+    def in_the_next_month(*arguments: Any) -> Any:
+        if months:
+            months.pop()
+            raise RefusedError("unknown_key")
+        return check(*arguments)
+
+    monkeypatch.setattr(Exchange, "_check_claim", in_the_next_month)
+    with bazaar.again(market) as market:
+        market.ask(order_id)
+        assert market.order(order_id).claimed == 300
+        assert (money(market), market.wallet().pending) == (4000 - PRICE + 300, ())
+        # One that is new and refused is the end of this call, and not of the money.
+        asked(bazaar, order_id, 200)
+        months.append("over")
+        with pytest.raises(RejectedError):
+            market.ask(order_id)
+        market.ask(order_id)
+        assert money(market) == 4000 - PRICE + 500
     assert books(bazaar)["escrow"] == 0
 
 
