@@ -255,7 +255,9 @@ class AsyncMarket:
     order = coroutine(Market.order)
     last_order = coroutine(Market.last_order)
     ask = coroutine(Market.ask)
+    check_cancel = coroutine(Market.check_cancel)
     cancel = coroutine(Market.cancel)
+    check_dispute = coroutine(Market.check_dispute)
     dispute = coroutine(Market.dispute)
 
     # --- delivery --------------------------------------------------------------------------------------

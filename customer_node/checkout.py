@@ -104,15 +104,21 @@ class Checkout:
                 standing.learn(tx, answer, self._context.clock())
         self._refunds.collect(session, order_id)
 
+    def is_called_off(self, order_id: bytes) -> bool:
+        """Tell whether an order was called off. Raises `RejectedError` where it is too late for that."""
+        order = self._load(order_id)
+        if order.state == "refunded" and order.failure == CANCELLED:
+            return True
+        if order.state not in ("draft", "placed"):
+            raise RejectedError(
+                f"Order {order_id.hex()} is {order.state}: it cannot be called off any more.",
+                "`veilmart order dispute` is for what was paid and is not delivered or not right.",
+            )
+        return False
+
     def call_off(self, order_id: bytes) -> None:
-        """Note that an order is to be called off; `settle` does it. Raises `RejectedError`."""
+        """Note that an order is to be called off; `settle` does it."""
         with self._context.profile.store.immediate() as tx:
-            order = orders.load(tx, order_id)
-            if order.state not in ("draft", "placed"):
-                raise RejectedError(
-                    f"Order {order_id.hex()} is {order.state}: it cannot be called off any more.",
-                    "`veilmart order dispute` is for what was paid and is not delivered or not right.",
-                )
             tx.execute(
                 sa.update(order_rows).where(order_rows.c.order_id == order_id).values(failure=CANCELLED)
             )

@@ -59,18 +59,9 @@ class Disputes:
         Raises `RejectedError` where it is too late or there is nothing to dispute, `UsageError` for too long
         a statement, and what asking raises; after silence `resume` goes on.
         """
-        if len(statement) > LONGEST_STATEMENT:
-            raise UsageError(f"A statement has at most {LONGEST_STATEMENT} characters.")
         context = self._context
-        with context.profile.store.immediate() as tx:
-            present = _stored(tx, order_id)
-            order = orders.load(tx, order_id)
-        if present is None:
-            if order.state not in DISPUTABLE:
-                raise RejectedError(
-                    f"Order {order_id.hex()} is {order.state}: there is nothing to dispute.",
-                    "Only what was paid for, and has not arrived whole, can be disputed.",
-                )
+        order = self.disputable(order_id, statement)
+        if order is not None:
             evidence = [self._evidence(session, order)] if reveal else []
             with context.profile.store.immediate() as tx:
                 arrived = [wrong_content.arrived(tx, order)] if reveal else []
@@ -87,6 +78,24 @@ class Disputes:
                 row = {"order_id": order.id, "kind": kind, "request": codec.pack(request)}
                 tx.execute(sa.insert(disputes), row | {"opened": context.clock()})
         self.carry_on(session, order_id)
+
+    def disputable(self, order_id: bytes, statement: str) -> Order | None:
+        """Give an order that can be disputed with this statement, None where it is disputed already.
+
+        Raises `RejectedError` where there is nothing to dispute, `UsageError` for too long a statement.
+        """
+        if len(statement) > LONGEST_STATEMENT:
+            raise UsageError(f"A statement has at most {LONGEST_STATEMENT} characters.")
+        with self._context.profile.store.immediate() as tx:
+            if _stored(tx, order_id) is not None:
+                return None
+            order = orders.load(tx, order_id)
+        if order.state not in DISPUTABLE:
+            raise RejectedError(
+                f"Order {order_id.hex()} is {order.state}: there is nothing to dispute.",
+                "Only what was paid for, and has not arrived whole, can be disputed.",
+            )
+        return order
 
     def carry_on(self, session: ShopSession, order_id: bytes) -> None:
         """Say a stored dispute until it is answered. Raises as `open` does."""

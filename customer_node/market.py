@@ -466,13 +466,19 @@ class Market:
         )
         return self.order(order_id)
 
+    def check_cancel(self, order_id: str) -> None:
+        """Demand that an order could be called off, as far as this machine knows. Raises `RejectedError`."""
+        self._checkout.is_called_off(self._find(order_id))
+
     def cancel(self, order_id: str) -> OrderView:
-        """Call an order off that its merchant has not answered; the coins come back.
+        """Call an order off that its merchant has not answered; the coins come back. Again changes nothing.
 
         Raises `RejectedError` where the merchant was faster, or the order is past that; after silence
         `resume` goes on calling it off.
         """
         found = self._find(order_id)
+        if self._checkout.is_called_off(found):
+            return self.order(order_id)
         self._checkout.call_off(found)
         place = self._downloads.place_of(self._load(found))
         try:
@@ -488,6 +494,10 @@ class Market:
             f"{self.order(order_id).merchant} had accepted the order already.",
             "`veilmart download` fetches it; what is not delivered can be disputed.",
         )
+
+    def check_dispute(self, order_id: str, statement: str = "") -> None:
+        """Demand that an order could be disputed, as far as this machine knows. Raises as `dispute` does."""
+        self._disputes.disputable(self._find(order_id), statement)
 
     def dispute(self, order_id: str, kind: Kind, statement: str = "", *, reveal: bool) -> OrderView:
         """Freeze the money of a paid order that has not arrived, or is not what was signed.

@@ -17,9 +17,11 @@ from cli import Ran, Terminal, veilmart
 from cli_reference import commands
 from client import dump, fresh
 from customer_shop import PRICES, Bazaar, build, home
+from test_customer_refunds import deaf
 
 from broker_node import ledger
 from common import clock
+from common.errors import DeadlineError
 from customer_node import Market
 from merchant_node import money, schema
 from merchant_node.treasury import Treasury
@@ -38,7 +40,7 @@ MOVING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("merchant", "refund"): ("ORDER", *WHY),
     ("customer", "account", "close"): ("--password-file", "PASSWORD"),
     ("customer", "buy"): ("sports", "ROUTE"),
-    ("customer", "order", "cancel"): ("ORDER",),
+    ("customer", "order", "cancel"): ("UNHEARD",),
     ("customer", "order", "dispute"): ("ORDER", "--because", "not-delivered"),
     ("customer", "topup"): ("50.00", "--card-file", "CARD"),
     ("customer", "withdraw"): (),
@@ -80,9 +82,14 @@ def everybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everybody]:
     card.write_text(json.dumps(CARD))
     card.chmod(0o600)
     password.write_text("a long enough password\n")
-    with bazaar.customer() as market:
+    with bazaar.customer(timeout_s=1.0) as market:
         order, disputed = (market.buy_now("sports", "PLAN").order_id for _ in range(2))
+        complete = market.buy_now("maps", "ROUTE").order_id
+        market.download(complete, folder / "bought")
         market.dispute(disputed, "not_delivered", "nothing came", reveal=False)
+        with deaf(bazaar, market, "/up"), pytest.raises(DeadlineError):
+            market.buy_now("sports", "ROUTE")
+        unheard = market.last_order().order_id
         world.fund("customer1", 5000)
         market.log_in("customer1", "a long enough password")
         profile = home(market)
@@ -96,7 +103,13 @@ def everybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everybody]:
     assert world.pump(lambda: treasury.balance().available == 98)
     asked = treasury.ask(50, "DE02", clock.now_ms(), clock.random_bytes)
     assert world.pump(lambda: treasury.payout(asked.payout_id).state == "requested")
-    names = {"ORDER": order, "DISPUTED": disputed, "PAYOUT": asked.payout_id.hex()}
+    names = {
+        "ORDER": order,
+        "DISPUTED": disputed,
+        "DONE": complete,
+        "UNHEARD": unheard,
+        "PAYOUT": asked.payout_id.hex(),
+    }
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("veilmart.cli.profiles.Market", partial(Market, connect=world.connect))
         yield Everybody(bazaar, profile, names | {"CARD": str(card), "PASSWORD": str(password)})
@@ -169,6 +182,9 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
         (("merchant", "refund", "ORDER", *WHY, "--amount", "99"), "rejected"),
         (("withdraw", "--bundles", "9"), "insufficient_funds"),
         (("topup", "0", "--card-file", "CARD"), "usage"),
+        (("order", "cancel", "DISPUTED"), "rejected"),
+        (("order", "dispute", "DONE", "--because", "not-delivered"), "rejected"),
+        (("order", "dispute", "ORDER", "--because", "not-delivered", "--statement", "x" * 1001), "usage"),
         (("buy",), "usage"),
         (("buy", "sports", "GONE"), "out_of_stock"),
         (("buy", "sports", "PLAN", "--quantity", "9"), "insufficient_funds"),
@@ -180,7 +196,7 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
     for words, code in cases:
         tried = everybody.ran(*words, "--dry-run", "--json").error
         assert tried["code"] == code, words
-        if words[0] == "buy":
+        if words[0] in ("buy", "order"):
             done = everybody.ran(*words, "--yes", "--json").error
             assert (tried["message"], tried.get("facts")) == (done["message"], done.get("facts")), words
 

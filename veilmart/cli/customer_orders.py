@@ -103,6 +103,7 @@ def cancel_order(
 ) -> None:
     """Call off an order that its merchant has not answered; the coins come back. Asks first."""
     found = market.order(order)
+    market.check_cancel(found.order_id)
     total = format_amount(found.total, found.currency)
     deed = f"call off order {found.order_id} at {found.merchant} if it is not answered, for {total} back"
     data = {
@@ -133,6 +134,7 @@ def dispute_order(
 ) -> None:
     """Dispute a paid order before it settles: its money is frozen until the operator decides."""
     found = market.order(order)
+    market.check_dispute(found.order_id, statement)
     if dry_run:
         told = "with nothing of what was bought" if withhold else "with titles, files and prices"
         total = format_amount(found.total, found.currency)
