@@ -110,6 +110,11 @@ class Account:
         with self._context.profile.store.immediate() as tx:
             return keeping.find(tx, account_sessions, PLACE, self._context.clock()) is not None
 
+    def demand_logged_in(self) -> None:
+        """Demand that the profile holds a session. Raises `AuthenticationError`; asks nobody."""
+        if not self.logged_in:
+            raise _not_logged_in()
+
     def _open(self, credential: messages.SignUp | messages.LogIn) -> None:
         context = self._context
         countdown = Countdown(context.clock, context.timeout_ms)

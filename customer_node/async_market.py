@@ -229,6 +229,7 @@ class AsyncMarket:
     log_out = coroutine(Market.log_out)
     balance = coroutine(Market.balance)
     top_up = coroutine(Market.top_up)
+    check_top_up = coroutine(Market.check_top_up)
     top_ups = coroutine(Market.top_ups)
     withdraw = coroutine(Market.withdraw)
     plan_withdrawal = coroutine(Market.plan_withdrawal)

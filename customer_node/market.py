@@ -272,6 +272,12 @@ class Market:
         """
         return self._top_ups.top_up(amount, card, idempotency_key)
 
+    def check_top_up(
+        self, amount: int, card: messages.PaymentCard, idempotency_key: str | None = None
+    ) -> None:
+        """Demand what `top_up` demands before it sends anything. Raises as it does; asks nobody."""
+        self._top_ups.check(amount, card, idempotency_key)
+
     def top_ups(self) -> tuple[TopUpView, ...]:
         """List the top-ups of this profile, oldest first; asks nobody."""
         return self._top_ups.views()

@@ -68,11 +68,21 @@ class TopUps:
         was charged), `IdempotencyConflictError`, `AuthenticationError`, `UnreachableError`, and
         `DeadlineError` while it is not known; `resume` then finds out.
         """
+        wanted = self._wanted(amount, card)
+        return self._account.within(lambda session: self._top_up(session, card, wanted, key))
+
+    def check(self, amount: int, card: messages.PaymentCard, key: str | None = None) -> None:
+        """Demand what `top_up` demands before it sends anything. Raises as it does; asks nobody."""
+        wanted = self._wanted(amount, card)
+        self._account.demand_logged_in()
+        if key is not None:
+            _demand_same(self._find(self._operation_of(key)), wanted, key)
+
+    def _wanted(self, amount: int, card: messages.PaymentCard) -> _Wanted:
         brand = payment_cards.check(card, self._context.clock())
         if not 1 <= amount <= MAXIMUM_AMOUNT:
             raise UsageError(f"The amount must be more than nothing, and {MAXIMUM_AMOUNT} at most.")
-        wanted = _Wanted(amount, brand.name, payment_cards.last_four(card))
-        return self._account.within(lambda session: self._top_up(session, card, wanted, key))
+        return _Wanted(amount, brand.name, payment_cards.last_four(card))
 
     def _top_up(
         self, session: AccountSession, card: messages.PaymentCard, wanted: _Wanted, key: str | None
@@ -99,9 +109,7 @@ class TopUps:
     def _once_more(
         self, session: AccountSession, operation: bytes, wanted: _Wanted, key: str | None
     ) -> TopUpView:
-        known = self._find(operation)
-        if known is not None and _Wanted.of(known) != wanted:
-            raise IdempotencyConflictError("This key stands for a top-up of another amount or card.", key=key)
+        _demand_same(self._find(operation), wanted, key)
         return replace(self._ask(session, operation), resumed=True)
 
     def _operation_of(self, key: str) -> bytes:
@@ -249,6 +257,11 @@ class TopUps:
     def _end(self, operation: bytes, state: str, **values: str) -> None:
         with self._context.profile.store.immediate() as tx:
             _step(tx, operation, state, **values)
+
+
+def _demand_same(known: Row | None, wanted: _Wanted, key: str | None) -> None:
+    if known is not None and _Wanted.of(known) != wanted:
+        raise IdempotencyConflictError("This key stands for a top-up of another amount or card.", key=key)
 
 
 def top_up_views(tx: Tx) -> tuple[TopUpView, ...]:

@@ -28,6 +28,7 @@ from merchant_node.treasury import Treasury
 
 CARD = {"number": "4242 4242 4242 4242", "expiry": "12/34", "security_code": "123", "name": "Alice"}
 WHY = ("--reason", "a test")
+PAID = ("--card-file", "CARD", "--idempotency-key", "paid")
 
 MOVING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("broker", "account", "credit"): ("customer1", "5.00", *WHY),
@@ -182,6 +183,7 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
         (("merchant", "refund", "ORDER", *WHY, "--amount", "99"), "rejected"),
         (("withdraw", "--bundles", "9"), "insufficient_funds"),
         (("topup", "0", "--card-file", "CARD"), "usage"),
+        (("topup", "7.00", *PAID), "idempotency_conflict"),
         (("order", "cancel", "DISPUTED"), "rejected"),
         (("order", "dispute", "DONE", "--because", "not-delivered"), "rejected"),
         (("order", "dispute", "ORDER", "--because", "not-delivered", "--statement", "x" * 1001), "usage"),
@@ -189,6 +191,7 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
         (("buy", "sports", "GONE"), "out_of_stock"),
         (("buy", "sports", "PLAN", "--quantity", "9"), "insufficient_funds"),
     ]
+    assert everybody.ran("topup", "6.00", *PAID, "--yes").code == 0
     inventory = everybody.world.merchants["sports"].inventory
     source = everybody.shop.parent / "gone.md"
     source.write_text("gone")
@@ -196,7 +199,7 @@ def test_what_the_deed_would_refuse_a_dry_run_refuses_alike(everybody: Everybody
     for words, code in cases:
         tried = everybody.ran(*words, "--dry-run", "--json").error
         assert tried["code"] == code, words
-        if words[0] in ("buy", "order"):
+        if words[0] in ("buy", "order", "topup"):
             done = everybody.ran(*words, "--yes", "--json").error
             assert (tried["message"], tried.get("facts")) == (done["message"], done.get("facts")), words
 
@@ -233,3 +236,15 @@ def test_a_dry_run_of_what_a_key_has_bought_asks_for_no_coins(everybody: Everybo
     # What was found out stands beside what is in the way.
     assert short.envelope["data"]["quote"]["lines"][0]["quantity"] == everything
     assert everybody.ran(*buy, "--idempotency-key", "once", "--dry-run", "--json").data["dry_run"] is True
+
+
+def test_whoever_is_not_logged_in_is_told_before_being_asked(everybody: Everybody) -> None:
+    assert everybody.ran("logout").code == 0
+    top_up = ("topup", "6.00", "--card-file", "CARD")
+    for words in (
+        top_up,
+        (*top_up, "--dry-run"),
+        ("withdraw", "--dry-run"),
+        ("account", "close", "--dry-run"),
+    ):
+        assert everybody.ran(*words, "--json").error["code"] == "authentication", words

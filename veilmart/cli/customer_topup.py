@@ -48,6 +48,7 @@ def top_up(
         raise UsageError("The amount must be more than nothing.")
     warn_of_a_visit(shown, market)
     card = read_card(card_file)
+    market.check_top_up(units, card, idempotency_key)
     brand, last_four = payment_cards.brand_of(card.number).name, payment_cards.last_four(card)
     deed = f"charge {format_amount(units, currency)} to {brand} ...{last_four}"
     data = {"amount": units, "currency": currency, "brand": brand, "last_four": last_four}
