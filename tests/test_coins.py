@@ -362,20 +362,29 @@ def test_a_blinding_factor_must_be_a_unit(private: blind.BlindPrivateKey):
             blind.blind(private.public, b"message", bytes(48), r)
 
 
+GOES_ON = 8
+"""How often this thread runs during one signature, at least once: however busy the machine is otherwise."""
+
+
 @pytest.mark.parametrize("signer", ["OpenSSL", "gmpy2"])
 def test_other_threads_go_on_while_one_signs(private: blind.BlindPrivateKey, signer: str):
     signing = private if signer == "OpenSSL" else replace(private, _raw=None)
     # With the interpreter's own switching out of the way, this thread runs only when the signer lets it.
+    ticks, most = 0, 0
     done = threading.Event()
 
     def sign() -> None:
-        for _ in range(100):
+        nonlocal most
+        for _ in range(2_000):
+            before = ticks
             signing.blind_sign(bytes(255) + b"\x02")
+            most = max(most, ticks - before)
+            if most >= GOES_ON:
+                break
         done.set()
 
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=sign)
-    ticks = 0
     sys.setswitchinterval(60)
     try:
         thread.start()
@@ -385,8 +394,8 @@ def test_other_threads_go_on_while_one_signs(private: blind.BlindPrivateKey, sig
     finally:
         sys.setswitchinterval(interval)
         thread.join()
-    # Not once for each signature, as where the result is checked, but for as long as a root takes.
-    assert ticks > 300
+    # Not once or twice, as where the result is checked, but for as long as a root takes.
+    assert most >= GOES_ON
 
 
 # --- Which coins pay an amount -------------------------------------------------------------------------
