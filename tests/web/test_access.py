@@ -1,4 +1,4 @@
-"""Every page, in both themes, through axe-core; and a whole purchase without a mouse.
+"""Every page, in both themes, through axe-core, and as narrow as a phone; a whole purchase without a mouse.
 
 `axe/axe.min.js` is axe-core 4.14.1 as Deque publishes it (MPL 2.0).
 """
@@ -22,6 +22,15 @@ Opened: TypeAlias = Callable[..., Page]
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 SERIOUS = ("serious", "critical")
 THEMES = ("light", "dark")
+NARROW = 320
+OVERHANGING = """() => {
+  const page = document.documentElement;
+  if (page.scrollWidth <= page.clientWidth) return [];
+  const far = [...document.querySelectorAll("body *")]
+    .filter(each => each.getBoundingClientRect().right > page.clientWidth + 1)
+    .map(each => `${each.tagName.toLowerCase()}.${each.className}`).slice(0, 5);
+  return [`${page.scrollWidth} of ${page.clientWidth} pixels`, ...far];
+}"""
 
 SHOP_PAGES = ("/", "/merchants", "/catalog", "/products/sports/GPX-RIDGE", "/cart", "/review", "/orders")
 SHOP_PAGES += ("/library", "/wallet", "/account", "/products/sports/NOTHING", "/no-such-page")
@@ -50,14 +59,33 @@ def violations(page: Page) -> list[str]:
 
 
 def look(page: Page, url: str, paths: tuple[str, ...]) -> dict[str, list[str]]:
-    """Visit each of these pages in both themes; gives what was found, by page and theme."""
+    """Visit each of these pages, in both themes and narrow; gives what was found, by page and which."""
     found: dict[str, list[str]] = {}
     for path in paths:
         page.goto(url + path)
         for theme in THEMES:
             if wrong := violations_in(page, theme):
                 found[f"{path} {theme}"] = wrong
+        if wide := sticking_out(page):
+            found[f"{path} narrow"] = wide
     return found
+
+
+def sticking_out(page: Page) -> list[str]:
+    """What makes a page scroll sideways where it is as narrow as WCAG 1.4.10 (reflow) has it."""
+    before = page.viewport_size
+    page.set_viewport_size({"width": NARROW, "height": 640})
+    found: list[str] = page.evaluate(OVERHANGING)
+    if before is not None:
+        page.set_viewport_size(before)
+    return found
+
+
+def test_what_is_too_wide_is_seen(shopfront: Shopfront, opened: Opened) -> None:
+    page = opened(shopfront)
+    assert sticking_out(page) == []
+    page.evaluate("document.querySelector('main').innerHTML = '<pre>' + 'x'.repeat(300)")
+    assert sticking_out(page)
 
 
 def test_axe_sees_what_is_wrong(shopfront: Shopfront, opened: Opened) -> None:
