@@ -119,7 +119,7 @@ class Answers:
 
     def outcome_kept(self, tx: Tx, arrivals: Sequence[Arrival], _now: int, _random: Random) -> list[Send]:
         """Stop telling a merchant what it has stored."""
-        rows = order_rows.by_id(tx, [arrival.body.order_id for arrival in arrivals])
+        rows = order_rows.standing(tx, [arrival.body.order_id for arrival in arrivals])
         kept = []
         for arrival in arrivals:
             row = rows.get(arrival.body.order_id)

@@ -108,8 +108,10 @@ class Mint:
             raise RefusedError("unknown_key")
         return issuer
 
-    def _demand_counting(self, issuer: IssuerKey, now: int, *, exchange: bool) -> None:
-        previous, present = _months_that_count(now)
+    def _demand_counting(
+        self, issuer: IssuerKey, counting: tuple[str, str], now: int, *, exchange: bool
+    ) -> None:
+        previous, present = counting
         if issuer.month > present:
             raise RefusedError("unknown_key")
         if issuer.month < previous:
@@ -126,9 +128,10 @@ class Mint:
         """
         marks: dict[bytes, bytes] = {}
         by_value: dict[int, int] = {}
+        counting = _months_that_count(now)
         for token in tokens:
             issuer = self._issuer(token.key_id, purpose)
-            self._demand_counting(issuer, now, exchange=exchange)
+            self._demand_counting(issuer, counting, now, exchange=exchange)
             try:
                 mark = coins.verify_token(issuer, token)
             except (ForgedError, MalformedError) as error:

@@ -21,6 +21,13 @@ from common.store import Row, Tx, one_of
 _ORDERS: Final = sa.select(schema.orders).where(
     schema.orders.c.order_id.in_(sa.bindparam("wanted", expanding=True))
 )
+_STANDING: Final = sa.select(
+    schema.orders.c.order_id,
+    schema.orders.c.merchant,
+    schema.orders.c.state,
+    schema.orders.c.captured_at,
+    schema.orders.c.status_lock,
+).where(schema.orders.c.order_id.in_(sa.bindparam("wanted", expanding=True)))
 _TAKEN: Final = tuple(
     sa.select(column.label("id")).where(column.in_(sa.bindparam("wanted", expanding=True)))
     for column in (schema.payouts.c.payout_id, schema.operations.c.id)
@@ -33,6 +40,11 @@ _FORGET_BODY: Final = sa.delete(schema.order_bodies).where(
 def by_id(tx: Tx, order_ids: Sequence[bytes]) -> dict[bytes, Row]:
     """Read orders; what is not there is left out."""
     return {row["order_id"]: row for row in tx.among(_ORDERS, order_ids)}
+
+
+def standing(tx: Tx, order_ids: Sequence[bytes]) -> dict[bytes, Row]:
+    """Read of orders whose they are and where they stand, for what asks no more of many."""
+    return {row["order_id"]: row for row in tx.among(_STANDING, order_ids)}
 
 
 def taken(tx: Tx, order_ids: Sequence[bytes]) -> set[bytes]:

@@ -154,7 +154,7 @@ class Orders:
 
     def answer_kept(self, tx: Tx, arrivals: Sequence[Arrival], _now: int, _random: Random) -> list[Send]:
         """Erase answers that their customers have stored."""
-        rows = order_rows.by_id(tx, [arrival.body.order_id for arrival in arrivals])
+        rows = order_rows.standing(tx, [arrival.body.order_id for arrival in arrivals])
         erase = []
         for arrival in arrivals:
             try:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -43,6 +44,8 @@ PAYOUTS: Final = "payouts"
 SOURCES: Final = frozenset({OPERATOR, GATEWAY})
 """The books that money comes from: the only ones that may be negative."""
 MERCHANT_BOOKS: Final = ("pending", "available", "reserved")
+BOOKS_KNOWN: Final = 4096
+"""Names of books that are taken apart once: there are few, but for accounts'."""
 
 PAYMENTS: Final = "payments"
 """Under this a transaction notes whether they are running: it is read once in each."""
@@ -219,11 +222,13 @@ def kind_of(entries: Mapping[str, int]) -> str:
     return kind
 
 
+@lru_cache(maxsize=BOOKS_KNOWN)
 def class_of(book: str) -> str:
     """Give a book's name without whose it is."""
     return book.partition(":")[0]
 
 
+@lru_cache(maxsize=BOOKS_KNOWN)
 def merchant_of(book: str) -> str | None:
     """Give the merchant whose book it is, or None."""
     name, _, owner = book.partition(":")
