@@ -101,6 +101,16 @@ def test_a_known_device_waits_for_its_own_failures_alone(world: World, time: Tim
     assert waits(greet(world, log_in("alice", "wrong horse", device=MINE))) == 0, "a success forgets"
 
 
+def test_who_is_right_in_its_time_ends_the_delay_of_its_name(world: World, time: Time) -> None:
+    world.account("alice", PASSWORD, 0)
+    for _ in range(world.broker.limits.login_free_tries):
+        greet(world, log_in("alice", "wrong horse", device=THEIRS))
+    assert waits(greet(world, log_in("alice", PASSWORD, device=MINE))) > 0
+    time.advance(SECOND_MS)
+    opened(world, log_in("alice", PASSWORD, device=MINE))
+    assert waits(greet(world, log_in("alice", "wrong horse", device=THEIRS))) == 0
+
+
 def test_a_device_secret_counts_for_its_account_alone_and_only_after_a_success(world: World) -> None:
     for name in ("alice", "bob"):
         world.account(name, PASSWORD, 0)
@@ -453,7 +463,11 @@ def test_a_session_alone_changes_nothing_and_its_guesses_are_counted(world: Worl
     assert dump(world)["accounts"] == before
     opened(world, log_in("alice", PASSWORD))
     time.advance(SECOND_MS)
-    change(thief, another())
+    change(thief, another(new="battery staple"))
+    again = opened(world, log_in("alice", "battery staple", device=MINE))
+    # A success forgets: the next wrong one is the first, and delays nothing.
+    assert again.refused(another("a guess here")) == "authentication"
+    change(again, another("battery staple", "clip of paper"))
 
 
 def test_a_change_that_a_change_overtakes_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,6 +484,19 @@ def test_a_change_that_a_change_overtakes_is_refused(world: World, monkeypatch: 
     assert sessions[0].hear(messages.AccountChanged)
     assert sessions[1].hear(messages.Refused).code == "session_over"
     opened(world, log_in("alice", "battery staple"))
+
+
+def test_a_login_that_a_change_overtakes_is_refused(world: World, held_up: Callable[[], None]) -> None:
+    """The old password was right when it was looked at, and is no more when the session would open."""
+    world.account("alice", PASSWORD, 0)
+    with world.broker.store.immediate() as tx:
+        devices.remember(tx, accounts.existing(tx, "alice")["id"], MINE, clock.now_ms(), 16)
+    owner, thief = opened(world, log_in("alice", PASSWORD, device=MINE)), Session(world)
+    thief.put_hello(log_in("alice", PASSWORD, device=THEIRS))
+    settle(world)
+    change(owner, another())
+    held_up()
+    assert refusal(thief.answer()) == "authentication"
 
 
 def test_answers_about_an_account_go_with_their_session(world: World, time: Time) -> None:

@@ -212,6 +212,22 @@ def test_two_swaps_of_one_coin_at_once(world: World, customer: Customer) -> None
     check_books(world)
 
 
+def test_two_swaps_of_one_name_at_once_spend_the_coins_of_the_one_that_counts(
+    world: World, customer: Customer
+) -> None:
+    session, operation = customer.shop(), fresh()
+    paid = {value: customer.pay(value) for value in (16, 8)}
+    session.say(
+        *(
+            messages.Swap(operation=operation, coins=coins, blinded=blinded(world, [value]).tokens)
+            for value, coins in paid.items()
+        )
+    )
+    assert session.hear(messages.Refused).code == "idempotency_conflict"
+    assert session.hear(messages.Swapped)
+    check_books(world)
+
+
 def test_a_batch_of_swaps_takes_as_many_statements_as_one(world: World, customer: Customer) -> None:
     session = customer.shop()
     settle(world)

@@ -573,6 +573,21 @@ def test_a_signature_far_away_is_found_when_looked_for_wider(bazaar: Bazaar) -> 
     assert matcher.find("ticket", signature) is None
 
 
+def test_what_is_there_already_is_left_as_it_is(bazaar: Bazaar) -> None:
+    """A coin that was spent since it came back is not free again because it is shown once more."""
+    with bazaar.customer(bundles=1) as market:
+        context = market._context
+        brought = Restored(context)
+        with context.profile.store.immediate() as tx:
+            rows = tx.all(sa.select(schema.tokens).where(schema.tokens.c.state == "free"))
+            tx.execute(sa.update(schema.tokens).values(state="spent"))
+            tx.execute(sa.insert(schema.eras), {"era": 0})
+            for purpose in ("coin", "ticket"):
+                brought.take(tx, "account", purpose, [row["blind_signature"] for row in rows], 0)
+            assert len(tx.all(sa.select(schema.unmatched))) == len(rows), "each is of one purpose"
+            assert {row["state"] for row in tx.all(sa.select(schema.tokens))} == {"spent"}
+
+
 # --- the command ---------------------------------------------------------------------------------------
 
 
