@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from cli import Ran, Terminal, veilmart
 from readme import ROOT, sections
 from real_market import RealMarket
 
+from broker_node import charges
+from broker_node.run import open_store
 from veilmart.cli import card_entry
 
 NUMBER, NAME = "4242424242424242", "Augusta King"
@@ -195,8 +198,15 @@ def test_the_operator_chooses_a_gateway_and_is_warned_of_the_sandbox(tmp_path: P
     assert "WARNING" in shown.err
     assert veilmart("broker", "gateway", "use", "stripe", home=home).code == 2
     key.write_text("sk_test_of-nobody\n")
+    store = open_store(home / "broker")
+    with closing(store), store.immediate() as tx:
+        for number, state in enumerate(("unknown", "charged", "declined")):
+            tx.insert(charges.INSERT, charges.new_row(bytes([number]) * 16, 1, 0) | {"state": state})
+    again = veilmart("broker", "gateway", "use", "sandbox", home=home)
+    assert "under way" not in again.err, "it stays the same one"
     used = veilmart("broker", "gateway", "use", "stripe", "--key-file", key, home=home)
     assert used.code == 0
+    assert "charges under way at the gateway of before (sandbox): 1." in used.err
     assert (home / "broker" / "stripe.key").stat().st_mode & 0o777 == 0o600
     shown = veilmart("broker", "gateway", "show", "--json", home=home)
     assert shown.data["kind"] == "stripe"

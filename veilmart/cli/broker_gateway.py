@@ -10,6 +10,7 @@ import typer
 from broker_node import charges
 from broker_node.gateways import configuration
 from common.money import format_amount
+from common.states import BROKER_TOP_UP
 from veilmart.cli.broker_store import broker_store
 from veilmart.cli.homes import Home, home_of, output, read_small_file
 from veilmart.cli.times import minute_of
@@ -65,10 +66,18 @@ def use(
     key = (
         None if key_file is None else read_small_file(key_file, LONGEST_KEY).decode(errors="replace").strip()
     )
+    place = home_of(home, "broker")
     with broker_store(home) as desk:
         configuration.check_currency(kind, desk.currency)
-        configuration.save(home_of(home, "broker"), kind, key)
+        before = configuration.load(place).kind
+        open_ones = sum(each.count for each in charges.counted(desk.tx) if BROKER_TOP_UP[each.state])
+        configuration.save(place, kind, key)
     shown = output(context)
     shown.show({"kind": kind}, f"gateway: {kind}")
+    if open_ones and before != kind:
+        shown.note(
+            f"warning: charges under way at the gateway of before ({before}): {open_ones}. It alone knows "
+            "how they end; until the broker has run with it again, nobody is credited for them"
+        )
     if kind == "sandbox":
         shown.note(SANDBOX_WARNING)
