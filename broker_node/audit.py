@@ -30,7 +30,7 @@ from common import codec, messages, slots, topics
 from common.clock import Random
 from common.config import Limits
 from common.node import Outgoing
-from common.store import Row, Tx
+from common.store import Tx
 
 _EVENT = sa.insert(schema.events)
 _UNPUBLISHED = sa.insert(schema.unpublished)
@@ -49,10 +49,8 @@ class Audit:
         self._published: list[bytes] = []
         """Given out in the round before, and to be forgotten in the next transaction."""
         self._listed: list[bytes] | None = None
-        self._recorded: list[Row] = []
-        """What this transaction has written so far, and does not have to read."""
         self._due = True
-        """Whether anything else may wait: a round that only relays shall not ask the store."""
+        """Whether anything may wait: a round that only relays shall not ask the store."""
         self._boundary: int | None = None
         self._reached: int | None = None
         """The last boundary, and the one that this transaction has looked at."""
@@ -71,10 +69,9 @@ class Audit:
         }
         # By time, as in UUIDv7 (RFC 9562): wholly random keys would each cost a page of the store.
         key = now.to_bytes(6, "big") + entropy[16:]
-        row = {"id": key, "type": kind, "body": msgspec.json.encode(event)}
-        tx.insert(_EVENT, row)
+        tx.insert(_EVENT, {"id": key, "type": kind, "body": msgspec.json.encode(event)})
         tx.insert(_UNPUBLISHED, {"event": key})
-        self._recorded.append(row)
+        self._due = True
 
     def order_step(self, tx: Tx, state: str, order: Mapping[str, Any], now: int, random: Random) -> None:
         """Record one step of an order (a row of `orders`, or what becomes one).
@@ -89,9 +86,8 @@ class Audit:
         self.record(tx, f"order.{state}", data, now, random)
 
     def begin(self) -> None:
-        """Forget what a transaction that was rolled back had listed or recorded."""
-        self._due = self._due or self._listed is not None or bool(self._recorded)
-        self._recorded = []
+        """Forget what a transaction that was rolled back had listed."""
+        self._due = self._due or self._listed is not None
         self._listed = None
         self._reached = self._boundary
 
@@ -100,9 +96,6 @@ class Audit:
         if self._listed is not None:
             self._published = self._listed
         self._listed = None
-        # Recorded after the outbox was asked: the next one reads it.
-        self._due = self._due or bool(self._recorded)
-        self._recorded = []
         self._boundary = self._reached
 
     def outbox(self, tx: Tx) -> list[Outgoing]:
@@ -110,15 +103,16 @@ class Audit:
 
         Once in a transaction: what comes after is given in the next one.
         """
-        if self._listed is not None or not (self._due or self._recorded or self._published):
+        if self._listed is not None or not (self._due or self._published):
             return []
         self._listed = []
         tx.each(_PUBLISHED, [{"done": event} for event in self._published])
         by_type: dict[str, list[bytes]] = defaultdict(list)
-        for row in _waiting(tx) if self._due else self._recorded:
+        # Two reads and no join: SQLite would walk through every event there ever was.
+        for row in tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)]):
             by_type[row["type"]].append(row["body"])
             self._listed.append(row["id"])
-        self._due, self._recorded = False, []
+        self._due = False
         return [
             Outgoing(topics.audit_event(kind), payload, content_type=content_type)
             for kind, bodies in by_type.items()
@@ -167,11 +161,6 @@ class Audit:
             .limit(1)
         )
         return (0, []) if last is None else (last["at"], codec.COIN_TOTALS.unpack(last["coins"]))
-
-
-def _waiting(tx: Tx) -> Sequence[Row]:
-    # Two reads and no join: SQLite would walk through every event there ever was.
-    return tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)])
 
 
 def _count(tx: Tx) -> list[messages.CoinTotal]:
