@@ -144,7 +144,10 @@ def open_store(home: Path, seed: bytes, random: Random) -> Store:
 
 def _demand_joined(home: Path) -> None:
     if not (home / MARKET_FILE).exists():
-        raise UsageError(f"{home} has joined no market", "Run `veilmart join MARKET-FILE` first.")
+        raise UsageError(
+            f"{home} has joined no market",
+            "Run `veilmart join MARKET-FILE` first, or name the profile that has joined (--profile).",
+        )
 
 
 def _fill(

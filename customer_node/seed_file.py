@@ -139,7 +139,8 @@ def _read(content: bytes) -> _Sealed:
         return _SEALED.unpack(packed)
     except MalformedError as error:
         raise UntrustedError(
-            "The wallet's seed file is missing or damaged.", "Restore the wallet from its words."
+            "The wallet's seed file is missing or damaged.",
+            "Is it the right profile (--profile)? If so, restore the wallet from its words.",
         ) from error
 
 

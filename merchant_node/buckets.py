@@ -116,10 +116,15 @@ def privacy(
         if crowd < group:
             advice = _other_price(product, crowds, group, overhead, currency) or (
                 f"offer {group - crowd} more at the same price with "
-                f"{-(-cells // overhead)} to {cells} cells, or give files of about this size one price"
+                f"{_cells(-(-cells // overhead), cells)}, or give files of about this size one price"
             )
         report.append(Privacy(product.sku, product.price, cells, crowd - 1, advice))
     return report
+
+
+def _cells(fewest: int, most: int) -> str:
+    number = f"{fewest} to {most}" if fewest < most else f"{most}"
+    return f"{number} cell" if most == 1 else f"{number} cells"
 
 
 def discounted_privacy(

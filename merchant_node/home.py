@@ -212,7 +212,7 @@ class MerchantHome:
         try:
             lock.acquire()
         except Timeout as error:
-            raise BusyError(f"another process runs the merchant in {self.path}") from error
+            raise BusyError(f"another process runs the merchant in {self.path}", "End it first.") from error
         try:
             yield
         finally:

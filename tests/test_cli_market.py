@@ -7,6 +7,7 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -172,6 +173,16 @@ def test_a_password_is_asked_for_twice_without_echo(home: Path, monkeypatch: pyt
     assert answers == []
     answers = [PASSWORD, "another one"]
     assert veilmart("broker", "account", "add", "bob", *WHY, "--json", home=home).error["code"] == "usage"
+
+
+def test_a_terminal_that_ends_ends_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(_prompt: str, **_stream: Any) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", ended)
+    ran = veilmart("broker", "account", "add", "carol", *WHY, "--json", home=home)
+    assert (ran.code, ran.error["code"]) == (130, "interrupted")
 
 
 def test_in_a_pipe_a_password_comes_from_a_file_or_not_at_all(home: Path) -> None:

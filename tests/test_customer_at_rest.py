@@ -342,9 +342,20 @@ def test_joining_asks_for_a_passphrase_and_so_does_every_command(
         assert (refused.code, refused.error["code"]) == (5, "authentication")
         assert ran(*words_, "--passphrase-file", file).code == 0
         assert ran(*words_, VEILMART_PASSPHRASE_FILE=str(file)).code == 0
+    # It gets as far as the file, which is no receipt.
+    verified = ran("receipt", "verify", file, "--json", VEILMART_PASSPHRASE_FILE=str(file))
+    assert (verified.code, verified.error["code"]) == (1, "untrusted")
     monkeypatch.setattr("sys.stdin", Terminal(""))
-    monkeypatch.setattr("getpass.getpass", lambda *_, **__: "an ocean of öre")
+    asked_for = []
+
+    def typed(prompt: str, **_: Any) -> str:
+        asked_for.append(prompt)
+        return "an ocean of öre"
+
+    monkeypatch.setattr("getpass.getpass", typed)
     assert ran("wallet").code == 0
+    assert ran("wallet", "passphrase").code == 0
+    assert asked_for[1:] == ["Passphrase of the wallet: ", "New passphrase of the wallet: ", "Again: "]
 
 
 def test_a_key_file_is_made_and_can_be_exchanged(bazaar: Bazaar, ran: Any, tmp_path: Path) -> None:

@@ -593,7 +593,7 @@ def test_the_readmes_section_on_prices_works(
     bazaar: Bazaar, promotions: Promotions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     block = text_of("prices")
-    bazaar.add("sports", "GPX-RIDGE", 450, b"ridge", "ridge.gpx")
+    bazaar.add("sports", "PLAN-10K", 990, b"run, rest, run", "plan.md")
     with bazaar.customer() as market:
         pass
     monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
@@ -606,6 +606,6 @@ def test_the_readmes_section_on_prices_works(
         ran = veilmart(*words[1:], home=bazaar.world.root, **here)
         assert ran.code == 0, (line, ran.err)
         shown[" ".join(words[1:4])] = ran.out
-    assert "4.05 EUR (4.50 EUR less 0.45 EUR by SUMMER)" in shown["customer cart show"]
+    assert "8.91 EUR (9.90 EUR less 0.99 EUR by SUMMER)" in shown["customer cart show"]
     assert "the receipt holds" in shown["customer receipt verify"]
     assert "1 of 100" in shown["merchant discount list"]

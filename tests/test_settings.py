@@ -42,7 +42,7 @@ def names(ran: Ran, path: Path, *words: str) -> None:
     """Assert that an error names its file, these words, and what to do, each in one line."""
     error = ran.error
     assert error["code"] != "internal", error
-    assert str(path) in error["message"], error
+    assert str(path) in error["message"] or f"in {path.parent}" in error["message"], error
     assert "\n" not in error["message"] + error["hint"]
     assert error["hint"]
     for word in words:
@@ -127,6 +127,8 @@ def test_every_default_is_within_its_own_bounds(tmp_path: Path) -> None:
             2,
             ("listener PORT HOST", "65535"),
         ),
+        ("broker run", "broker/identity.key", None, 2, ("no broker in", "veilmart init", "--home")),
+        ("bus run", "bus/mosquitto.conf", None, 2, ("no bus in", "veilmart init", "--home")),
         ("orders", "customer/market.json", "{", 1, ("not a market file",)),
         ("orders", "customer/profile.db", "none" * 999, 1, ("damaged",)),
         ("status", "market.json", '{"veilmart_market": 1}', 1, ("currency",)),
@@ -146,6 +148,26 @@ def test_a_wrong_file_is_named_with_what_to_do(
     names(ran, path, *words)
     plain = veilmart(*command.split(), home=home)
     assert len(plain.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("listener", [None, 0, 1])
+def test_what_mosquitto_would_start_without_is_demanded(listener: int | None, home: Path) -> None:
+    path = home / "bus/mosquitto.conf"
+    before, *listeners = path.read_text().split("\nlistener ")
+    parts = [f"{before}\n", *(f"listener {part}\n" for part in listeners)]
+    place = 0 if listener is None else listener + 1
+    where = "above the listeners" if listener is None else f"below `{parts[place].splitlines()[0]}`"
+    safe = {"per_listener_settings", "allow_anonymous", "acl_file", "certfile", "keyfile"}
+    safe |= {"cafile", "crlfile", "require_certificate", "use_identity_as_username"}
+    tried = [line for line in parts[place].splitlines() if line.partition(" ")[0] in safe]
+    # The nodes' own `allow_anonymous false` is what Mosquitto takes for granted.
+    assert len(tried) == {0: 1, 1: 4, 2: 8}[place]
+    for line in set(tried) - {"allow_anonymous false"}:
+        spoilt = parts[place].replace(f"{line}\n", "")
+        path.write_text("".join((*parts[:place], spoilt, *parts[place + 1 :])))
+        ran = veilmart("bus", "run", "--json", home=home)
+        assert ran.code == 2
+        names(ran, path, f"`{line.split()[0]}` is missing {where}", f"`{line}`")
 
 
 def test_tls_files_that_cannot_be_used_are_named(home: Path) -> None:

@@ -46,6 +46,20 @@ POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 1.0
 MAXIMUM_PORT: Final = 65535
 _LISTENERS: Final = 2
+# What the market's safety hangs on: without any of them Mosquitto starts, and lets in too many or nobody.
+_DEMANDED: Final = (
+    ("per_listener_settings true",),
+    ("allow_anonymous true", "acl_file acl-public", "certfile server.crt", "keyfile server.key"),
+    (
+        "acl_file acl-nodes",
+        "certfile server.crt",
+        "keyfile server.key",
+        "cafile ca.crt",
+        "crlfile crl.pem",
+        "require_certificate true",
+        "use_identity_as_username true",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +82,39 @@ def write_configuration(bus_home: Path, *, listen: str, public_port: int, node_p
 
 
 def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
-    """Return the public and the node listener. Raises UsageError if the home has no configuration."""
+    """Return the public and the node listener.
+
+    Raises UsageError if the configuration is not there, or lacks a listener or what its safety hangs on.
+    """
     path = bus_home / CONFIGURATION_FILE
     try:
         lines = path.read_text().splitlines()
     except OSError as error:
-        raise UsageError(f"there is no bus in {bus_home}", "Make one with `veilmart init`.") from error
-    words = [line.split() for line in lines if line.startswith("listener ")]
+        raise UsageError(
+            f"there is no bus in {bus_home}", "Make one with `veilmart init`, or name its --home."
+        ) from error
+    entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    starts = [number for number, entry in enumerate(entries) if entry[0] == "listener"]
+    words = [entries[number] for number in starts]
     if len(words) != _LISTENERS or not all(_names_a_listener(each) for each in words):
         raise UsageError(
             f"{path}: `listener PORT HOST` has to stand there twice",
             "Write the public listener first and the nodes' second, with ports up to 65535.",
         )
+    places = ("above the listeners", f"below `{' '.join(words[0])}`", f"below `{' '.join(words[1])}`")
+    parts = (entries[: starts[0]], entries[starts[0] : starts[1]], entries[starts[1] :])
+    for demanded, part, place in zip(_DEMANDED, parts, places, strict=True):
+        _demand(demanded, part, f"{path}: %s is missing {place}")
     public, nodes = (Listener(host, int(port)) for _, port, host in words)
     return public, nodes
+
+
+def _demand(demanded: tuple[str, ...], entries: list[list[str]], fault: str) -> None:
+    present = {entry[0] for entry in entries if len(entry) > 1}
+    for line in demanded:
+        name, _, _ = line.partition(" ")
+        if name not in present:
+            raise UsageError(fault % f"`{name}`", f"`veilmart init` writes `{line}` there.")
 
 
 def _names_a_listener(words: list[str]) -> bool:
@@ -181,7 +214,12 @@ def _await_ready(
                     "looks at them.",
                 )
             if time.monotonic() > deadline:
-                raise VeilmartError(f"Mosquitto did not answer within {START_SECONDS:.0f} seconds")
+                raise VeilmartError(
+                    f"Mosquitto did not answer within {START_SECONDS:.0f} seconds at "
+                    f"{listener.host}:{listener.port}",
+                    f"Does {bus_home / CONFIGURATION_FILE} name the market's certificate and key there "
+                    "(`certfile`, `keyfile`)? `veilmart doctor` looks at them.",
+                )
             time.sleep(POLL_SECONDS)
     return True
 

@@ -166,4 +166,7 @@ def _check_arguments(currency: str, bus_hosts: Sequence[str], listen: str, ports
     except ValueError as error:
         raise UsageError(f"{listen!r} is not an IP address to listen on") from error
     if ports[0] == ports[1] or not all(0 < port < 1 << 16 for port in ports):
-        raise UsageError("the two listeners need two different ports from 1 to 65535")
+        raise UsageError(
+            "the two listeners need two different ports from 1 to 65535",
+            "Choose them with --public-port and --node-port.",
+        )

@@ -16,7 +16,7 @@ from common import clock, money
 from common.errors import LedgerBrokenError
 from veilmart import ca
 from veilmart.cli import broker_accounts, broker_disputes, broker_gateway, broker_invites, broker_payouts
-from veilmart.cli.broker_store import broker_snapshot, broker_store
+from veilmart.cli.broker_store import broker_snapshot, broker_store, demand_broker
 from veilmart.cli.homes import Home, home_of, output
 from veilmart.cli.lists import install_list
 from veilmart.cli.running import run_node
@@ -38,7 +38,7 @@ app.add_typer(broker_disputes.app, name="dispute")
 @app.command("run")
 def run_broker(context: typer.Context, home: Home = None) -> None:
     """Run the broker until SIGTERM or SIGINT."""
-    run_node(context, run.run_broker, home_of(home, "broker"))
+    run_node(context, run.run_broker, demand_broker(home_of(home, "broker")))
 
 
 @app.command("install-crl")

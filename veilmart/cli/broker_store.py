@@ -93,13 +93,18 @@ def broker_snapshot(given: Path | None) -> Iterator[Desk]:
         yield Desk(tx, *about)
 
 
-@contextmanager
-def _opened(given: Path | None) -> Iterator[tuple[Store, tuple[Audit, Limits, str]]]:
-    home = home_of(given, "broker")
+def demand_broker(home: Path) -> Path:
+    """Give the home of a broker again. Raises `UsageError` where there is none."""
     if not (home / ca.IDENTITY_KEY_FILE).exists():
         raise UsageError(
             f"There is no broker in {home}.", "Make one with `veilmart init`, or name its --home."
         )
+    return home
+
+
+@contextmanager
+def _opened(given: Path | None) -> Iterator[tuple[Store, tuple[Audit, Limits, str]]]:
+    home = demand_broker(home_of(given, "broker"))
     market, limits = MarketFile.load(home / MARKET_FILE), load_limits(home)
     store = run.open_store(home)
     try:

@@ -10,7 +10,6 @@ Rule. Nothing of a card is ever an argument, which every `ps` and every history 
 
 from __future__ import annotations
 
-import getpass
 import sys
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ from common.clock import now_ms
 from common.errors import UsageError
 from common.messages import PaymentCard
 from veilmart.cli.homes import read_small_file
+from veilmart.cli.passwords import typed_unseen
 
 LONGEST: Final = 4096
 OTHERS_MODES: Final = 0o077
@@ -43,9 +43,9 @@ def read_card(path: Path | None) -> PaymentCard:
         read = payment_cards.card(found.number, found.expiry, found.security_code, found.name)
     elif sys.stdin.isatty():
         read = payment_cards.card(
-            getpass.getpass("Card number: ", stream=sys.stderr),
+            typed_unseen("Card number"),
             _asked("Expiry (MM/YY): "),
-            getpass.getpass("Security code: ", stream=sys.stderr),
+            typed_unseen("Security code"),
             _asked("Name on the card: "),
         )
     else:

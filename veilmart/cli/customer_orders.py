@@ -23,6 +23,7 @@ from veilmart.cli.consent import DryRun, agreed
 from veilmart.cli.homes import Yes, output
 from veilmart.cli.profiles import ProfileHome, on_profile, opened
 from veilmart.cli.times import minute_of
+from veilmart.cli.unlocking import KeyFilePath, PassphraseFile
 from veilmart.output import IncompleteError, Output, Table, View
 
 RECEIPT_DEFAULT = "get"
@@ -276,6 +277,8 @@ def verify_receipt(
         Path | None, typer.Option(help="The market file; without it, the profile's market counts.")
     ] = None,
     profile: ProfileHome = None,
+    passphrase_file: PassphraseFile = None,
+    key_file: KeyFilePath = None,
 ) -> None:
     """Verify an exported receipt, or the QR codes of an invoice. Asks nobody."""
     proof = " ".join(source)
@@ -283,7 +286,9 @@ def verify_receipt(
         raise UsageError("One receipt at a time.", "Only the QR codes of one invoice may be several.")
     given = proof if is_proof(proof) else Path(proof)
     if market is None:
-        with opened(profile, 30.0, None, now=False) as own:
+        with opened(
+            profile, 30.0, None, now=False, passphrase_file=passphrase_file, key_file=key_file
+        ) as own:
             found = own.verify_receipt(given)
     else:
         with tempfile.TemporaryDirectory() as folder:

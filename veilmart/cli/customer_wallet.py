@@ -205,6 +205,11 @@ def _restored(done: RestoreView, held: WalletView) -> list[View]:
             f"{done.missing_marks} spent coins are not in the public set that the bus shows: some of the "
             "coins above may be spent, which is found out when they are shown"
         )
+    elif any(each.coins for each in done.sources):
+        views.append(
+            "what was spent after the market's last count (at full hours, when enough orders have come) is "
+            "still among the coins above, which is found out when they are shown"
+        )
     if done.unmatched:
         views.append(f"{done.unmatched} signatures of the account were not for this wallet")
     views.append("complete" if done.complete else "not complete yet: `veilmart wallet restore` goes on")

@@ -71,7 +71,10 @@ def merchant_home(given: Path | None, merchant: str | None) -> Path:
     if len(present) == 1:
         return present[0]
     if not present:
-        raise UsageError(f"There is no merchant in {folder}.", "Make one with `veilmart merchant init`.")
+        raise UsageError(
+            f"There is no merchant in {folder}.",
+            "Make one with `veilmart merchant init`, or name its --home.",
+        )
     names = ", ".join(path.name for path in present)
     raise UsageError(f"There are several merchants: {names}.", "Name one with --merchant or --home.")
 
@@ -83,7 +86,10 @@ def find_market_file(given: Path | None) -> Path:
     for path in (market_home() / MARKET_FILE, market_home() / "customer" / MARKET_FILE):
         if path.is_file():
             return path
-    raise UsageError("There is no market file here.", "Name it with --market FILE.")
+    raise UsageError(
+        "There is no market file here.",
+        f"Name it with --market FILE, or the market's folder with {HOME_VARIABLE}.",
+    )
 
 
 def read_small_file(path: Path, largest: int) -> bytes:
@@ -92,7 +98,9 @@ def read_small_file(path: Path, largest: int) -> bytes:
         with path.open("rb") as file:
             content = file.read(largest + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", "Name a file that is there and that you may read."
+        ) from error
     if len(content) > largest:
         raise UsageError(f"{path} is longer than {largest} bytes.")
     return content

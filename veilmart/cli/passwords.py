@@ -9,6 +9,7 @@ from typing import Final
 
 from common.errors import UsageError
 from veilmart.cli.homes import read_small_file
+from veilmart.output import StoppedError
 
 LONGEST: Final = 4096
 
@@ -21,12 +22,21 @@ def read_password(
         return _from_file(path)
     if not sys.stdin.isatty():
         raise UsageError(f"Nobody is there to be asked: {prompt.lower()}.", f"Give it with {option} FILE.")
-    password = getpass.getpass(f"{prompt}: ", stream=sys.stderr)
-    if new and getpass.getpass("Again: ", stream=sys.stderr) != password:
-        raise UsageError("The two passwords differ.")
+    password = typed_unseen(prompt)
+    if new and typed_unseen("Again") != password:
+        raise UsageError("What was typed twice differs.", "Run the command again.")
     if not password:
-        raise UsageError("A password cannot be empty.")
+        raise UsageError("Nothing was typed.", "Run the command again.")
     return password
+
+
+def typed_unseen(prompt: str) -> str:
+    """Give what a person types, without echo. Raises `StoppedError` where the terminal ends (Ctrl-D)."""
+    try:
+        return getpass.getpass(f"{prompt}: ", stream=sys.stderr)
+    except EOFError:
+        sys.stderr.write("\n")
+        raise StoppedError("Stopped: nothing was typed.", "Run the command again.") from None
 
 
 def read_words(path: Path | None) -> str:

@@ -169,8 +169,9 @@ def add_keys(
     """Add licence keys to a product: each is given to one sale."""
     with _inventory(home, merchant) as (inventory, _currency):
         added = inventory.add_keys(sku, file)
-    known = f", {added.known} were known already" if added.known else ""
-    output(context).show(added, f"{added.added} keys added to {sku}{known}; {added.left} are left")
+    noun = "1 key" if added.added == 1 else f"{added.added} keys"
+    known = f", {added.known} known already" if added.known else ""
+    output(context).show(added, f"{noun} added to {sku}{known}; {added.left} left")
 
 
 @keys_app.command("count")

@@ -86,7 +86,7 @@ def new_unlock(passphrase_file: Path | None, key_file: Path | None, *, no_passph
         read_password(
             passphrase_file,
             new=True,
-            prompt=PASSPHRASE,
+            prompt=f"New {PASSPHRASE.lower()}",
             option="--passphrase-file, --key-file or --no-passphrase",
         )
     )
