@@ -96,6 +96,7 @@ def _invitation(market: DemoMarket, pages: Pages) -> list[str | Table]:
         f"  {command} customer cart add sports GPX-RIDGE",
         f"  {command} customer buy",
         f"  {command} customer download --last --to {state}/bought/{GUEST}",
+        "\nWhat everybody may see of it, in a third terminal, before you buy:",
         f"  {command} audit watch --market {state}/market/market.json",
         "\nOr in a browser (each link opens once), as a customer with coins in hand, and as the merchant:",
         pages.shop,
