@@ -95,7 +95,7 @@ def _last_session(home: Home) -> Finding:
     except sqlite3.Error as error:
         return check.not_applicable(f"cannot be read ({type(error).__name__}): see disk")
     if row is None:
-        return check.not_applicable("there was none yet")
+        return check.not_applicable("none is kept: there was none yet, or it has ended")
     offset = int(row[0])
     detail = f"the broker's clock was {abs(offset) / SECOND_MS:.1f} s {'ahead' if offset >= 0 else 'behind'}"
     return check.problem(detail, _ADVICE, VeilmartError) if abs(offset) > TOLERANCE_MS else check.ok(detail)
