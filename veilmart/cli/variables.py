@@ -21,7 +21,7 @@ COMPLETION_VARIABLE: Final = "_VEILMART_COMPLETE"
 PREFIX: Final = "VEILMART_"
 
 KNOWN: Final = {
-    HOME_VARIABLE: "The market's folder, below which each node's home lies.",
+    HOME_VARIABLE: "The market's folder, below which each node's home lies; else `~/.local/share/veilmart`.",
     PROFILE_VARIABLE: "The customer's home.",
     MERCHANT_VARIABLE: "Which merchant, where a market's folder has several.",
     PASSPHRASE_VARIABLE: "The file with the wallet's passphrase, `-` for stdin.",
