@@ -68,6 +68,8 @@ class VeilmartError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    fact_names: ClassVar[tuple[str, ...]] = ()
+    """The attributes that this kind of error adds."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -76,13 +78,8 @@ class VeilmartError(Exception):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The attributes that this kind of error adds, by their names, where they are known."""
-        return {}
-
-
-def known(**facts: Any) -> dict[str, Any]:
-    """Leave out what is not known."""
-    return {name: value for name, value in facts.items() if value is not None}
+        """What is known of `fact_names`."""
+        return {name: fact for name in self.fact_names if (fact := getattr(self, name)) is not None}
 
 
 class UsageError(VeilmartError):
@@ -96,17 +93,13 @@ class InvalidCardError(UsageError):
     """A payment card's fields cannot be right; `faults` says for each of them what to do."""
 
     code = "card_invalid"
+    fact_names = ("faults",)
 
     def __init__(
         self, faults: Mapping[str, str], hint: str = "Nothing was sent. Correct it and try again."
     ) -> None:
         super().__init__(" ".join(faults.values()), hint)
         self.faults = dict(faults)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(faults=self.faults)
 
 
 class NotFoundError(VeilmartError):
@@ -130,6 +123,7 @@ class PriceChangedError(RejectedError):
     """
 
     code = "price_changed"
+    fact_names = ("sku", "old_price", "new_price")
 
     def __init__(
         self,
@@ -145,16 +139,12 @@ class PriceChangedError(RejectedError):
         self.old_price = old_price
         self.new_price = new_price
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(sku=self.sku, old_price=self.old_price, new_price=self.new_price)
-
 
 class OutOfStockError(RejectedError):
     """The merchant has fewer of `sku` than asked for; `available` says how many where it is known."""
 
     code = "out_of_stock"
+    fact_names = ("available", "sku")
 
     def __init__(
         self, message: str, hint: str = "", *, available: int | None = None, sku: str | None = None
@@ -162,11 +152,6 @@ class OutOfStockError(RejectedError):
         super().__init__(message, hint)
         self.available = available
         self.sku = sku
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(available=self.available, sku=self.sku)
 
 
 class DiscountRefusedError(RejectedError):
@@ -176,6 +161,7 @@ class DiscountRefusedError(RejectedError):
     """
 
     code = "discount_refused"
+    fact_names = ("reason", "minimum")
 
     def __init__(
         self, message: str, hint: str = "", *, reason: str = "code_unknown", minimum: int | None = None
@@ -183,11 +169,6 @@ class DiscountRefusedError(RejectedError):
         super().__init__(message, hint)
         self.reason = reason
         self.minimum = minimum
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(reason=self.reason, minimum=self.minimum)
 
 
 class InsufficientFundsError(RejectedError):
@@ -197,6 +178,7 @@ class InsufficientFundsError(RejectedError):
     """
 
     code = "insufficient_funds"
+    fact_names = ("missing", "retry_at")
 
     def __init__(
         self, message: str, hint: str = "", *, missing: int | None = None, retry_at: int | None = None
@@ -205,25 +187,16 @@ class InsufficientFundsError(RejectedError):
         self.missing = missing
         self.retry_at = retry_at
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(missing=self.missing, retry_at=self.retry_at)
-
 
 class CardDeclinedError(RejectedError):
     """A payment card was not charged; `reason` is the broker's refusal code."""
 
     code = "card_declined"
+    fact_names = ("reason",)
 
     def __init__(self, message: str, hint: str = "", *, reason: str = "card_declined") -> None:
         super().__init__(message, hint)
         self.reason = reason
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(reason=self.reason)
 
 
 class PaymentsStoppedError(RejectedError):
@@ -238,45 +211,33 @@ class TooSoonError(RejectedError):
 
     code = "too_soon"
     retryable = True
+    fact_names = ("retry_at",)
 
     def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
         super().__init__(message, hint)
         self.retry_at = retry_at
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(retry_at=self.retry_at)
 
 
 class OutOfTicketsError(RejectedError):
     """No usable ticket is left to open a shop session with; from `retry_at` on young ones can be used."""
 
     code = "out_of_tickets"
+    fact_names = ("retry_at",)
 
     def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
         super().__init__(message, hint)
         self.retry_at = retry_at
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(retry_at=self.retry_at)
 
 
 class IdempotencyConflictError(RejectedError):
     """The same idempotency key or operation id came with other content; `key` is the caller's key."""
 
     code = "idempotency_conflict"
+    fact_names = ("key",)
 
     def __init__(self, message: str, hint: str = "", *, key: str | None = None) -> None:
         super().__init__(message, hint)
         self.key = key
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(key=self.key)
 
 
 class AuthenticationError(VeilmartError):
@@ -287,15 +248,11 @@ class AuthenticationError(VeilmartError):
 
     code = "authentication"
     exit_code = 5
+    fact_names = ("retry_at",)
 
     def __init__(self, message: str, hint: str = "", *, retry_at: int | None = None) -> None:
         super().__init__(message, hint)
         self.retry_at = retry_at
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(retry_at=self.retry_at)
 
 
 class UnreachableError(VeilmartError):
@@ -305,11 +262,7 @@ class UnreachableError(VeilmartError):
     exit_code = 6
     retryable = True
     hop: ClassVar[str | None] = None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(hop=self.hop)
+    fact_names = ("hop",)
 
 
 class BusUnreachableError(UnreachableError):
@@ -365,12 +318,8 @@ class DeadlineError(VeilmartError):
     code = "timeout"
     exit_code = 27
     retryable = True
+    fact_names = ("hop",)
 
     def __init__(self, message: str, hint: str = "", *, hop: str) -> None:
         super().__init__(message, hint)
         self.hop = hop
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(hop=self.hop)

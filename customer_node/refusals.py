@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from common import messages
 from common.errors import (
@@ -20,7 +20,6 @@ from common.errors import (
     PaymentsStoppedError,
     RejectedError,
     VeilmartError,
-    known,
 )
 
 
@@ -38,6 +37,8 @@ class RetiredKeyError(RejectedError):
     Times are milliseconds since 1970; `exchange_until` is 0 where the operator swaps none.
     """
 
+    fact_names = ("month", "ended", "exchange_until")
+
     def __init__(self, month: str, ended: int, exchange_until: int) -> None:
         hint = (
             f"The market's operator swaps them until {_day(exchange_until)}: `veilmart wallet tend`."
@@ -48,11 +49,6 @@ class RetiredKeyError(RejectedError):
         self.month = month
         self.ended = ended
         self.exchange_until = exchange_until
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(month=self.month, ended=self.ended, exchange_until=self.exchange_until)
 
 
 class BalanceLeftError(RejectedError):
@@ -66,17 +62,14 @@ class TooManyTopUpsError(RejectedError):
 class TicketsNeededError(RejectedError):
     """A search would use `needed` tickets, more than was agreed to."""
 
+    fact_names = ("needed",)
+
     def __init__(self, needed: int, maximum: int) -> None:
         super().__init__(
             f"Asking every merchant would use {needed} tickets.",
             f"Name a merchant, or allow more than {maximum} tickets (`--max-tickets {needed}`).",
         )
         self.needed = needed
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(needed=self.needed)
 
 
 _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {

@@ -8,14 +8,14 @@ if faults: return site.render(request, "page.html", status=422, faults=faults, e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.types import Scope
 
 from common.config import KIB
-from common.errors import UsageError, known
+from common.errors import UsageError
 
 MOST_FIELDS: Final = 500
 MOST_FILES: Final = 4
@@ -26,14 +26,11 @@ LONGEST_TEXT: Final = 4 * KIB
 class FieldErrors(UsageError):  # noqa: N818 - the plural says that it holds several
     """What is wrong with the fields of a form; `faults` says for each what to do."""
 
+    fact_names = ("faults",)
+
     def __init__(self, faults: Mapping[str, str]) -> None:
         super().__init__(" ".join(faults.values()), "Nothing was sent. Correct it and try again.")
         self.faults = dict(faults)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """See `VeilmartError`."""
-        return known(faults=self.faults)
 
 
 class Form:
