@@ -104,24 +104,22 @@ class Checkout:
                 standing.learn(tx, answer, self._context.clock())
         self._refunds.collect(session, order_id)
 
-    def is_called_off(self, order_id: bytes) -> bool:
-        """Tell whether an order was called off. Raises `RejectedError` where it is too late for that."""
-        order = self._load(order_id)
-        if order.state == "refunded" and order.failure == CANCELLED:
-            return True
-        if order.state not in ("draft", "placed"):
-            raise RejectedError(
-                f"Order {order_id.hex()} is {order.state}: it cannot be called off any more.",
-                "`veilmart order dispute` is for what was paid and is not delivered or not right.",
-            )
-        return False
+    def check_cancel(self, order_id: bytes) -> None:
+        """Demand that an order can be called off, or was. Raises `RejectedError` where it is too late."""
+        _is_called_off(self._load(order_id))
 
-    def call_off(self, order_id: bytes) -> None:
-        """Note that an order is to be called off; `settle` does it."""
+    def call_off(self, order_id: bytes) -> bool:
+        """Note that an order is to be called off, which `settle` does; False where it was called off before.
+
+        Raises `RejectedError` where it is too late for that.
+        """
         with self._context.profile.store.immediate() as tx:
+            if _is_called_off(orders.load(tx, order_id)):
+                return False
             tx.execute(
                 sa.update(order_rows).where(order_rows.c.order_id == order_id).values(failure=CANCELLED)
             )
+        return True
 
     # --- refused orders --------------------------------------------------------------------------------
 
@@ -307,6 +305,17 @@ def _origin(tx: Tx, order_id: bytes) -> str | None:
         .where(order_rows.c.order_id == order_id)
     )
     return origin
+
+
+def _is_called_off(order: Order) -> bool:
+    if order.state == "refunded" and order.failure == CANCELLED:
+        return True
+    if order.state not in ("draft", "placed"):
+        raise RejectedError(
+            f"Order {order.id.hex()} is {order.state}: it cannot be called off any more.",
+            "`veilmart order dispute` is for what was paid and is not delivered or not right.",
+        )
+    return False
 
 
 def _was_accepted(order: Order, answer: bytes) -> bool:

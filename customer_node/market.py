@@ -474,7 +474,7 @@ class Market:
 
     def check_cancel(self, order_id: str) -> None:
         """Demand that an order could be called off, as far as this machine knows. Raises `RejectedError`."""
-        self._checkout.is_called_off(self._find(order_id))
+        self._checkout.check_cancel(self._find(order_id))
 
     def cancel(self, order_id: str) -> OrderView:
         """Call an order off that its merchant has not answered; the coins come back. Again changes nothing.
@@ -483,9 +483,8 @@ class Market:
         `resume` goes on calling it off.
         """
         found = self._find(order_id)
-        if self._checkout.is_called_off(found):
+        if not self._checkout.call_off(found):
             return self.order(order_id)
-        self._checkout.call_off(found)
         place = self._downloads.place_of(self._load(found))
         try:
             self._shop.within(place, lambda session: self._checkout.settle(session, found))
