@@ -45,11 +45,10 @@ class Profile:
         self.home = home
         self._lock = lock
         self._random = random
-        self._is_closed = False
         try:
             self.market = MarketFile.load(home / MARKET_FILE)
             self._seed = seed_file.open_seed(_read_seed(home), unlock)
-            self._store = open_store(home, self._seed, random)
+            self._store: Store | None = open_store(home, self._seed, random)
         except BaseException:
             lock.release()
             raise
@@ -120,14 +119,15 @@ class Profile:
     @property
     def store(self) -> Store:
         """What the profile holds. Raises `UsageError` once it is closed: another process may have it then."""
-        if self._is_closed:
+        if self._store is None:
             raise UsageError("This profile is closed.", "Use it within `with Market(profile)`.")
         return self._store
 
     def close(self) -> None:
         """Close the store and let the next process in."""
-        self._is_closed = True
-        self._store.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
         self._lock.release()
 
 
