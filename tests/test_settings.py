@@ -168,6 +168,12 @@ def test_what_mosquitto_would_start_without_is_demanded(listener: int | None, ho
         ran = veilmart("bus", "run", "--json", home=home)
         assert ran.code == 2
         names(ran, path, f"`{line.split()[0]}` is missing {where}", f"`{line}`")
+        if line.endswith(" true"):
+            turned = parts[place].replace(line, line.replace(" true", " false"))
+            path.write_text("".join((*parts[:place], turned, *parts[place + 1 :])))
+            ran = veilmart("bus", "run", "--json", home=home)
+            assert ran.code == 2
+            names(ran, path, f"`{line.split()[0]}` has to be true {where}", f"`{line}`")
 
 
 def test_tls_files_that_cannot_be_used_are_named(home: Path) -> None:

@@ -46,7 +46,8 @@ POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 1.0
 MAXIMUM_PORT: Final = 65535
 _LISTENERS: Final = 2
-# What the market's safety hangs on: without any of them Mosquitto starts, and lets in too many or nobody.
+# What the market's safety hangs on: without any of them, or with a switch the other way, Mosquitto starts,
+# and lets in too many or nobody. Files may have other names.
 _DEMANDED: Final = (
     ("per_listener_settings true",),
     ("allow_anonymous true", "acl_file acl-public", "certfile server.crt", "keyfile server.key"),
@@ -104,17 +105,20 @@ def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
     places = ("above the listeners", f"below `{' '.join(words[0])}`", f"below `{' '.join(words[1])}`")
     parts = (entries[: starts[0]], entries[starts[0] : starts[1]], entries[starts[1] :])
     for demanded, part, place in zip(_DEMANDED, parts, places, strict=True):
-        _demand(demanded, part, f"{path}: %s is missing {place}")
+        for line in demanded:
+            _demand(line.split(), part, path, place)
     public, nodes = (Listener(host, int(port)) for _, port, host in words)
     return public, nodes
 
 
-def _demand(demanded: tuple[str, ...], entries: list[list[str]], fault: str) -> None:
-    present = {entry[0] for entry in entries if len(entry) > 1}
-    for line in demanded:
-        name, _, _ = line.partition(" ")
-        if name not in present:
-            raise UsageError(fault % f"`{name}`", f"`veilmart init` writes `{line}` there.")
+def _demand(wanted: list[str], entries: list[list[str]], path: Path, place: str) -> None:
+    name, value = wanted
+    present = [entry for entry in entries if entry[0] == name and len(entry) > 1]
+    hint = f"`veilmart init` writes `{name} {value}` there."
+    if not present:
+        raise UsageError(f"{path}: `{name}` is missing {place}", hint)
+    if value == "true" and any(entry != wanted for entry in present):
+        raise UsageError(f"{path}: `{name}` has to be {value} {place}", hint)
 
 
 def _names_a_listener(words: list[str]) -> bool:
