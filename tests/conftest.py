@@ -7,6 +7,7 @@ import functools
 import gc
 import itertools
 import shutil
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("veilmart")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In a shell's background it is ignored, by every process that a test starts too, and some end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 RSA_KEYS = 12
