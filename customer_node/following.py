@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from common.errors import DeadlineError, UnreachableError, UsageError, VeilmartError
 from common.states import CUSTOMER_ORDER
-from customer_node import orders
+from customer_node import order_views, orders
 from customer_node.checkout import Checkout
 from customer_node.context import Context
 from customer_node.disputes import Disputes, unanswered
@@ -203,7 +203,7 @@ class Following:
 
     def _view(self, order_id: bytes) -> OrderView:
         with self._context.profile.store.immediate() as tx:
-            found = orders.views(tx, order_id=order_id)
+            found = order_views.views(tx, order_id=order_id)
         if not found:
             raise orders.no_order(order_id.hex())
         return found[0]

@@ -25,7 +25,7 @@ from common import bus, clock, messages
 from common.clock import Random
 from common.errors import NotFoundError, RejectedError, UsageError
 from common.market_file import MarketFile
-from customer_node import apart, kept, orders, words, wrong_content
+from customer_node import apart, kept, order_views, orders, words, wrong_content
 from customer_node.account import Account
 from customer_node.account_changes import AccountChanges
 from customer_node.browse import MAXIMUM_TICKETS, Browse
@@ -446,12 +446,12 @@ class Market:
     def orders(self) -> tuple[OrderView, ...]:
         """List the orders of this profile, oldest first."""
         with self._context.profile.store.immediate() as tx:
-            return tuple(self._followed(order) for order in orders.views(tx))
+            return tuple(self._followed(order) for order in order_views.views(tx))
 
     def order(self, order_id: str) -> OrderView:
         """Give an order by its id, or the beginning of it. Raises `NotFoundError`."""
         with self._context.profile.store.immediate() as tx:
-            return self._followed(orders.views(tx, order_id=orders.find(tx, order_id))[0])
+            return self._followed(order_views.views(tx, order_id=orders.find(tx, order_id))[0])
 
     def last_order(self) -> OrderView:
         """Give the newest order. Raises `NotFoundError` where there is none."""

@@ -1,4 +1,4 @@
-"""Orders as rows: their secrets, their steps, and how they are shown.
+"""Orders as rows: their secrets and their steps. How they are shown stands in `order_views`.
 
     draft --heard of by the broker--> placed --> accepted --> downloading --> complete
       +--> refused --known after all--> |            +-------------+-------------+--given back--> refunded
@@ -14,9 +14,8 @@ they alone bring the money back.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,22 +23,15 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common import codec, messages, sealing, states
-from common.amounts import line_amounts, total_of
 from common.errors import NotFoundError
-from common.store import Row, Tx
-from customer_node.earlier import read_receipt
-from customer_node.figures import tax_views
+from common.store import Tx
 from customer_node.schema import (
-    deliveries,
-    delivery_files,
     order_keys,
     order_lines,
     order_secrets,
     orders,
-    receipts,
     records,
 )
-from customer_node.views import Hop, LicenceKeysView, OrderLineView, OrderView
 
 OPEN: Final = ("draft", "placed", "refundable")
 NOTHING_TO_DELIVER: Final = (*OPEN, "refused", "refunded")
@@ -119,18 +111,6 @@ class Order:
     certificate: bytes = field(repr=False)
 
 
-_VIEWS: Final = (
-    sa.select(
-        orders,
-        receipts.c.receipt,
-        deliveries.c.folder,
-        sa.func.coalesce(deliveries.c.done, 0).label("done"),
-    )
-    .outerjoin(receipts, receipts.c.order_id == orders.c.order_id)
-    .outerjoin(deliveries, deliveries.c.order_id == orders.c.order_id)
-)
-
-
 def load(tx: Tx, order_id: bytes) -> Order:
     """Read an order. Raises `NotFoundError`."""
     row = tx.one(_ORDER, {"of": order_id})
@@ -201,119 +181,6 @@ def in_states(tx: Tx, wanted: tuple[str, ...]) -> list[bytes]:
     """List orders in these states, oldest first."""
     query = sa.select(orders.c.order_id).where(orders.c.state.in_(wanted)).order_by(orders.c.created)
     return [row["order_id"] for row in tx.all(query)]
-
-
-def views(tx: Tx, *, order_id: bytes | None = None) -> list[OrderView]:
-    """Show one order, or all, oldest first."""
-    query = _VIEWS.order_by(orders.c.created, orders.c.order_id)
-    if order_id is not None:
-        query = query.where(orders.c.order_id == order_id)
-    return [_view(tx, row) for row in tx.all(query)]
-
-
-def views_of_purchase(tx: Tx, key: str) -> list[OrderView]:
-    """Show the orders of one purchase, oldest first."""
-    query = _VIEWS.where(orders.c.purchase == key).order_by(orders.c.created, orders.c.order_id)
-    return [_view(tx, row) for row in tx.all(query)]
-
-
-def newest_views(
-    tx: Tx, states_wanted: Sequence[str], limit: int, offset: int
-) -> tuple[list[OrderView], int]:
-    """Show so many orders in these states, newest first, and count all of them."""
-    wanted = orders.c.state.in_(states_wanted)
-    query = (
-        _VIEWS.where(wanted).order_by(orders.c.created.desc(), orders.c.order_id).limit(limit).offset(offset)
-    )
-    count: int = tx.scalar(sa.select(sa.func.count()).select_from(orders).where(wanted))
-    return [_view(tx, row) for row in tx.all(query)], count
-
-
-def _view(tx: Tx, row: Row) -> OrderView:
-    lines = tx.all(
-        sa.select(order_lines)
-        .where(order_lines.c.order_id == row["order_id"])
-        .order_by(order_lines.c.position)
-    )
-    names = tx.all(
-        sa.select(delivery_files.c.name)
-        .where(delivery_files.c.order_id == row["order_id"])
-        .order_by(delivery_files.c.position)
-    )
-    waits_for, waits_until = _wait(row)
-    cells = None
-    if row["receipt"] is not None:
-        cells = sum(line.cells for line in read_receipt(row["receipt"]).lines)
-    figures = [
-        line_amounts(line["unit_price"], line["quantity"], line["discount"], line["tax_rate"])
-        for line in lines
-    ]
-    sums = total_of(figures)
-    return OrderView(
-        order_id=row["order_id"].hex(),
-        merchant=row["merchant"],
-        state=row["state"],
-        lines=tuple(
-            OrderLineView(
-                sku=line["sku"],
-                title=line["title"],
-                quantity=line["quantity"],
-                unit_price=line["unit_price"],
-                discount=each.discount,
-                amount=each.amount,
-                tax_rate=each.tax.rate,
-                tax=each.tax.amount,
-            )
-            for line, each in zip(lines, figures, strict=True)
-        ),
-        code=row["code"],
-        subtotal=sums.subtotal,
-        discount=sums.discount,
-        taxes=tax_views(sums.taxes),
-        total=row["amount"],
-        currency=row["currency"],
-        created=row["created"],
-        deadline=row["deadline"],
-        idempotency_key=row["purchase"],
-        audit=row["audit"].hex() if row["audit"] else None,
-        failure=row["failure"],
-        refunded=row["refunded"],
-        claimed=row["claimed"],
-        finding=row["finding"],
-        decision=row["decision"],
-        waits_for=waits_for,
-        waits_until=waits_until,
-        cells_done=row["done"],
-        cells=cells,
-        files=tuple(Path(row["folder"]) / name["name"] for name in names)
-        if row["state"] == "complete" and row["done"] == cells
-        else (),
-        keys=tuple(
-            LicenceKeysView(sku, tuple(line for line in text.split("\n") if line.strip()))
-            for sku, text in key_texts(tx, row["order_id"]).items()
-        ),
-    )
-
-
-def _wait(row: Row) -> tuple[Hop | None, int | None]:
-    """Tell for whom an order waits, and until when it may."""
-    wait: tuple[Hop | None, int | None] = (None, None)
-    match row["state"]:
-        case "draft":
-            wait = "broker", row["deadline"]
-        case "placed" if row["standing"] in (None, "held"):
-            wait = "merchant", row["deadline"]
-        case _ if row["refunded"] > row["claimed"]:
-            wait = "broker", None
-        case "disputed":
-            wait = "operator", row["decide_by"] or None
-        case "placed" | "accepted" | "downloading":
-            wait = "customer", row["settles"] or None
-        case "complete" if row["standing"] == "captured":
-            wait = "broker", row["settles"] or None
-        case _:
-            pass
-    return wait
 
 
 def keep_keys(tx: Tx, order_id: bytes, texts: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from common import codec
 from common.errors import IdempotencyConflictError, UsageError, VeilmartError
 from common.store import Tx
-from customer_node import numbers, orders
+from customer_node import numbers, order_views, orders
 from customer_node.cart import Wanted
 from customer_node.checkout import Checkout
 from customer_node.context import Context
@@ -142,7 +142,7 @@ class Purchasing:
             error = failure
         with self._context.profile.store.immediate() as tx:
             order_id = _order_of(tx, purchase, merchant)
-            shown = orders.views(tx, order_id=order_id) if order_id is not None else []
+            shown = order_views.views(tx, order_id=order_id) if order_id is not None else []
         return OrderResult(merchant, shown[0] if shown else None, error)
 
     def _order(

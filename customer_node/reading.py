@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from common.errors import NotFoundError
 from common.states import CUSTOMER_ORDER
-from customer_node import apart, kept, orders
+from customer_node import apart, kept, order_views, orders
 from customer_node.cart import cart_view
 from customer_node.context import Context
 from customer_node.disputes import dispute_view
@@ -36,19 +36,19 @@ class Reading:
     def orders(self) -> tuple[OrderView, ...]:
         """List the orders, oldest first."""
         with self._context.profile.store.snapshot() as tx:
-            return tuple(orders.views(tx))
+            return tuple(order_views.views(tx))
 
     def purchase(self, idempotency_key: str) -> tuple[OrderView, ...]:
         """List the orders of one purchase, oldest first."""
         with self._context.profile.store.snapshot() as tx:
-            return tuple(orders.views_of_purchase(tx, idempotency_key))
+            return tuple(order_views.of_purchase(tx, idempotency_key))
 
     def newest(
         self, states: Sequence[str] = ORDER_STATES, limit: int = 50, offset: int = 0
     ) -> tuple[tuple[OrderView, ...], int]:
         """List so many orders in these states, newest first; gives how many there are in all too."""
         with self._context.profile.store.snapshot() as tx:
-            found, count = orders.newest_views(tx, states, limit, offset)
+            found, count = order_views.newest(tx, states, limit, offset)
         return tuple(found), count
 
     def order(self, order_id: str) -> OrderView:
@@ -58,7 +58,7 @@ class Reading:
         except ValueError:
             raise orders.no_order(order_id) from None
         with self._context.profile.store.snapshot() as tx:
-            found = orders.views(tx, order_id=wanted)
+            found = order_views.views(tx, order_id=wanted)
         if not found:
             raise orders.no_order(order_id)
         return found[0]

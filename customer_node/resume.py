@@ -27,7 +27,7 @@ from typing import Literal, TypeAlias
 
 from common import config
 from common.errors import TooSoonError, VeilmartError
-from customer_node import apart, orders
+from customer_node import apart, order_views, orders
 from customer_node.account import Account
 from customer_node.checkout import Checkout
 from customer_node.context import Context
@@ -246,5 +246,5 @@ class Resume:
 
     def _state(self, order_id: bytes) -> str:
         with self._context.profile.store.immediate() as tx:
-            found = orders.views(tx, order_id=order_id)
+            found = order_views.views(tx, order_id=order_id)
         return found[0].state if found else "dropped"
