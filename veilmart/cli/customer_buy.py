@@ -8,20 +8,21 @@ With a discount code a person is asked about the discounted total, and a script 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from common.errors import PriceChangedError, UsageError, VeilmartError
-from common.money import format_amount, format_rate
+from common.money import format_amount
 from customer_node import Market
-from customer_node.views import CartView, OrderView, PurchaseView, QuoteView, TaxView
+from customer_node.views import OrderView, PurchaseView, QuoteView
+from veilmart.cli.cart_views import plain, quote_views, show_cart, total_of
 from veilmart.cli.consent import DryRun
 from veilmart.cli.customer_browse import Merchant, Sku
 from veilmart.cli.homes import Yes
 from veilmart.cli.profiles import on_profile
-from veilmart.output import IncompleteError, Output, Table, View
+from veilmart.output import IncompleteError, Output, View
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 cart_app = typer.Typer(add_completion=False, rich_markup_mode=None, help="The cart, kept in the profile.")
@@ -41,7 +42,7 @@ Codes = Annotated[
 @on_profile(cart_app, "add")
 def cart_add(shown: Output, market: Market, merchant: Merchant, sku: Sku, quantity: Quantity = 1) -> None:
     """Look a product up and put so many of it into the cart."""
-    _show_cart(shown, market.cart.add(merchant, sku, quantity))
+    show_cart(shown, market.cart.add(merchant, sku, quantity))
 
 
 @on_profile(cart_app, "set")
@@ -53,13 +54,13 @@ def cart_set(
     quantity: Annotated[int, typer.Argument(min=0, help="0 removes it.")],
 ) -> None:
     """Change how many of a product are in the cart."""
-    _show_cart(shown, market.cart.set(merchant, sku, quantity))
+    show_cart(shown, market.cart.set(merchant, sku, quantity))
 
 
 @on_profile(cart_app, "remove")
 def cart_remove(shown: Output, market: Market, merchant: Merchant, sku: Sku) -> None:
     """Take a product out of the cart."""
-    _show_cart(shown, market.cart.remove(merchant, sku))
+    show_cart(shown, market.cart.remove(merchant, sku))
 
 
 @on_profile(cart_app, "show")
@@ -75,16 +76,16 @@ def cart_show(
     """Show the cart at the prices that were last shown; with --refresh or a discount code, at those now."""
     if refresh or code:
         quote = market.quote(_codes(code, _merchants(market)))
-        shown.show(quote, *_quote_views(quote))
+        shown.show(quote, *quote_views(quote))
     else:
-        _show_cart(shown, market.cart.view())
+        show_cart(shown, market.cart.view())
 
 
 @on_profile(cart_app, "clear")
 def cart_clear(shown: Output, market: Market) -> None:
     """Empty the cart."""
     market.cart.clear()
-    _show_cart(shown, market.cart.view())
+    show_cart(shown, market.cart.view())
 
 
 @on_profile(app)
@@ -149,7 +150,7 @@ def _buy_one(
         quote = market.quote_now(merchant, sku, quantity, code)
         (product,) = quote.lines
         agreed, total = product.unit_price, quote.total
-        question = f"{quantity} x {product.title} of {merchant} for {_total_of(quote)}"
+        question = f"{quantity} x {product.title} of {merchant} for {total_of(quote)}"
         if dry_run:
             data = {"dry_run": True, "product": market.show(merchant, sku), "quote": quote, "total": total}
             _show_planned(shown, market, key, quote, data, f"would buy {question}; stock: {product.stock}")
@@ -185,14 +186,14 @@ def _buy_cart(
     totals: dict[str, int] = {}
     if dry_run:
         quote = market.quote(codes)
-        _show_planned(shown, market, key, quote, {"dry_run": True, "quote": quote}, *_quote_views(quote))
+        _show_planned(shown, market, key, quote, {"dry_run": True, "quote": quote}, *quote_views(quote))
         return
     # An empty cart with a key asks for what that key bought before.
     if filled and not yes:
         quote = market.quote(codes)
         totals = quote.totals
-        for view in _quote_views(quote):
-            shown.note(view if isinstance(view, str) else _plain(view))
+        for view in quote_views(quote):
+            shown.note(view if isinstance(view, str) else plain(view))
         shown.confirm(f"Buy for {format_amount(quote.total, quote.currency)}?", yes=yes)
     bought = market.purchase(key, codes=codes, totals=totals)
     _show_purchase(shown, market, bought, codes)
@@ -220,7 +221,7 @@ def _show_purchase(shown: Output, market: Market, bought: PurchaseView, codes: M
         quote = _quoted(market, codes)
         if quote is not None:
             data["quote"] = quote
-            views += _quote_views(quote)
+            views += quote_views(quote)
     raise IncompleteError(bought.errors[0], data, *views)
 
 
@@ -244,65 +245,3 @@ def _order_views(orders: Sequence[OrderView]) -> list[View]:
         f"order {each.order_id} at {each.merchant}: {each.state}, {format_amount(each.total, each.currency)}"
         for each in orders
     ]
-
-
-def _show_cart(shown: Output, cart: CartView) -> None:
-    rows = [
-        (
-            line.merchant,
-            line.sku,
-            line.title,
-            line.quantity,
-            format_amount(line.unit_price, cart.currency),
-            format_amount(line.amount, cart.currency),
-        )
-        for line in cart.lines
-    ]
-    if not rows:
-        shown.show(cart, "the cart is empty")
-        return
-    table = Table(("merchant", "sku", "title", "quantity", "price", "amount"), rows)
-    together = f"together {format_amount(cart.total, cart.currency)}"
-    shown.show(cart, table, together, *tax_lines(cart.taxes, cart.currency))
-
-
-def _quote_views(quote: QuoteView) -> list[View]:
-    rows = [
-        (
-            line.merchant,
-            line.sku,
-            line.title,
-            line.quantity,
-            format_amount(line.unit_price, quote.currency),
-            "" if line.previous_price is None else format_amount(line.previous_price, quote.currency),
-            line.stock,
-            format_amount(-line.discount, quote.currency) if line.discount else "",
-            format_amount(line.amount, quote.currency),
-        )
-        for line in quote.lines
-    ]
-    names = ("merchant", "sku", "title", "quantity", "price", "before", "stock", "discount", "amount")
-    together = f"together {_total_of(quote)}"
-    return [Table(names, rows), together, *tax_lines(quote.taxes, quote.currency)]
-
-
-def _total_of(quote: QuoteView) -> str:
-    total = format_amount(quote.total, quote.currency)
-    if not quote.discount:
-        return total
-    subtotal, discount = (format_amount(each, quote.currency) for each in (quote.subtotal, quote.discount))
-    return f"{total} ({subtotal} less {discount} by {', '.join(sorted(quote.codes.values()))})"
-
-
-def tax_lines(taxes: Iterable[TaxView], currency: str) -> list[str]:
-    """Say for each rate what tax is in a total."""
-    return [
-        f"in it {format_rate(tax.rate)} tax on {format_amount(tax.base, currency)}: "
-        f"{format_amount(tax.amount, currency)}"
-        for tax in taxes
-        if tax.rate
-    ]
-
-
-def _plain(table: Table) -> str:
-    return "\n".join("  ".join(str(cell) for cell in row if cell != "") for row in table.rows)

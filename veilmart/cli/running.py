@@ -13,7 +13,7 @@ from typing import Protocol
 import typer
 
 from common.logs import log_to_stderr
-from common.node import Pools
+from common.pools import Pools
 from veilmart.cli.homes import output
 
 
