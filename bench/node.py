@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.processes import tell
 from broker_node.run import run_broker
 from common.logs import log_to_stderr
-from common.node import Pools
+from common.pools import Pools
 from merchant_node.run import run_merchant
 
 RUN: dict[str, Callable[..., None]] = {"broker": run_broker, "merchant": run_merchant}

@@ -7,7 +7,7 @@ was changed, deleted or put in between is found by that, whatever it was.
 Rule 2. Then what the entries have to agree with: no book is negative but where money comes from; each
 account's balance, the orders, the payouts, the coins issued and spent per denomination say what the books
 say; and each order has its hold, its coins, and entries that are those of its state, and no hold is without
-an order (`order_books`).
+an order (`comparisons`, `order_books`).
 
 Rule 3. A check that finds nothing leaves a checkpoint: how far it came, that posting's link, and the sums
 there. The check at the start goes on from it: it walks over what is new, looks at the orders that this is

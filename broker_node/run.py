@@ -27,7 +27,8 @@ from common.client_ids import client_id
 from common.config import DAY_MS, Limits, load_limits
 from common.errors import BusyError
 from common.market_file import MarketFile
-from common.node import Lane, Loop, Pools
+from common.node import Lane, Loop
+from common.pools import Pools
 from common.presence import presence
 from common.store import Store
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.node import POOL_NICENESS, Arrival, Job, Pools
+from common.node import Arrival, Job
+from common.pools import POOL_NICENESS, Pools
 
 
 @pytest.fixture

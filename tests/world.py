@@ -34,7 +34,8 @@ from broker_node.run import connections as broker_connections
 from common import bus, clock, topics
 from common.errors import BusUnreachableError
 from common.market_file import MarketFile
-from common.node import Loop, Pools
+from common.node import Loop
+from common.pools import Pools
 from merchant_node.home import Profile
 from merchant_node.run import MerchantNode
 from merchant_node.run import connections as merchant_connections
