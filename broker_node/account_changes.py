@@ -21,8 +21,8 @@ from broker_node.sessions import Sessions
 from common import codec, messages
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival, Job
 from common.errors import RefusedError
-from common.node import Arrival, Job
 from common.store import Row, Tx
 
 Request: TypeAlias = (

@@ -22,7 +22,7 @@ from broker_node.telling import Send, Telling, outcome_of
 from common import messages
 from common.clock import Random
 from common.config import Limits
-from common.node import Arrival
+from common.core import Arrival
 from common.states import BROKER_ORDER, step
 from common.store import Row, Tx
 

@@ -29,7 +29,7 @@ from broker_node import schema
 from common import codec, messages, slots, topics
 from common.clock import Random
 from common.config import Limits
-from common.node import Outgoing
+from common.core import Outgoing
 from common.store import Tx
 
 _EVENT = sa.insert(schema.events)

@@ -56,8 +56,8 @@ from broker_node.topups import Ended, Opened, TopUps
 from common import config, messages, topics
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival, CellSource, Incoming, Job, Outgoing
 from common.errors import RefusedError, WireError
-from common.node import Arrival, CellSource, Incoming, Job, Outgoing
 from common.store import Tx
 
 BatchHandler: TypeAlias = Callable[[Tx, Sequence[Arrival], int, Random], list[Any]]
@@ -69,7 +69,7 @@ LOOK_EVERY_MS = config.SECOND_MS
 
 
 class Broker:
-    """`common.node.Core` of the broker."""
+    """`common.core.Core` of the broker."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class Broker:
             messages.Cell: self._relay.cell,
         }
 
-    # --- common.node.Core ------------------------------------------------------------------------------
+    # --- common.core.Core ------------------------------------------------------------------------------
 
     def unknown(self, incoming: Sequence[Incoming]) -> bool:
         """Whether a session is not in the cache."""

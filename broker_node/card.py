@@ -11,7 +11,7 @@ from broker_node.mint import Mint
 from common import cards, config, messages, topics
 from common.clock import Random
 from common.config import Limits
-from common.node import Outgoing
+from common.core import Outgoing
 from common.store import Tx
 
 CARD_GRACE_MS: Final = config.HOUR_MS

@@ -34,8 +34,8 @@ from broker_node.signing import Asked, Signed, Signing
 from common import messages
 from common.clock import Random
 from common.config import DAY_MS, Limits
+from common.core import Arrival, Job
 from common.errors import RefusedError
-from common.node import Arrival, Job
 from common.states import BROKER_ORDER, step
 from common.store import Row, Tx
 

@@ -18,8 +18,8 @@ from broker_node.sessions import Live, Sessions
 from common import cards, codec, frames, grouping, messages, sealing, topics
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival, Incoming, Job, Outgoing
 from common.errors import MalformedError, StaleError
-from common.node import Arrival, Incoming, Job, Outgoing
 from common.presence import read_presence
 
 CELL_MESSAGES = (messages.Cell,)

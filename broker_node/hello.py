@@ -32,11 +32,11 @@ from broker_node.sessions import Sessions
 from common import frames, messages, topics
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival, Job, Outgoing
 from common.credentials import MERCHANT_HELLO_LABEL, merchant_hello_statement
 from common.errors import MalformedError, RefusedError, WireError
 from common.frames import SessionKeys
 from common.keys import verify_certificate, verify_identity
-from common.node import Arrival, Job, Outgoing
 from common.store import Tx
 
 _WELCOME = sa.insert(schema.welcomes)

@@ -23,8 +23,8 @@ from broker_node import accounts, delays, devices, invites, totp
 from broker_node.accounts import PasswordChecked
 from common import messages
 from common.config import Limits
+from common.core import Arrival, Job
 from common.errors import RefusedError
-from common.node import Arrival, Job
 from common.store import Row, Tx
 
 Credential: TypeAlias = messages.LogIn | messages.SignUp

@@ -32,8 +32,8 @@ from broker_node.telling import Send, Telling
 from common import codec, messages
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival
 from common.errors import RefusedError
-from common.node import Arrival
 from common.store import Row, Tx
 
 _ORDER: Final = sa.insert(schema.orders)

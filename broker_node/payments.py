@@ -36,7 +36,7 @@ from broker_node.repetitions import is_known
 from common import messages, topics
 from common.clock import Random
 from common.config import MINUTE_MS
-from common.node import Arrival, Outgoing
+from common.core import Arrival, Outgoing
 from common.presence import presence
 from common.states import Table, step
 from common.store import Tx

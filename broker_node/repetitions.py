@@ -21,7 +21,7 @@ from broker_node.refunds import key_of_refund
 from broker_node.sends import Session
 from broker_node.signing import Signed
 from common import messages
-from common.node import Arrival
+from common.core import Arrival
 from common.store import Tx
 
 _PAYOUT: Final = sa.select(schema.payouts.c.payout_id).where(

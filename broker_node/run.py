@@ -25,9 +25,10 @@ from broker_node.mint import Mint
 from common import bus, clock, slots, topics
 from common.client_ids import client_id
 from common.config import DAY_MS, Limits, load_limits
+from common.core import Lane
 from common.errors import BusyError
 from common.market_file import MarketFile
-from common.node import Lane, Loop
+from common.node import Loop
 from common.pools import Pools
 from common.presence import presence
 from common.store import Store

@@ -20,8 +20,8 @@ from broker_node.telling import Send, Telling
 from common import messages
 from common.clock import Random
 from common.config import Limits
+from common.core import Arrival
 from common.errors import RefusedError
-from common.node import Arrival
 from common.store import Row, Tx
 
 AT_ONCE: Final = 500

@@ -20,8 +20,8 @@ from broker_node.mint import Checked, Mint
 from broker_node.operations import Request
 from broker_node.sends import Session
 from common import messages
+from common.core import Arrival, Job
 from common.errors import MalformedError, RefusedError
-from common.node import Arrival, Job
 
 REQUESTS_WAITING: Final = 256
 REQUESTS_OF_A_SESSION: Final = 4

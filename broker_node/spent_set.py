@@ -26,7 +26,7 @@ from broker_node.keys import BrokerKeys
 from broker_node.mint import Mint
 from common import cards, config, messages, topics
 from common.clock import Random
-from common.node import Outgoing
+from common.core import Outgoing
 from common.store import Row, Tx
 
 AT_ONCE: Final = 32

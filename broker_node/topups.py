@@ -35,8 +35,8 @@ from broker_node.sessions import Sessions
 from common import messages, payment_cards
 from common.clock import Random
 from common.config import MAXIMUM_AMOUNT, SECOND_MS, Limits
+from common.core import Arrival, Job
 from common.errors import InvalidCardError, RefusedError
-from common.node import Arrival, Job
 from common.states import UnlistedStepError
 from common.store import Row, Tx
 

@@ -13,10 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from common.node import Arrival, Job
+from common.core import Arrival, Job
 
 POOL_NICENESS = 10
 """With more, another busy process on the machine would keep a pool from its work for seconds."""

@@ -25,9 +25,9 @@ import structlog
 
 from common import codec, config, messages
 from common.clock import Random
+from common.core import Outgoing
 from common.errors import ForgedError
 from common.messages import FetchRefused, ForwardFetch, GetCells
-from common.node import Outgoing
 from common.sealing import AnswerKey, CellStream, open_request
 from common.states import MERCHANT_ORDER, sources
 from common.store import Row, Tx, one_of
@@ -173,7 +173,7 @@ def _keys(tx: Tx, request: GetCells, lines: Sequence[Piece]) -> dict[int, bytes]
 
 
 class WindowSource:
-    """Serves one window, cell by cell: a `common.node.CellSource`. Edge code: it reads files."""
+    """Serves one window, cell by cell: a `common.core.CellSource`. Edge code: it reads files."""
 
     def __init__(
         self,

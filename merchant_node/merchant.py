@@ -29,8 +29,8 @@ import sqlalchemy as sa
 
 from common import cards, clock, messages, sealing, topics
 from common.config import HOUR_MS, Limits
+from common.core import Arrival, CellSource, Incoming, Job, Outgoing
 from common.errors import ForgedError, MalformedError
-from common.node import Arrival, CellSource, Incoming, Job, Outgoing
 from common.store import Tx
 from merchant_node import disputes, money, refunds, schema
 from merchant_node.browse import Browse
@@ -69,7 +69,7 @@ class Announce:
 
 
 class Merchant:
-    """A merchant: `common.node.Core`."""
+    """A merchant: `common.core.Core`."""
 
     def __init__(
         self,

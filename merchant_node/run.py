@@ -16,7 +16,8 @@ import structlog
 from common import bus, clock, topics
 from common.client_ids import client_id
 from common.config import Limits
-from common.node import Lane, Loop
+from common.core import Lane
+from common.node import Loop
 from common.pools import Pools
 from common.presence import presence
 from common.store import Store

@@ -31,11 +31,11 @@ from common import codec, config, frames, messages, sealing, topics
 from common.cards import Card
 from common.clock import Random
 from common.config import MINUTE_MS, SECOND_MS, Limits
+from common.core import Arrival, Outgoing
 from common.credentials import MERCHANT_HELLO_LABEL, merchant_hello_statement
 from common.errors import ForgedError, StaleError
 from common.frames import SessionKeys
 from common.grouping import SeenIds, pack_frames
-from common.node import Arrival, Outgoing
 from common.states import Table, step
 from merchant_node.shop import Shop
 

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common import cards, codec, config, frames, messages, sealing, topics
 from common.config import Limits
+from common.core import CellSource, Incoming, Outgoing
 from common.grouping import pack_frames
 from common.keys import IdentityKey, identity_fingerprint
 from common.market_file import Address, MarketFile
-from common.node import CellSource, Incoming, Outgoing
 from common.sealing import AnswerKey, XWingPrivateKey
 from common.store import Store
 from merchant_node.content import ContentFolder

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from broker_node.run import BrokerNode
 from broker_node.sends import Session
 from common import clock, messages
-from common.node import Arrival, Job
+from common.core import Arrival, Job
 
 PATIENCE_S = 60.0
 

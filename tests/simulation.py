@@ -33,7 +33,7 @@ from world import Publish, World
 from broker_node import accounts
 from common import clock, coins, store
 from common.config import SECOND_MS
-from common.node import Arrival, Job
+from common.core import Arrival, Job
 from customer_node import Market
 from merchant_node.run import MerchantNode
 
@@ -65,7 +65,7 @@ TIME = VirtualTime()
 
 
 class InlinePools:
-    """`common.node.Pools`, done at once: a job comes back in the round after."""
+    """`common.pools.Pools`, done at once: a job comes back in the round after."""
 
     wake_receiver: Any = None
 

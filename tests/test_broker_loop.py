@@ -15,7 +15,8 @@ from world import World
 from broker_node import accounts
 from common import bus, clock, frames, grouping, messages, topics
 from common.config import KIB
-from common.node import Outgoing, TooManyFailuresError
+from common.core import Outgoing
+from common.node import TooManyFailuresError
 
 SEALED = b"s" * 64
 

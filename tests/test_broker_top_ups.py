@@ -23,8 +23,8 @@ from broker_node.payment_gateway import GatewayError, Outcome, Unknown
 from broker_node.run import BrokerNode
 from common import clock, messages, topics
 from common.config import DAY_MS, MAXIMUM_AMOUNT, MINUTE_MS, SECOND_MS
+from common.core import Job
 from common.messages import AskTopUp, PaymentCard, TopUp, TopUpAnswer
-from common.node import Job
 
 NUMBER, MASTERCARD = "4242424242424242", "5555555555554444"
 NAME = "Augusta Ada King"

@@ -19,7 +19,7 @@ from broker_node import delays, kept_refusals, ledger, schema, totp
 from broker_node.sends import Session as Sender
 from common import clock, messages
 from common.config import MINUTE_MS
-from common.node import Arrival, Job
+from common.core import Arrival, Job
 
 REFUSED = (messages.Refused, messages.PayoutRefused)
 

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 
 from common import cards, config, frames, messages, topics
 from common.config import HOUR_MS, MINUTE_MS, SECOND_MS
+from common.core import Incoming
 from common.credentials import MERCHANT_HELLO_LABEL, merchant_hello_statement
 from common.errors import ForgedError, MalformedError, ReplayedError, StaleError, WireError
 from common.grouping import pack_frames
 from common.keys import verify_certificate, verify_identity
-from common.node import Incoming
 from common.sealing import XWingPrivateKey
 from common.states import UnlistedStepError
 from merchant_node.session import HELLO_LIFE_MS, REFUSED_RETRY_MS

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.node import Arrival, Job
+from common.core import Arrival, Job
 from common.pools import POOL_NICENESS, Pools
 
 

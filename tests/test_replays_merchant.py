@@ -19,8 +19,8 @@ from merchant_world import MERCHANT, Identities, make_identities
 
 from common import codec, config, frames, messages, sealing, topics
 from common.config import SECOND_MS
+from common.core import Incoming
 from common.errors import WireError
-from common.node import Incoming
 from merchant_node import schema
 from merchant_node.disputes import Disputes
 from merchant_node.refunds import Refunds

@@ -14,8 +14,8 @@ from broker_node import signing
 from broker_node.sends import Session
 from broker_node.signing import REQUESTS_OF_A_SESSION, SIGNATURES_OF_A_JOB, Asked, Signed, Signing
 from common import messages
+from common.core import Job
 from common.errors import RefusedError
-from common.node import Job
 
 
 class CountingMint:
