@@ -173,6 +173,7 @@ def _hook(kind: type) -> Json:
         return {"type": "string"}
     if issubclass(kind, VeilmartError):
         return {"$ref": TEMPLATE.format(name=Failure.__name__)}
+    # What msgspec asks of a hook that does not know a type: it then says which.
     raise NotImplementedError
 
 
