@@ -223,19 +223,31 @@ def test_it_stays_up_and_what_it_invites_to_works(state: Path) -> None:
             browser = build_opener(HTTPCookieProcessor())
             with browser.open(link.strip(), timeout=PATIENCE_S) as page:
                 assert heading in page.read().decode()
-        assert sum(line.startswith("  ") for line in lines) == len(lines) == 8
-        # The last one watches until it is interrupted, and a person is asked before any money moves.
-        script = "".join(line.strip() + "\n" for line in lines[:-1])
+        *commands, gap, third, watch = lines
+        assert (gap, "before you buy" in third) == ("\n", True)
+        assert all(line.startswith("  ") for line in (*commands, watch))
+        # A person is asked before any money moves.
+        script = "".join(line.strip() + "\n" for line in commands)
         for asks in ("customer buy\n", "customer withdraw\n"):
             assert script.count(asks) == 1
             script = script.replace(asks, asks.replace("\n", " --yes\n"))
-        ran = call("bash", "-eu", "-c", script, folder=state.parent)
-        assert ran.returncode == 0, ran.stderr
+        with subprocess.Popen(
+            ("bash", "-c", f"exec {watch.strip()} --count 2"),
+            cwd=state.parent,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as watching:
+            assert watching.stderr is not None
+            assert watching.stderr.readline() == "watching\n"
+            ran = call("bash", "-eu", "-c", script, folder=state.parent)
+            assert ran.returncode == 0, ran.stderr
+            told, err = watching.communicate(timeout=PATIENCE_S)
+            assert (watching.returncode, told.count("order.held"), err) == (0, 1, "")
         assert (state / "bought/guest/gpx-ridge.gpx").read_bytes() == (
             state / "goods/gpx-ridge.gpx"
         ).read_bytes()
-        watched = call("bash", "-c", lines[-1].strip() + " --timeout 0.5", folder=state.parent)
-        assert watched.returncode == 0, watched.stderr
 
         os.killpg(demo.process.pid, signal.SIGINT)
         _, err = demo.process.communicate(timeout=PATIENCE_S)
