@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import copy
-import functools
 import gc
-import itertools
 import shutil
 import signal
-import sqlite3
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
+import spared
 import vectors
 from client import Customer, Shopkeeper
-from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, settings
 from real_market import real_market
 from world import World
 
-from common import clock
-from common.blind import BlindPrivateKey
-from common.keys import IdentityKey
+from common import clock, store
 from common.store import Store
 
 __all__ = ["real_market"]  # a fixture, for whoever names it
@@ -41,73 +33,12 @@ settings.register_profile(
 )
 settings.load_profile("veilmart")
 
+spared.install()
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # In a shell's background it is ignored, by every process that a test starts too, and some end by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
-RSA_KEYS = 12
-_made: list[IdentityKey] = []
-_again = itertools.cycle(_made)
-_generate = IdentityKey.generate
-
-
-def generate(key_type: Any = "ed25519") -> IdentityKey:
-    """Make an identity; of RSA keys, a dozen in turn: making one takes a quarter of a second."""
-    if key_type != "rsa3072":
-        return _generate(key_type)
-    if len(_made) < RSA_KEYS:
-        _made.append(_generate(key_type))
-        return _made[-1]
-    return next(_again)
-
-
-IdentityKey.generate = generate  # type: ignore[method-assign,assignment]
-
-# Reading an RSA key takes milliseconds, to see whether its numbers fit, and to hand it to OpenSSL: once for
-# each is enough.
-serialization.load_pem_private_key = functools.lru_cache(256)(serialization.load_pem_private_key)
-BlindPrivateKey.from_pem = functools.lru_cache(256)(BlindPrivateKey.from_pem)  # type: ignore[method-assign]
-
-_migrated: dict[str, bytes] = {}
-_migrate = Store.migrate
-
-
-def migrate(store: Store) -> None:
-    """Migrate a store; of new ones only the first of each kind, the others begin as a copy of it."""
-    path, kind = Path(store._engine.url.database or ""), store._migrations
-    if not path.is_file() or path.stat().st_size:
-        _migrate(store)
-    elif kind in _migrated:
-        path.write_bytes(_migrated[kind])
-    else:
-        _migrate(store)
-        with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(path)) as connection:
-            copied = Path(folder, "copied.db")
-            connection.execute("VACUUM INTO ?", [str(copied)])
-            _migrated[kind] = copied.read_bytes()
-
-
-Store.migrate = migrate  # type: ignore[method-assign]
-
-_first: dict[str, Store] = {}
-_open_store = Store.__init__
-
-
-def open_store(store: Store, url: str, migrations: str) -> None:
-    """Open a store; those of one kind compile each statement once for all of them.
-
-    Not customers': what seals their columns belongs to the dialect of one profile.
-    """
-    _open_store(store, url, migrations)
-    if url.startswith("sqlite:") and not migrations.startswith("customer_node."):
-        first = _first.setdefault(migrations, store)
-        for engine in (store._engine, store._reading):
-            engine.dialect, engine._compiled_cache = first._engine.dialect, first._engine._compiled_cache
-        store._statements = first._statements
-
-
-Store.__init__ = open_store  # type: ignore[method-assign]
 
 SLOW_FILES = [
     "test_bad_input.py",
@@ -187,8 +118,9 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 @pytest.fixture
 def own_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Open and migrate stores as a process of its own does, without what other tests have left."""
-    monkeypatch.setattr(Store, "migrate", _migrate)
-    monkeypatch.setattr(Store, "__init__", _open_store)
+    monkeypatch.setattr(Store, "migrate", spared.migrate_in_full)
+    monkeypatch.setattr(Store, "__init__", spared.open_alone)
+    monkeypatch.setattr(store, "_configure_sqlite", spared.configure_in_full)
 
 
 @pytest.fixture(scope="session")

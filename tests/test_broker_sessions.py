@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import spared
 import sqlalchemy as sa
 from client import Customer, Peer, Session, Shopkeeper, broker_card, dump, fresh, settle, sign_up
 from client import log_in as login
@@ -100,12 +101,16 @@ def test_an_unknown_name_costs_a_hash_like_a_known_one(world: World, monkeypatch
     checked = []
 
     class Hasher:
+        def hash(self, password: str) -> str:
+            return spared.HASHER.hash(password)
+
         def verify(self, stored: str, _password: str) -> bool:
             checked.append(stored.split("$")[1:4])
             raise accounts.argon2.exceptions.VerifyMismatchError
 
-    world.account("alice", "correct horse", 0)
     monkeypatch.setattr(accounts, "HASHER", Hasher())
+    monkeypatch.setattr(accounts, "_DECOY", spared.DECOY)
+    world.account("alice", "correct horse", 0)
     log_in(world, "alice", "wrong horse")
     log_in(world, "nobody", "wrong horse")
     assert len(checked) == 2

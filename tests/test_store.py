@@ -260,6 +260,7 @@ def test_changed_tells_how_many(store: Store) -> None:
 # --- the file ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("own_stores")
 def test_pragmas(store: Store) -> None:
     with store.immediate() as tx:
         found = {
