@@ -153,7 +153,7 @@ class Broker:
             messages.FetchCells: self._relay.fetch,
             messages.AnswerForward: self._relay.answer,
             messages.FetchRefused: self._relay.refuse_fetch,
-            messages.Cell: self._relay.cell,
+            messages.Cells: self._relay.cells,
         }
 
     # --- common.core.Core ------------------------------------------------------------------------------

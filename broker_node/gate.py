@@ -13,7 +13,7 @@ from typing import Any
 
 from broker_node.hello import Greeting
 from broker_node.keys import BrokerKeys
-from broker_node.sends import CellToSession, ToMerchant, ToSession
+from broker_node.sends import CellsToSession, ToMerchant, ToSession
 from broker_node.sessions import Live, Sessions
 from common import cards, codec, frames, grouping, messages, sealing, topics
 from common.clock import Random
@@ -22,7 +22,7 @@ from common.core import Arrival, Incoming, Job, Outgoing
 from common.errors import MalformedError, StaleError
 from common.presence import read_presence
 
-CELL_MESSAGES = (messages.Cell,)
+CELL_MESSAGES = (messages.Cells,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Gate:
                     sessions[sid].append(body)
                 case ToMerchant(merchant=merchant, body=body):
                     merchants[merchant].append(body)
-                case CellToSession(sid=sid, body=body):
+                case CellsToSession(sid=sid, body=body):
                     cells += self._to_session(sid, [body], now, random, lane="cells")
                 case _:
                     passed.append(send)

@@ -53,7 +53,7 @@ HARMLESS: Final[frozenset[type]] = frozenset(
         *(messages.ChangePassword, messages.EnableTotp, messages.DisableTotp, PasswordShown),
         *(messages.AskMerchant, messages.AskOrder, messages.AnswerKept, messages.FetchCells),
         messages.AnswerDispute,
-        *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cell),
+        *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cells),
         *(PasswordShown, messages.ChangePassword, messages.EnableTotp, messages.DisableTotp),
         *(messages.BeginRestore, messages.FetchIssued, messages.RepeatSwap, messages.FindOrder),
         messages.GetStatement,

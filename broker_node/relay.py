@@ -20,7 +20,7 @@ from typing import TypeAlias
 from cryptography.exceptions import InvalidTag
 
 from broker_node.keys import SymmetricKey
-from broker_node.sends import CellToSession, Session, ToMerchant, ToSession
+from broker_node.sends import CellsToSession, Session, ToMerchant, ToSession
 from common import messages
 from common.clock import Random
 from common.config import SECOND_MS, Limits
@@ -28,7 +28,7 @@ from common.errors import ForgedError, RefusedError, StaleError
 from common.keyring import Keyring
 from common.store import Tx
 
-Send: TypeAlias = ToSession | ToMerchant | CellToSession
+Send: TypeAlias = ToSession | ToMerchant | CellsToSession
 
 FETCH_PATIENCE_MS = 10 * SECOND_MS
 FETCHES_WAITING = 2048
@@ -171,16 +171,17 @@ class Relay:
         refusal = ToSession(sid, messages.MerchantAnswer(request=request, answer=answer.answer))
         return [refusal, *self._start(now, random)]
 
-    def cell(self, _tx: Tx, session: Session, cell: messages.Cell, now: int, random: Random) -> list[Send]:
-        """Bring a cell back, and start what waited for its place."""
-        sid, request = self._open(cell.token, session, cell.reference, now)
+    def cells(self, _tx: Tx, session: Session, group: messages.Cells, now: int, random: Random) -> list[Send]:
+        """Bring cells back, and start what waited for their place. Raises `WireError`."""
+        sid, request = self._open(group.token, session, group.reference, now)
         fetch = self._under_way.get((sid, request))
-        if fetch is None:
+        if fetch is None or len(group.cells) > fetch.left:
             # Asked for so long ago that its place was given away: the customer has asked again.
-            raise StaleError("nobody waits for this cell")
-        fetch.left -= 1
+            raise StaleError("nobody waits for these cells")
+        fetch.left -= len(group.cells)
         fetch.expires = now + FETCH_PATIENCE_MS
-        delivered: list[Send] = [CellToSession(sid, messages.MerchantCell(request=request, cell=cell.cell))]
+        brought = messages.MerchantCells(request=request, cells=group.cells)
+        delivered: list[Send] = [CellsToSession(sid, brought)]
         if fetch.left:
             return delivered
         del self._under_way[sid, request]

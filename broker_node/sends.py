@@ -27,7 +27,7 @@ class ToSession:
 
 
 @dataclass(frozen=True, slots=True)
-class CellToSession:
+class CellsToSession:
     """To one customer session, on the cell connection, in a frame of its own."""
 
     sid: bytes

@@ -23,8 +23,9 @@ MINUTE_MS: Final = 60 * SECOND_MS
 HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 
-FRAME_SIZES: Final = tuple(kib * KIB for kib in (1, 2, 4, 8, 16, 32, 64, 72, 192))
-"""A frame on the bus has one of these lengths, so that its length says little about its content."""
+FRAME_SIZES: Final = tuple(kib * KIB for kib in (1, 2, 4, 8, 16, 32, 64, 65, 129, 258))
+"""A frame on the bus has one of these lengths, so that its length says little about its content. The last
+three are those of one, two, and three or four cells."""
 
 MAXIMUM_FRAME: Final = FRAME_SIZES[-1]
 MAXIMUM_CARD: Final = 64 * KIB
@@ -33,6 +34,7 @@ MAXIMUM_COINS: Final = 64
 MAXIMUM_LINES: Final = 20
 MAXIMUM_SEALED: Final = 64 * KIB
 CELL_CONTENT: Final = 64 * KIB
+CELLS_PER_FRAME: Final = 4
 HELLO_PLAINTEXT: Final = 6 * KIB
 REQUEST_STEP: Final = 1 * KIB
 PAGE_ANSWER: Final = 16 * KIB

@@ -52,10 +52,10 @@ class Job:
 
 
 class CellSource(Protocol):
-    """Cells to come, made one at a time as the connection takes them: constant memory at any size."""
+    """Cells to come, made a frame at a time as the connection takes them: constant memory at any size."""
 
-    def next_cell(self) -> Outgoing | None:
-        """Give the next cell, or None at the end. This is edge code: it reads files."""
+    def next_frame(self) -> Outgoing | None:
+        """Give the next cells in one frame, or None at the end. This is edge code: it reads files."""
 
 
 class Core(Protocol):

@@ -16,7 +16,7 @@
        | AnswerKept ------------------>| OrderOutcome ---------------->|   only now is the merchant paid ...
        |                               |<----------------- OutcomeKept |
        | FetchCells ------------------>| ForwardFetch ---------------->|   ... only now are cells served
-       |<---------------- MerchantCell |<------------------------ Cell |   (on a second connection)
+       |<--------------- MerchantCells |<----------------------- Cells |   (on a second connection)
        | ConfirmDelivery ------------->|                               |   settled: now it may be paid out
 
 Rules of every message. Frozen; a field's type bounds its size, and a message that breaks a bound is
@@ -66,6 +66,7 @@ CellCount: TypeAlias = Annotated[int, Meta(ge=0, le=2**33)]
 LongText: TypeAlias = Annotated[str, Meta(max_length=4000)]
 Sealed: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=config.MAXIMUM_SEALED)]
 CellBytes: TypeAlias = Annotated[bytes, Meta(min_length=52, max_length=config.CELL_CONTENT + 52)]
+CellGroup: TypeAlias = Annotated[list[CellBytes], Meta(min_length=1, max_length=config.CELLS_PER_FRAME)]
 ReplyToken: TypeAlias = Annotated[bytes, Meta(min_length=76, max_length=76)]
 Certificate: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=2048)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=384)]
@@ -839,19 +840,19 @@ class ForwardFetch(Message, frozen=True):
     sealed: Sealed
 
 
-class Cell(Message, frozen=True):
-    """merchant -> broker, on the cell connection: one cell of the answer stream."""
+class Cells(Message, frozen=True):
+    """merchant -> broker, on the cell connection: the next cells of the answer stream."""
 
     reference: Id
     token: ReplyToken
-    cell: CellBytes
+    cells: CellGroup
 
 
-class MerchantCell(Message, frozen=True):
+class MerchantCells(Message, frozen=True):
     """broker -> customer, on the cell connection."""
 
     request: Id
-    cell: CellBytes
+    cells: CellGroup
 
 
 class FetchRefused(Message, frozen=True):
@@ -979,7 +980,7 @@ ToShop: TypeAlias = (
     | RefundIssued
     | Swapped
     | OrderFound
-    | MerchantCell
+    | MerchantCells
     | LoggedOut
     | Refused
     | KeyRetired
@@ -991,7 +992,7 @@ FromMerchant: TypeAlias = (
     | OutcomeKept
     | AnswerDispute
     | RefundOrder
-    | Cell
+    | Cells
     | FetchRefused
     | GetStatement
     | RequestPayout

@@ -27,7 +27,7 @@ from typing import Any
 
 import structlog
 
-from common import bus, clock
+from common import bus, clock, config
 from common.config import Limits
 from common.core import Arrival, CellSource, Core, Incoming, Job, Lane, Outgoing
 from common.errors import WireError
@@ -80,7 +80,7 @@ class Loop:
         self._tell_of_failures()
         batches = {
             "main": self._connections["main"].take(self._limits.batch_messages),
-            "cells": self._connections["cells"].take(self._limits.batch_cells)
+            "cells": self._connections["cells"].take(_frames(self._limits.batch_cells))
             if "cells" in self._connections
             else [],
         }
@@ -183,12 +183,17 @@ class Loop:
 
     def _cell_room(self) -> bool:
         connection = self._connections.get("cells")
-        return connection is not None and connection.under_way < self._limits.cell_window
+        return connection is not None and connection.under_way < _frames(self._limits.cell_window)
 
     def _serve_cells(self) -> None:
         # In turn, so that one long delivery does not hold up another.
         while self._cells and self._cell_room():
             source = self._cells.popleft()
-            item = source.next_cell()
+            item = source.next_frame()
             if item is not None and self._put(item):
                 self._cells.append(source)
+
+
+def _frames(cells: int) -> int:
+    """Give how many frames hold so many cells."""
+    return -(-cells // config.CELLS_PER_FRAME)

@@ -28,7 +28,7 @@ _BY_REQUEST: Final = (
     messages.AskMerchant,
     messages.MerchantAnswer,
     messages.FetchCells,
-    messages.MerchantCell,
+    messages.MerchantCells,
 )
 _BY_OPERATION: Final = (
     messages.TopUp,

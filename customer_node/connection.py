@@ -33,8 +33,9 @@ SETTLE_ROUNDS: Final = 4
 SETTLE_MS: Final = 50
 SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
-MOST_CELLS: Final = 3 * Limits().cell_window
-"""Cells that are kept for the delivery that asked for them, while something else is done in its session."""
+MOST_CELL_FRAMES: Final = 3 * Limits().cell_window
+"""Frames that are kept for the delivery that asked for them, while something else is done in its session,
+where a merchant fills them with a cell each."""
 
 _PUBLIC: Final[dict[Audience, tuple[str, ...]]] = {
     "account": (topics.broker_card(), topics.broker_status()),
@@ -88,7 +89,9 @@ class Link:
     connection: BusConnection = field(repr=False)
     board: dict[str, bytes] = field(default_factory=dict, repr=False)
     inbox: deque[bytes] = field(default_factory=deque, repr=False)
-    cells: deque[messages.MerchantCell] = field(default_factory=lambda: deque(maxlen=MOST_CELLS), repr=False)
+    cells: deque[messages.MerchantCells] = field(
+        default_factory=lambda: deque(maxlen=MOST_CELL_FRAMES), repr=False
+    )
     verified: dict[str, tuple[bytes, Any]] = field(default_factory=dict, repr=False)
     """What was read off a card and the payload it was read from; it ends with the connection."""
     seen: grouping.SeenIds = field(

@@ -1,6 +1,6 @@
 """Fetching: windows of cells, several under way, each cell put where it belongs.
 
-    GetCells (sealed) in FetchCells --> MerchantCell, MerchantCell, ... --> Writer
+    GetCells (sealed) in FetchCells --> MerchantCells, MerchantCells, ... --> Writer
 
 Rule 1. The customer pulls: what was not asked for is dropped, what does not come is asked for again, and
 only that.
@@ -87,7 +87,9 @@ class Fetch:
             if not session.link.cells:
                 for body in session.receive(POLL_MS / 1000):
                     self._heed(visit, body)
-            taken = [self._take(visit, cell) for cell in session.take_cells()]
+            taken = [
+                self._take(visit, body.request, cell) for body in session.take_cells() for cell in body.cells
+            ]
             if any(taken):
                 silence = Countdown(context.clock, context.timeout_ms)
                 patience = Countdown(context.clock, PATIENCE_MS)
@@ -143,13 +145,13 @@ class Fetch:
         if isinstance(body, messages.Refused) and body.reference in self._windows:
             self._broker_refused(visit, body)
 
-    def _take(self, visit: Visit, body: messages.MerchantCell) -> bool:
+    def _take(self, visit: Visit, request: bytes, cell: bytes) -> bool:
         """Take a cell; tell whether it was one that was missing."""
-        window = self._windows.get(body.request)
+        window = self._windows.get(request)
         if window is None:
             return False
         try:
-            index, content = window.unseal(body.cell)
+            index, content = window.unseal(cell)
         except WireError as error:
             visit.session.dropped[error.reason] += 1
             return False
@@ -159,7 +161,7 @@ class Fetch:
         self._write(index, content)
         window.missing.discard(index)
         if not window.missing:
-            del self._windows[body.request]
+            del self._windows[request]
         return True
 
     def _merchant_refused(self, visit: Visit, body: messages.MerchantAnswer) -> None:

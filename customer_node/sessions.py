@@ -72,11 +72,11 @@ class Session(Generic[Down]):
         for body in bodies:
             if isinstance(body, messages.SessionEnded):
                 raise SessionOverError(body.code)
-            if isinstance(body, messages.MerchantCell):
+            if isinstance(body, messages.MerchantCells):
                 self.link.cells.append(body)
-        return [body for body in bodies if not isinstance(body, messages.MerchantCell)]
+        return [body for body in bodies if not isinstance(body, messages.MerchantCells)]
 
-    def take_cells(self) -> list[messages.MerchantCell]:
+    def take_cells(self) -> list[messages.MerchantCells]:
         """Give the cells that have come."""
         cells = list(self.link.cells)
         self.link.cells.clear()

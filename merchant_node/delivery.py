@@ -3,7 +3,8 @@
 Rule 1. Only a captured order is delivered. One stream numbers the cells of the whole order; padding cells
 are zeros and are served like all others, so that a delivery's length says no more than the bucket does.
 
-Rule 2. A cell is made when the connection has room for it: a file of any size takes the memory of one.
+Rule 2. Cells are made, a frame of them at a time, when the connection has room for it: a file of any size
+takes the memory of a few.
 
 Rule 3. Licence keys are the last cell of their line, read with the order: the same for every request.
 
@@ -173,7 +174,7 @@ def _keys(tx: Tx, request: GetCells, lines: Sequence[Piece]) -> dict[int, bytes]
 
 
 class WindowSource:
-    """Serves one window, cell by cell: a `common.core.CellSource`. Edge code: it reads files."""
+    """Serves one window, frame by frame: a `common.core.CellSource`. Edge code: it reads files."""
 
     def __init__(
         self,
@@ -189,24 +190,27 @@ class WindowSource:
         self._now = now
         self._random = random
         self._next = window.first
+        self._log = structlog.get_logger("veilmart.merchant")
 
-    def next_cell(self) -> Outgoing | None:
-        """Give the next cell, or None at the end, without a session, or where its file is gone."""
-        window, index = self._window, self._next
-        if index == window.first + window.fetch.cells:
+    def next_frame(self) -> Outgoing | None:
+        """Give the next cells, or None at the end, without a session, or where their file is gone."""
+        fetch, cells = self._window.fetch, self._next_cells()
+        if not cells:
             return None
-        try:
-            content = self._read(index)
-        except OSError as error:
-            structlog.get_logger("veilmart.merchant").error("cannot read sold content", error=error.strerror)
-            return None
-        self._next = index + 1
-        cell = messages.Cell(
-            reference=window.fetch.reference,
-            token=window.fetch.token,
-            cell=window.stream.seal(index, content),
-        )
-        return self._session.seal_cell(cell, self._now(), self._random)
+        self._next += len(cells)
+        group = messages.Cells(reference=fetch.reference, token=fetch.token, cells=cells)
+        return self._session.seal_cells(group, self._now(), self._random)
+
+    def _next_cells(self) -> list[bytes]:
+        end = self._window.first + self._window.fetch.cells
+        cells: list[bytes] = []
+        for index in range(self._next, min(self._next + config.CELLS_PER_FRAME, end)):
+            try:
+                cells.append(self._window.stream.seal(index, self._read(index)))
+            except OSError as error:
+                self._log.error("cannot read sold content", error=error.strerror)
+                break
+        return cells
 
     def _read(self, index: int) -> bytes:
         keys = self._window.keys.get(index)

@@ -292,11 +292,11 @@ class Session:
             for content in pack_frames(bodies, self.broker_clock(now), random)
         ]
 
-    def seal_cell(self, cell: messages.Cell, now: int, random: Random) -> Outgoing | None:
-        """Frame one cell for the cell connection, or give None without a session."""
+    def seal_cells(self, cells: messages.Cells, now: int, random: Random) -> Outgoing | None:
+        """Frame cells for the cell connection, or give None without a session."""
         if self._current is None:
             return None
-        (content,) = pack_frames([cell], self.broker_clock(now), random)
+        (content,) = pack_frames([cells], self.broker_clock(now), random)
         frame = frames.seal_frame(self._current.keys.up, self._cells, content, random(frames.NONCE))
         return Outgoing(self._cells, frame, lane="cells", expiry_ms=self._limits.freshness_ms)
 

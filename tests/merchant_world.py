@@ -235,23 +235,27 @@ class World:
         self.questions += [body for body in bodies if isinstance(body, by_time)]
         return [body for body in bodies if not isinstance(body, by_time)]
 
-    def cells(self) -> list[messages.Cell]:
+    def cells(self) -> list[bytes]:
+        """Serve every source to its end, in turn, and give the cells of all frames."""
+        return [cell for group in self.groups() for cell in group.cells]
+
+    def groups(self) -> list[messages.Cells]:
         """Serve every source to its end, in turn, and open the frames."""
         assert self.keys is not None
-        cells: list[Any] = []
+        groups: list[Any] = []
         topic = topics.merchant_cells(MERCHANT)
         while self.sources:
             source = self.sources.pop(0)
-            item = source.next_cell()
+            item = source.next_frame()
             if item is None:
                 continue
             self.sources.append(source)
             assert item.topic == topic
             assert item.lane == "cells"
-            assert len(item.payload) == 72 * config.KIB
+            assert len(item.payload) in {kib * config.KIB for kib in (65, 129, 258)}
             content = frames.open_frame(self.keys.up, topic, item.payload)
-            cells += [envelope.body for envelope in codec.FROM_MERCHANT.unpack(content)]
-        return cells
+            groups += [envelope.body for envelope in codec.FROM_MERCHANT.unpack(content)]
+        return groups
 
     # --- the customer's side ---------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ def test_every_bit_and_every_truncation_of_each_frame_type(
     world.bus.tamper = lambda _: []
     newcomer.put_hello(messages.TicketCredential(ticket=customer.tickets.pop()))
     world.bus.tamper = lambda publish: [publish]
-    cell = messages.Cell(reference=asked.reference, token=asked.token, cell=bytes(100))
+    cell = messages.Cells(reference=asked.reference, token=asked.token, cells=[bytes(100)])
     topic, frame = {
         "shop": (session.up, session.seal(order.asked)),
         "merchant": (keeper.up, keeper.seal(accept(forward))),

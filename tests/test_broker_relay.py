@@ -10,7 +10,7 @@ from client import Customer, Session, Shopkeeper, dump, fresh, settle
 from conftest import Time
 from world import World
 
-from common import messages
+from common import config, messages
 from common.config import KIB, MINUTE_MS, SECOND_MS
 
 SEALED = b"s" * 64
@@ -33,8 +33,9 @@ def fetch(session: Session, cells: int = 1, request: bytes | None = None) -> mes
     return question
 
 
-def cell(forward: messages.ForwardFetch, n: int = 0) -> messages.Cell:
-    return messages.Cell(reference=forward.reference, token=forward.token, cell=bytes([n]) * 100)
+def cell(forward: messages.ForwardFetch, n: int = 0, *, count: int = 1) -> messages.Cells:
+    cells = [bytes([n]) * 100] * count
+    return messages.Cells(reference=forward.reference, token=forward.token, cells=cells)
 
 
 def forwarded(keeper: Shopkeeper) -> list[messages.ForwardFetch]:
@@ -162,9 +163,9 @@ def test_cells_come_one_to_a_frame(world: World, customer: Customer, keeper: Sho
     before = len(world.bus.passed)
     for n in range(3):
         keeper.say_cell(cell(forward, n))
-    heard = [session.hear(messages.MerchantCell) for _ in range(3)]
+    heard = [session.hear(messages.MerchantCells) for _ in range(3)]
     assert {body.request for body in heard} == {question.request}
-    assert sorted(body.cell[0] for body in heard) == [0, 1, 2]
+    assert sorted(body.cells[0][0] for body in heard) == [0, 1, 2]
     assert len([p for p in world.bus.passed[before:] if p.topic == session.down]) == 3
 
 
@@ -190,7 +191,7 @@ def test_one_request_id_again_and_again_widens_no_window(
         fetch(session, 1, request)
     (forward,) = forwarded(keeper)
     keeper.say_cell(cell(forward))
-    assert session.hear(messages.MerchantCell).request == request
+    assert session.hear(messages.MerchantCells).request == request
     assert len(forwarded(keeper)) == 1
 
 
@@ -205,11 +206,11 @@ def test_cells_of_all_sessions_are_rationed_in_turn(
         fetch(session, window)
     first = forwarded(keeper)
     assert len(first) == total // window
-    for _ in range(window):
-        keeper.say_cell(cell(first[0]))
+    for _ in range(window // config.CELLS_PER_FRAME):
+        keeper.say_cell(cell(first[0], count=config.CELLS_PER_FRAME))
     (next_one,) = forwarded(keeper)
     keeper.say_cell(cell(next_one))
-    assert sessions[-2].hear(messages.MerchantCell)
+    assert sessions[-2].hear(messages.MerchantCells)
     assert sessions[-1].collect() == []
 
 
@@ -223,7 +224,7 @@ def test_a_refused_fetch_frees_its_place(world: World, customer: Customer, keepe
     assert (heard.request, heard.answer) == (refused.request, b"n" * 40)
     (after,) = forwarded(keeper)
     keeper.say_cell(cell(after))
-    assert session.hear(messages.MerchantCell).request == waiting.request
+    assert session.hear(messages.MerchantCells).request == waiting.request
 
 
 def test_a_place_that_nobody_serves_is_given_away(
@@ -253,6 +254,19 @@ def test_more_cells_than_asked_for_go_nowhere(
         keeper.say_cell(cell(forward))
     assert len(session.collect()) == 2
     assert world.broker.broker.refused["stale"] == more
+
+
+def test_a_frame_of_more_cells_than_are_left_goes_nowhere_whole(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    session = customer.shop()
+    fetch(session, 2)
+    (forward,) = forwarded(keeper)
+    keeper.say_cell(cell(forward, count=3))
+    assert session.collect() == []
+    assert world.broker.broker.refused["stale"] == 1
+    keeper.say_cell(cell(forward, count=2))
+    assert len(session.hear(messages.MerchantCells).cells) == 2
 
 
 def test_cells_and_other_messages_have_a_topic_each(

@@ -168,7 +168,12 @@ BOUNDS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("Swap", "blinded", [[EXAMPLES["BlindedToken"]] * 64], [[], [EXAMPLES["BlindedToken"]] * 65]),
     ("Withdraw", "coins", [[], [EXAMPLES["BlindedToken"]] * 64], [[EXAMPLES["BlindedToken"]] * 65]),
     ("FetchCells", "cells", [1, 64], [0, 65, -1]),
-    ("Cell", "cell", [bytes(52), bytes(64 * 1024 + 52)], [bytes(51), bytes(64 * 1024 + 53)]),
+    (
+        "Cells",
+        "cells",
+        [[bytes(52)], [bytes(64 * 1024 + 52)] * 4],
+        [[], [bytes(51)], [bytes(64 * 1024 + 53)], [bytes(52)] * 5],
+    ),
     ("AnswerOrder", "verdict", ["accepted", "rejected"], ["", "captured", b"accepted", 1]),
     ("AnswerOrder", "answer", [b"", SEALED], [bytes(config.MAXIMUM_SEALED + 1), "text"]),
     ("OrderAnswer", "state", ["held", "refunded"], ["draft", "", None]),

@@ -91,7 +91,7 @@ def read(shop: Shop, sale: Sale) -> bytes:
     fetch, key = shop.fetch(sale.order.order_id, line.cells - 1, 1, secret=SECRET)
     assert shop.ask(fetch) == []
     (cell,) = shop.cells()
-    _, content = key.unseal_cell(cell.cell)
+    _, content = key.unseal_cell(cell)
     assert not any(content[line.keys_size :])
     text = content[: line.keys_size]
     assert hashlib.sha256(sale.key.salt("keys") + text).digest() == line.keys_digest

@@ -68,11 +68,12 @@ def refusal(world: World, fetch: messages.ForwardFetch, key: AnswerKey) -> str:
 
 def served(world: World, fetch: messages.ForwardFetch, key: AnswerKey) -> dict[int, bytes]:
     assert world.ask(fetch) == []
-    cells = world.cells()
-    assert {(cell.reference, cell.token) for cell in cells} == {(fetch.reference, fetch.token)}
-    assert {len(cell.cell) for cell in cells} == {52 + config.CELL_CONTENT}
-    assert len({cell.cell[:32] for cell in cells}) == 1
-    return dict(key.unseal_cell(cell.cell) for cell in cells)
+    groups = world.groups()
+    assert {(group.reference, group.token) for group in groups} == {(fetch.reference, fetch.token)}
+    cells = [cell for group in groups for cell in group.cells]
+    assert {len(cell) for cell in cells} == {52 + config.CELL_CONTENT}
+    assert len({cell[:32] for cell in cells}) == 1
+    return dict(key.unseal_cell(cell) for cell in cells)
 
 
 def test_cells_assemble_to_every_file_of_the_order(world: World) -> None:
@@ -129,8 +130,8 @@ def test_each_request_has_its_own_stream(world: World) -> None:
     (first,) = world.cells()
     world.ask(fetch)  # as the relay might
     (second,) = world.cells()
-    assert first.cell != second.cell
-    assert key.unseal_cell(first.cell) == key.unseal_cell(second.cell)
+    assert first != second
+    assert key.unseal_cell(first) == key.unseal_cell(second)
 
 
 def test_several_downloads_take_turns(world: World) -> None:
@@ -139,7 +140,7 @@ def test_several_downloads_take_turns(world: World) -> None:
     one, _ = world.fetch(order.order_id, 0, 2, secret=SECRET)
     two, _ = world.fetch(order.order_id, 2, 2, secret=SECRET)
     world.ask(one, two)
-    references = [cell.reference for cell in world.cells()]
+    references = [group.reference for group in world.groups()]
     assert references[0] != references[1]
 
 
@@ -192,13 +193,13 @@ def test_a_cell_opens_with_its_own_key_and_index_only(world: World) -> None:
     fetch, key = world.fetch(order.order_id, 1, 1, secret=SECRET)
     world.ask(fetch)
     (cell,) = world.cells()
-    assert key.unseal_cell(cell.cell)[0] == 1
-    moved = cell.cell[:35] + b"\x02" + cell.cell[36:]
+    assert key.unseal_cell(cell)[0] == 1
+    moved = cell[:35] + b"\x02" + cell[36:]
     with pytest.raises(ForgedError):
         key.unseal_cell(moved)
     _, other = world.fetch(order.order_id, 1, 1, secret=SECRET)
     with pytest.raises(ForgedError):
-        other.unseal_cell(cell.cell)
+        other.unseal_cell(cell)
 
 
 def test_what_was_sold_stays_after_edit_and_removal(world: World, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_lost_file_ends_its_download_and_nothing_else(world: World, tmp_path: 
     assert len(served(world, *world.fetch(order.order_id, 1, 2, secret=SECRET))) == 2
 
 
-def test_a_download_takes_the_memory_of_a_cell(world: World, tmp_path: Path) -> None:
+def test_a_download_takes_the_memory_of_a_few_cells(world: World, tmp_path: Path) -> None:
     with (tmp_path / "huge.bin").open("wb") as file:
         file.truncate(60 * config.CELL_CONTENT)
     world.inventory.add(tmp_path / "huge.bin", "huge", title="huge", price=7)
@@ -229,13 +230,13 @@ def test_a_download_takes_the_memory_of_a_cell(world: World, tmp_path: Path) -> 
     world.captured(order)
     world.ask(world.fetch(order.order_id, 0, 60, secret=SECRET)[0])
     (source,) = world.sources
-    source.next_cell()
+    source.next_frame()
     tracemalloc.start()
     count = 1
-    while source.next_cell() is not None:
+    while source.next_frame() is not None:
         count += 1
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     world.sources.clear()
-    assert count == 60
-    assert peak < 10 * config.CELL_CONTENT
+    assert count == 60 // config.CELLS_PER_FRAME
+    assert peak < 7 * config.MAXIMUM_FRAME

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common import keys, topics, validity
+from common import config, keys, topics, validity
 from common.bus import Address, Connection, Settings, TlsFiles
 from common.clock import now_ms
 from common.errors import BusUnreachableError, UsageError
@@ -362,7 +362,7 @@ def test_the_broker_clears_a_revoked_merchants_card(market: Market) -> None:
 
 
 def test_a_full_frame_passes_and_a_larger_packet_does_not(market: Market) -> None:
-    frame = secrets.token_bytes(192 * 1024)
+    frame = secrets.token_bytes(config.MAXIMUM_FRAME)
     with market.broker() as broker, market.customer() as customer:
         session = bytes.fromhex(customer.client_id)
         broker.subscribe(topics.session_up(session))

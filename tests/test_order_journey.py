@@ -50,7 +50,7 @@ def test_an_order_travels_the_whole_road(tmp_path: Path, key_type: str) -> None:
             assert order.state == "accepted"
             assert market.wallet().usable == 2000 - PRICE
 
-            # FetchCells, ForwardFetch, Cell, MerchantCell: the file appears when its digest is right.
+            # FetchCells, ForwardFetch, Cells, MerchantCells: the file appears when its digest is right.
             (file,) = market.download(order.order_id, tmp_path / "bought")
             assert file.path.read_bytes() == RIDGE
             assert market.order(order.order_id).state == "complete"

@@ -200,8 +200,8 @@ def test_browsing_questions_and_deliveries_go_on(
     assert customer.account().ask(messages.GetBalance(request=fresh()), messages.Balance).amount == 0
     session.say(messages.FetchCells(request=fresh(), merchant="sports", cells=1, sealed=bytes(40)))
     fetch = keeper.hear(messages.ForwardFetch)
-    keeper.say_cell(messages.Cell(reference=fetch.reference, token=fetch.token, cell=bytes(60)))
-    assert session.hear(messages.MerchantCell)
+    keeper.say_cell(messages.Cells(reference=fetch.reference, token=fetch.token, cells=[bytes(60)]))
+    assert session.hear(messages.MerchantCells)
     assert customer.shop().welcome is not None
 
 

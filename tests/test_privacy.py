@@ -39,7 +39,7 @@ WHOLE_VISIT = """
     Hello Welcome HelloRefused GetBalance Balance TopUp TopUpAnswer Withdraw Withdrawn LogOut LoggedOut
     AskMerchant Forward AnswerForward MerchantAnswer
     PlaceOrder ForwardOrder AnswerOrder OrderAnswer OrderOutcome OutcomeKept AskOrder AnswerKept
-    ConfirmDelivery ClaimRefund RefundIssued Swap Swapped FetchCells ForwardFetch Cell MerchantCell
+    ConfirmDelivery ClaimRefund RefundIssued Swap Swapped FetchCells ForwardFetch Cells MerchantCells
 """
 
 TOLD_TO_MERCHANTS = {

@@ -173,8 +173,8 @@ def fetch(session: Session, keeper: Shopkeeper) -> None:
         session.say(messages.FetchCells(request=fresh(), merchant="sports", cells=1, sealed=SEALED))
         asked = keeper.hear(messages.ForwardFetch)
         if served:
-            keeper.say_cell(messages.Cell(reference=asked.reference, token=asked.token, cell=bytes(100)))
-            session.hear(messages.MerchantCell)
+            keeper.say_cell(messages.Cells(reference=asked.reference, token=asked.token, cells=[bytes(100)]))
+            session.hear(messages.MerchantCells)
         else:
             refusal = messages.FetchRefused(reference=asked.reference, token=asked.token, answer=SEALED)
             keeper.say(refusal)

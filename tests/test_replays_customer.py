@@ -244,5 +244,5 @@ def test_nothing_changes_in_a_profile_to_which_everything_is_played_again(
         messages.OrderAnswer,
         messages.RefundIssued,
         messages.Swapped,
-        messages.MerchantCell,
+        messages.MerchantCells,
     }

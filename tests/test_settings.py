@@ -176,6 +176,17 @@ def test_what_mosquitto_would_start_without_is_demanded(listener: int | None, ho
             names(ran, path, f"`{line.split()[0]}` has to be true {where}", f"`{line}`")
 
 
+def test_a_bus_that_takes_no_frame_of_cells_is_not_started(home: Path) -> None:
+    path = home / "bus/mosquitto.conf"
+    made = path.read_text()
+    (line,) = (each for each in made.splitlines() if each.startswith("max_packet_size"))
+    assert line == f"max_packet_size {config.MAXIMUM_FRAME + config.KIB}"
+    path.write_text(made.replace(line, "max_packet_size 197632"))
+    ran = veilmart("bus", "run", "--json", home=home)
+    assert ran.code == 2
+    names(ran, path, "`max_packet_size` is below", f"`{line}`")
+
+
 def test_tls_files_that_cannot_be_used_are_named(home: Path) -> None:
     broker = home / "broker"
     files = TlsFiles(broker / "ca.crt", broker / "identity.crt", broker / "identity.key")

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from common import config
 from common.errors import BusUnreachableError, UsageError, VeilmartError
 from common.keys import create_file
 from veilmart.processes import die_with_parent
@@ -45,6 +46,8 @@ PORT_GRACE_SECONDS: Final = 2.0  # a Mosquitto that was just ended may still hol
 POLL_SECONDS: Final = 0.05
 WATCH_SECONDS: Final = 1.0
 MAXIMUM_PORT: Final = 65535
+PACKET_BYTES: Final = config.MAXIMUM_FRAME + config.KIB
+"""What Mosquitto has to take: the largest frame, with its topic and properties."""
 _LISTENERS: Final = 2
 # What the market's safety hangs on: without any of them, or with a switch the other way, Mosquitto starts,
 # and lets in too many or nobody. Files may have other names.
@@ -107,6 +110,7 @@ def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
     for demanded, part, place in zip(_DEMANDED, parts, places, strict=True):
         for line in demanded:
             _demand(line.split(), part, path, place)
+    _demand_room(entries, path)
     public, nodes = (Listener(host, int(port)) for _, port, host in words)
     return public, nodes
 
@@ -119,6 +123,16 @@ def _demand(wanted: list[str], entries: list[list[str]], path: Path, place: str)
         raise UsageError(f"{path}: `{name}` is missing {place}", hint)
     if value == "true" and any(entry != wanted for entry in present):
         raise UsageError(f"{path}: `{name}` has to be {value} {place}", hint)
+
+
+def _demand_room(entries: list[list[str]], path: Path) -> None:
+    # Of a home that was made when frames were smaller. Without the line Mosquitto takes packets of any size.
+    sizes = [entry[1] for entry in entries if entry[0] == "max_packet_size" and len(entry) > 1]
+    if any(not size.isdigit() or int(size) < PACKET_BYTES for size in sizes):
+        raise UsageError(
+            f"{path}: `max_packet_size` is below {PACKET_BYTES}, and a delivery would not pass",
+            f"Write `max_packet_size {PACKET_BYTES}` there.",
+        )
 
 
 def _names_a_listener(words: list[str]) -> bool:
