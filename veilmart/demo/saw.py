@@ -253,7 +253,7 @@ class Records:
             _count("messages", dict(recorder.counts)),
             f"{recorder.bytes / 1e6:.0f} MB, their sizes and times, and the addresses that they came from",
             f"{len(topics_seen)} topics of sessions, whose ids are random",
-            f"(of the encrypted cells one in {EVERY} was kept for the search below)",
+            f"(of the frames of encrypted cells one in {EVERY} was kept for the search below)",
         ]
         return _report(evidence, values, learned)
 
