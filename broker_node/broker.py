@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import account_changes, delays, ledger, payments, schema
+from broker_node import account_changes, delays, ledger, payments, schema, signed_once
 from broker_node.account_changes import AccountChanges, PasswordShown
 from broker_node.announced import Announced
 from broker_node.answers import Answers
@@ -251,6 +251,7 @@ class Broker:
             self._new_keys.sweep(tx, now)
             self._spent.sweep(tx, now)
             self._kept.sweep(tx, now)
+            signed_once.sweep(tx, now)
             tx.execute(sa.delete(schema.order_answers).where(schema.order_answers.c.until < now))
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY_MS

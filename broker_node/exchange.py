@@ -8,7 +8,9 @@ Rule 2. Signing is slow and runs in a pool (`signing.py`). What it rests on is c
 early, and what may have changed meanwhile (balance, order, spent coins) again in the one transaction that
 debits, spends and stores the signatures; until then none leaves the broker.
 
-Rule 3. What is posted has a reference that nobody chose: an operation's id is its customer's, and an order
+Rule 3. A blinded value is signed once (`signed_once`): what another operation was signed for is refused.
+
+Rule 4. What is posted has a reference that nobody chose: an operation's id is its customer's, and an order
 named like it would have the posting counted as its own (`order_books`).
 
 Swaps, and whatever comes back from the pool, are handled a batch at a time: that is the road that is busy.
@@ -23,7 +25,7 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from broker_node import ledger, operations, order_rows, recovery, schema
+from broker_node import ledger, operations, order_rows, recovery, schema, signed_once
 from broker_node.audit import Audit
 from broker_node.kept_refusals import KeptRefusals
 from broker_node.mint import Mint, spend, spent_by_others
@@ -81,7 +83,7 @@ class Exchange:
         if (response := operations.answered(tx, asked.key, asked.content_hash)) is not None:
             return [ToSession(session.sid, response)]
         self._check_withdraw(tx, account, request, now)
-        return list(self._signing.jobs([self._signing.admit(asked)]))
+        return list(self._signing.jobs([self._signing.admit(self._demand_new(tx, asked))]))
 
     def claim(
         self, tx: Tx, session: Session, request: messages.ClaimRefund, now: int, _random: Random
@@ -91,7 +93,7 @@ class Exchange:
         if (response := operations.answered(tx, asked.key, asked.content_hash)) is not None:
             return [ToSession(session.sid, response)]
         self._check_claim(tx, request, now)
-        return list(self._signing.jobs([self._signing.admit(asked)]))
+        return list(self._signing.jobs([self._signing.admit(self._demand_new(tx, asked))]))
 
     def swaps(self, tx: Tx, arrivals: Sequence[Arrival], now: int, _random: Random) -> list[ToSession | Job]:
         """Check that sums are equal and coins unspent, and have the mint sign."""
@@ -112,10 +114,13 @@ class Exchange:
                 sends += self._refuse(tx, each, error, now)
         # Else a coin that is spent would be signed for, in vain, as often as anybody asked.
         late = spent_by_others(tx, {each.key: each.spent for each in asked if each.spent is not None})
+        # By their content: whoever knows an id could have something refused under it otherwise.
+        again = signed_once.wanted_again(tx, [(each.content_hash, each.marks) for each in asked])
         admitted: list[Asked] = []
         for each in asked:
-            if each.key in late:
-                sends += self._refuse(tx, each, RefusedError("double_spend"), now)
+            if each.key in late or each.content_hash in again:
+                code = "double_spend" if each.key in late else "already_signed"
+                sends += self._refuse(tx, each, RefusedError(code), now)
                 continue
             try:
                 admitted.append(self._signing.admit(each))
@@ -149,7 +154,7 @@ class Exchange:
         made = self._mint.check_blinded(asked.blinded, "coin", now)
         if spent.total != sum(made.values()):
             raise RefusedError("wrong_amount")
-        return replace(asked, spent=spent, made=made)
+        return replace(asked, spent=spent, made=made, marks=self._marks(asked))
 
     def _check_claim(self, tx: Tx, request: messages.ClaimRefund, now: int) -> tuple[Row, Mapping[int, int]]:
         order = order_rows.check_claim(order_rows.get(tx, request.order_id), request.claim_secret)
@@ -160,6 +165,16 @@ class Exchange:
         if sum(made.values()) > left:
             raise RefusedError("wrong_amount")
         return order, made
+
+    def _demand_new(self, tx: Tx, asked: Asked) -> Asked:
+        """Note which values are to be signed. Raises `RefusedError` where one of them was before."""
+        marked = replace(asked, marks=self._marks(asked))
+        if signed_once.wanted_again(tx, [(asked.key, marked.marks)]):
+            raise RefusedError("already_signed")
+        return marked
+
+    def _marks(self, asked: Asked) -> tuple[bytes, ...]:
+        return signed_once.marks_of(self._mint.issuers, asked.blinded)
 
     def tickets_left(self, tx: Tx, account: int, now: int) -> int:
         """How many tickets the account may still draw today."""
@@ -184,41 +199,48 @@ class Exchange:
         ]
         results = [result for result in results if result.asked.content_hash not in gone]
         stored = operations.stored(tx, [result.asked.key for result in results])
-        # Of two with one key in this batch the first counts, the second is its repetition.
-        first = {result.asked.key: result for result in reversed(results)}
-        losers = spend(
-            tx,
-            {
-                key: result.asked.spent
-                for key, result in first.items()
-                if key not in stored and result.signatures is not None and result.asked.spent is not None
-            },
-        )
-        refused: dict[bytes, RefusedError] = {}
-        issued: list[messages.BlindedToken] = []
+        refused = self._spend(tx, results, stored)
+        issued: list[Asked] = []
         for result in results:
             asked = result.asked
             try:
                 if (response := operations.repeated(stored.get(asked.key), asked.content_hash)) is None:
                     if asked.key in refused:
                         raise refused[asked.key]
-                    response = self._finish(tx, result, losers, now, random)
+                    response = self._finish(tx, result, now, random)
                     stored[asked.key] = operations.store(tx, asked.key, asked.content_hash, response)
-                    issued += asked.blinded
+                    issued.append(asked)
                 sends.append(ToSession(asked.session.sid, response))
             except RefusedError as error:
                 refused.setdefault(asked.key, error)
                 sends += self._refuse(tx, asked, error, now)
-        self._mint.count_issued(tx, issued)
+        self._mint.count_issued(tx, [blinded for asked in issued for blinded in asked.blinded])
+        signed_once.note(tx, [mark for asked in issued for mark in asked.marks])
         return sends
 
-    def _finish(
-        self, tx: Tx, result: Signed, losers: Collection[bytes], now: int, random: Random
-    ) -> Response:
+    @staticmethod
+    def _spend(tx: Tx, results: Sequence[Signed], stored: Collection[bytes]) -> dict[bytes, RefusedError]:
+        """Spend what the new ones pay with; gives the reasons of those that may not, by their keys."""
+        # Of two with one key in this batch the first counts, the second is its repetition.
+        first = {result.asked.key: result for result in reversed(results)}
+        new = [
+            result.asked
+            for result in results
+            if first[result.asked.key] is result
+            and result.asked.key not in stored
+            and result.signatures is not None
+        ]
+        again = signed_once.wanted_again(tx, [(asked.key, asked.marks) for asked in new])
+        paying = {asked.key: asked.spent for asked in new if asked.spent is not None}
+        losers = spend(tx, {key: spent for key, spent in paying.items() if key not in again})
+        return {
+            **dict.fromkeys(again, RefusedError("already_signed")),
+            **dict.fromkeys(losers, RefusedError("double_spend")),
+        }
+
+    def _finish(self, tx: Tx, result: Signed, now: int, random: Random) -> Response:
         if result.signatures is None:
             raise RefusedError("bad_token")
-        if result.asked.key in losers:
-            raise RefusedError("double_spend")
         return _FINISH[type(result.asked.request)](self, tx, result.asked, result.signatures, now, random)
 
     def _finish_withdraw(

@@ -221,6 +221,14 @@ refusals = sa.Table(
 )
 """What was refused, and is refused again `until` no copy of it can come any more (`kept_refusals`)."""
 
+signed_marks = sa.Table(
+    "signed_marks",
+    metadata,
+    sa.Column("mark", sa.LargeBinary(16), primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Every blinded value that was signed, by its mark, which begins with its month (`signed_once`)."""
+
 postings = sa.Table(
     "postings",
     metadata,

@@ -42,6 +42,8 @@ class Asked:
     """A swap's coins."""
     made: Mapping[int, int] = field(default_factory=dict)
     """Value -> how much a swap makes in coins of that value."""
+    marks: Sequence[bytes] = ()
+    """Those of what is to be signed (`signed_once`)."""
 
     @classmethod
     def of(cls, session: Session, request: Request, blinded: Sequence[messages.BlindedToken]) -> Asked:

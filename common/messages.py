@@ -215,6 +215,7 @@ RefusalCode: TypeAlias = Literal[
     "out_of_tickets",
     "idempotency_conflict",
     "double_spend",
+    "already_signed",
     "bad_token",
     "unknown_key",
     "wrong_amount",

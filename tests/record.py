@@ -18,6 +18,7 @@ import msgspec
 from world import Publish
 
 from broker_node.keys import SymmetricKey
+from broker_node.signed_once import marks_of
 from common import codec, config, frames, messages, topics
 from common.config import Limits
 from common.errors import WireError
@@ -302,8 +303,14 @@ class Record:
             evidence.add(name, _unframed(opened.seen.payload))
 
     @cached_property
+    def _issuers(self) -> dict[bytes, messages.IssuerKey]:
+        """The keys that coins and tickets were asked for under."""
+        cards = [p.payload for p in self.publishes if p.topic == topics.broker_card()]
+        return {issuer.key_id: issuer for card in cards for issuer in _broker_card(card).issuer_keys}
+
+    @cached_property
     def _references(self) -> dict[bytes, Side]:
-        """Sides of what rows name: sessions, `Hello`s, operations and postings."""
+        """Sides of what rows name: sessions, `Hello`s, operations, postings, and what was signed."""
         sides: dict[bytes, Side] = dict(self.sides)
         sides.update(
             (welcome.session, "shop")
@@ -313,6 +320,10 @@ class Record:
         for opened in self.opened:
             if len(opened.seen.payload) == frames.HELLO_SIZE:
                 sides[hashlib.sha256(opened.seen.payload).digest()] = opened.side
+        for body in self.bodies(messages.Withdraw, messages.Swap, messages.ClaimRefund):
+            side: Side = "account" if isinstance(body, messages.Withdraw) else "shop"
+            asked = [*body.coins, *body.tickets] if isinstance(body, messages.Withdraw) else body.blinded
+            sides.update(dict.fromkeys(marks_of(self._issuers, asked), side))
         for statement in self.statements:
             if statement.table == "operations":
                 sides.update(_sides_of_operation(statement.row))
@@ -357,11 +368,10 @@ class Record:
         for publish in self.publishes:
             if publish.topic.endswith(("/card", "/status")):
                 evidence.add("card", publish.payload)
-        for card in [p.payload for p in self.publishes if p.topic == topics.broker_card()]:
-            for issuer in _broker_card(card).issuer_keys:
-                evidence.add("issuer key", issuer.key_id)
-                evidence.add("issuer key", issuer.public)
-                evidence.add("name of a book", f"coins:{issuer.value}")
+        for issuer in self._issuers.values():
+            evidence.add("issuer key", issuer.key_id)
+            evidence.add("issuer key", issuer.public)
+            evidence.add("name of a book", f"coins:{issuer.value}")
         for key_id in (*self.hello_keys, *self.wrap_keys):
             # One of each per day, the same for every session.
             evidence.add("key id of the day", key_id)

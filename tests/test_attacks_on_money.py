@@ -590,6 +590,86 @@ def test_cancel_of_anothers_order_or_after_capture(
         assert session.ask(order.cancelled, messages.OrderAnswer).state == "captured"
 
 
+# --- a blinded value that was signed ------------------------------------------------------------------
+
+
+def wanting(world: World, token: messages.BlindedToken, values: list[int]) -> list[messages.BlindedToken]:
+    """Want this value once more, and then coins that nobody had."""
+    return [token, *blinded(world, values).tokens]
+
+
+def test_value_that_was_signed_for_another_operation(
+    world: World, customer: Customer, keeper: Shopkeeper
+) -> None:
+    """It would be the coin that there is already: whoever wants it again would pay for nothing."""
+    world.fund("alice", 200)
+    account, session = customer.account(), customer.shop()
+    given_back = refundable(customer, session, keeper, 64)
+    with_tickets = blinded(world, [0]).tokens
+    drawn = withdraw(world, [16, 1], tickets=with_tickets)
+    exchanged = swap(world, customer.pay(16), [16])
+    claimed = given_back.claim(blinded(world, [16]), operation=fresh())
+    answers = [
+        account.ask(drawn, messages.Withdrawn),
+        session.ask(exchanged, messages.Swapped),
+        session.ask(claimed, messages.RefundIssued),
+    ]
+    paid = customer.pay(32)
+    with nothing_written(world):
+        assert account.refused(withdraw(world, [], tickets=with_tickets)) == "already_signed"
+        for known in (drawn.coins[0], exchanged.blinded[0], claimed.blinded[0]):
+            wanted = wanting(world, known, [8, 8])
+            assert account.refused(withdraw(world, [], coins=wanted)) == "already_signed"
+            assert session.refused(swap(world, paid, [], blinded=wanted)) == "already_signed"
+            claim = msgspec.structs.replace(claimed, operation=fresh(), blinded=wanted)
+            assert session.refused(claim) == "already_signed"
+        # The operation that it was signed for is answered as ever, also when its coin was refused elsewhere.
+        assert account.ask(drawn, messages.Withdrawn) == answers[0]
+        assert session.ask(exchanged, messages.Swapped) == answers[1]
+        assert session.ask(claimed, messages.RefundIssued) == answers[2]
+    # Nothing was spent for what was refused, and nothing of the refund is gone.
+    session.ask(swap(world, paid, [16, 8, 8]), messages.Swapped)
+    session.ask(given_back.claim(blinded(world, [32, 16]), operation=fresh()), messages.RefundIssued)
+    assert_books_right(world)
+
+
+def test_value_that_stands_twice_in_one_request(world: World, customer: Customer, keeper: Shopkeeper) -> None:
+    world.fund("alice", 100)
+    account, session = customer.account(), customer.shop()
+    given_back = refundable(customer, session, keeper, 64)
+    twice = blinded(world, [32]).tokens * 2
+    with nothing_written(world):
+        assert account.refused(withdraw(world, [], coins=twice)) == "already_signed"
+        tickets = blinded(world, [0]).tokens * 2
+        assert account.refused(withdraw(world, [], tickets=tickets)) == "already_signed"
+        assert session.refused(swap(world, customer.pay(64), [], blinded=twice)) == "already_signed"
+        claim = messages.ClaimRefund(
+            operation=fresh(), order_id=given_back.id, claim_secret=given_back.claim_secret, blinded=twice
+        )
+        assert session.refused(claim) == "already_signed"
+
+
+def test_value_that_two_requests_of_one_batch_want(world: World, customer: Customer) -> None:
+    world.fund("alice", 200)
+    account, session, other = customer.account(), customer.shop(), customer.shop()
+    wanted = blinded(world, [64]).tokens
+    account.say(*(withdraw(world, [], coins=wanted) for _ in "12"))
+    assert account.hear(messages.Refused).code == "already_signed"
+    assert account.hear(messages.Withdrawn).balance == 200 - 64
+    wanted = blinded(world, [32]).tokens
+    rivals = [swap(world, customer.pay(32), [], blinded=wanted) for _ in "12"]
+    session.say(*rivals)
+    winner, refused = session.hear(messages.Swapped), session.hear(messages.Refused)
+    assert refused.code == "already_signed"
+    assert {winner.operation, refused.reference} == {rival.operation for rival in rivals}
+    # The coin of the one is spent, that of the other as good as before.
+    coin = {rival.operation: rival.coins for rival in rivals}
+    with nothing_written(world):
+        assert other.refused(swap(world, coin[winner.operation], [16, 16])) == "double_spend"
+    other.ask(swap(world, coin[refused.reference], [16, 16]), messages.Swapped)
+    assert_books_right(world)
+
+
 # --- payouts -------------------------------------------------------------------------------------------
 
 

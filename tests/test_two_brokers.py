@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from client import Customer, Order, Shopkeeper, accept, blinded, fresh, reject
@@ -36,9 +37,9 @@ class Ground:
     def __init__(self, world: World) -> None:
         self.world = world
         self.keeper = Shopkeeper(world)
-        self.customer = Customer(world, values=[4] * 48, tickets_wanted=2, extra=3 * 4 * 48)
+        self.customer = Customer(world, values=[4] * 48, tickets_wanted=2, extra=4 * 4 * 48)
         account = self.customer.account()
-        for _ in "123":
+        for _ in "1234":
             self.customer.coins += self.customer.withdraw(account, [4] * 48)[0]
         self.visit = self.customer.shop()
         self.one, self.two = self.sender(self.visit.sid), self.sender(self.customer.shop().sid)
@@ -110,6 +111,13 @@ def two_swaps_of_the_same_coins(ground: Ground) -> Iterator[Duel]:
         yield Move(ground.one, ground.swap(paid)), Move(ground.two, ground.swap(paid))
 
 
+def one_value_for_two_swaps(ground: Ground) -> Iterator[Duel]:
+    for _ in range(ROUNDS):
+        one = ground.swap(ground.customer.pay(AMOUNT))
+        two = msgspec.structs.replace(ground.swap(ground.customer.pay(AMOUNT)), blinded=one.blinded)
+        yield Move(ground.one, one), Move(ground.two, two)
+
+
 def withdrawals_of_twice_the_balance(ground: Ground) -> Iterator[Duel]:
     one, two = ground.accounts("rich once", AMOUNT * ROUNDS + 3)
     for _ in range(ROUNDS):
@@ -170,6 +178,7 @@ DUELS: Sequence[Callable[[Ground], Iterator[Duel]]] = (
     orders_that_share_a_coin,
     an_order_and_a_swap_of_the_same_coins,
     two_swaps_of_the_same_coins,
+    one_value_for_two_swaps,
     withdrawals_of_twice_the_balance,
     one_withdrawal_twice,
     two_refunds_of_one_order,
@@ -261,6 +270,10 @@ def test_two_swaps_of_the_same_coins(fought: Fought) -> None:
     assert fought.outcomes(two_swaps_of_the_same_coins) == [{"Swapped": 1, "double_spend": 1}] * ROUNDS
 
 
+def test_one_value_is_signed_for_one_swap_and_the_other_spends_nothing(fought: Fought) -> None:
+    assert fought.outcomes(one_value_for_two_swaps) == [{"Swapped": 1, "already_signed": 1}] * ROUNDS
+
+
 def test_withdraw_beyond_the_balance_from_two_sessions_at_once(fought: Fought) -> None:
     total = sum(fought.outcomes(withdrawals_of_twice_the_balance), Counter[str]())
     assert total == {"Withdrawn": ROUNDS, "insufficient_funds": ROUNDS}
@@ -319,8 +332,8 @@ def test_nothing_is_made_or_lost_in_all_of_them(fought: Fought) -> None:
     given_back = 5 * len(fought.duels[two_refunds_by_the_merchant.__name__])
     assert fought.books["escrow"] == AMOUNT * (states["held"] + states["refundable"]) + given_back
     taken = sum(
-        outcome["OrderAnswer"] + outcome["Swapped"] for kind in DUELS[:4] for outcome in fought.outcomes(kind)
+        outcome["OrderAnswer"] + outcome["Swapped"] for kind in DUELS[:5] for outcome in fought.outcomes(kind)
     )
-    ordered = sum(len(fought.duels[kind.__name__]) for kind in DUELS[6:])
+    ordered = sum(len(fought.duels[kind.__name__]) for kind in DUELS[7:])
     # Each took two coins of 4; what a loser alone had wanted is spent by nobody. And two tickets.
     assert fought.spent == 2 * (taken + ordered) + 2

@@ -1,3 +1,3 @@
 """Alembic scripts of the broker's store."""
 
-HEAD = "0011"
+HEAD = "0012"
