@@ -36,12 +36,13 @@ from common.errors import (
 )
 from common.money import format_amount
 from common.store import Tx
-from customer_node import apart
+from customer_node import apart, old_copy
 from customer_node import kept as keeping
 from customer_node.context import Context
 from customer_node.hello import HelloRefusedError, Opening
 from customer_node.kept import KeptSession
-from customer_node.refusals import SessionOverError, refusal_error
+from customer_node.old_copy import WITHDRAW
+from customer_node.refusals import AlreadySignedError, SessionOverError, refusal_error
 from customer_node.schema import account_sessions
 from customer_node.sessions import Session
 from customer_node.timing import Countdown
@@ -52,7 +53,6 @@ PLACE: Final = "account"
 
 MAXIMUM_BUNDLES: Final = 50
 CODE_DIGITS: Final = 6
-_WITHDRAW: Final[codec.Codec[messages.Withdraw]] = codec.Codec(messages.Withdraw)
 
 Result = TypeVar("Result")
 AccountSession = Session[messages.ToAccount]
@@ -312,18 +312,27 @@ class Account:
             request = codec.pack(
                 messages.Withdraw(operation=operation, coins=blinded[:count], tickets=blinded[count:])
             )
-            context.wallet.begin_operation(
-                tx, operation, "withdraw", request, context.clock(), account_of_session(tx)
-            )
-        return Operation(operation, "withdraw", request)
+            account = account_of_session(tx)
+            context.wallet.begin_operation(tx, operation, "withdraw", request, context.clock(), account)
+        return Operation(operation, "withdraw", request, account)
 
     def _finish(self, session: AccountSession, operation: Operation) -> messages.Withdrawn:
+        """Ask until it is signed, for other coins where these were drawn before."""
+        tries = old_copy.Tries()
+        while True:
+            try:
+                return self._ask(session, operation)
+            except AlreadySignedError:
+                month = slots.month_of(session.now)
+                operation = old_copy.draw_again(self._context, operation, month, tries)
+
+    def _ask(self, session: AccountSession, operation: Operation) -> messages.Withdrawn:
         context = self._context
-        question = _WITHDRAW.unpack(operation.request)
+        question = WITHDRAW.unpack(operation.request)
         try:
             answer = session.ask(question, messages.Withdrawn, context.timeout_ms)
-        except PaymentsStoppedError:
-            # Not for good: a copy may have been taken before, or be taken later.
+        except (AlreadySignedError, PaymentsStoppedError):
+            # Not for good: it is asked for in other coins, or a copy may have been taken, or be taken later.
             raise
         except (RejectedError, AuthenticationError):
             with context.profile.store.immediate() as tx:

@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from common import codec, config, messages, slots
 from common.errors import NotFoundError, PaymentsStoppedError, RejectedError, UntrustedError
 from common.store import Row, Tx
-from customer_node import issuers, kept, numbers
+from customer_node import issuers, kept, numbers, old_copy
 from customer_node.change import refund_coins
 from customer_node.context import Context
 from customer_node.orders import Secrets
+from customer_node.refusals import AlreadySignedError
 from customer_node.restored import Restored
 from customer_node.schema import issuer_keys, restored_orders, searches, tokens, visits
 from customer_node.shop import Shop, ShopSession
@@ -147,11 +148,12 @@ class Finding:
 
         Raises as asking does, and `UntrustedError`.
         """
-        context, month = self._context, slots.month_of(session.now)
+        context, month, tries = self._context, slots.month_of(session.now), old_copy.Tries()
         while True:
             with context.profile.store.immediate() as tx:
                 request = self._open_claim(tx, order_id)
                 if request is None and not begun:
+                    context.wallet.leave_out(tx, month, tries.left_out)
                     request = self._new_claim(tx, order_id, claim_secret, month)
             if request is None:
                 return
@@ -159,10 +161,15 @@ class Finding:
                 answer = session.ask(request, messages.RefundIssued, context.timeout_ms)
             except PaymentsStoppedError:
                 raise
-            except RejectedError:
+            except RejectedError as error:
                 with context.profile.store.immediate() as tx:
                     context.wallet.end_operation(tx, request.operation, "refused")
-                raise
+                if not isinstance(error, AlreadySignedError):
+                    raise
+                tries.count()
+                if tries.over:
+                    raise old_copy.given_up() from None
+                continue
             try:
                 with context.profile.store.immediate() as tx:
                     self._claimed(tx, order_id, request.operation, answer.signatures)

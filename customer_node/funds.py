@@ -3,7 +3,8 @@
     Swap (one coin in, the rest and change out) --> Swapped --> coins that pay exactly
 
 Rule 1. A swap is an operation: its exact message is stored first, and repeated until it is answered. That
-payments are stopped is no answer: it is repeated once they go on.
+payments are stopped is no answer: it is repeated once they go on. What was used before the profile came back
+from a copy is passed by (`old_copy`).
 
 Rule 2. Coins in their last week pay first where they can pay alone; `renew` swaps what is left of them.
 
@@ -16,8 +17,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-import msgspec
-
 from common import codec, coins, config, messages, slots
 from common.errors import (
     IdempotencyConflictError,
@@ -29,15 +28,14 @@ from common.errors import (
     VeilmartError,
 )
 from common.store import Tx
-from customer_node import ageing, issuers, numbers
+from customer_node import ageing, issuers, numbers, old_copy
 from customer_node.change import change_for, demand, refund_coins, spread_swap
 from customer_node.context import Context
-from customer_node.refusals import DoubleSpendError, RetiredKeyError
-from customer_node.sessions import FRESHNESS_MS
+from customer_node.old_copy import SWAP
+from customer_node.refusals import AlreadySignedError, DoubleSpendError, RetiredKeyError
 from customer_node.shop import ShopSession
 from customer_node.wallet import ENDING_MS, Key, Operation
 
-_SWAP: Final[codec.Codec[messages.Swap]] = codec.Codec(messages.Swap)
 MOST_SWAPS: Final = 16
 MOST_RENUMBERED: Final = 64
 """How often a swap takes another number: enough to pass some hundreds that were used elsewhere."""
@@ -67,7 +65,7 @@ class Funds:
                 # A coin that was spent elsewhere, and shown alone, is out of the wallet: go on with others.
                 with context.profile.store.immediate() as tx:
                     others = context.wallet.held(tx, context.clock())
-                if len(_SWAP.unpack(swap.request).coins) > 1 or not others:
+                if len(SWAP.unpack(swap.request).coins) > 1 or not others:
                     raise
         raise InsufficientFundsError("The wallet's coins cannot pay that.", "`veilmart withdraw` draws more.")
 
@@ -224,11 +222,15 @@ class Funds:
 
     def finish(self, session: ShopSession, swap: Operation) -> None:
         """Ask until a swap is answered. Raises `RejectedError` for a refusal, and what asking raises."""
-        for tries in range(MOST_RENUMBERED):
+        context, tries = self._context, old_copy.Tries()
+        for renumbered in range(MOST_RENUMBERED):
+            month = slots.month_of(session.now)
             try:
                 self._finish(session, swap)
             except IdempotencyConflictError:
-                swap = self._renumbered(session, swap, min(tries, numbers.MOST_SKIPPED))
+                swap = old_copy.renumber(context, swap, month, min(renumbered, numbers.MOST_SKIPPED))
+            except AlreadySignedError:
+                swap = old_copy.swap_again(context, swap, month, tries)
             else:
                 return
         raise IdempotencyConflictError(
@@ -236,23 +238,13 @@ class Funds:
             "Two copies of one wallet cannot be used side by side.",
         )
 
-    def _renumbered(self, session: ShopSession, swap: Operation, skipped: int) -> Operation:
-        """Take another number for a swap: this one was used, before the profile came back from a copy."""
-        context = self._context
-        with context.profile.store.immediate() as tx:
-            operation = context.wallet.other_id(tx, "swap", slots.month_of(session.now), skipped)
-            question = msgspec.structs.replace(_SWAP.unpack(swap.request), operation=operation)
-            request = codec.pack(question)
-            context.wallet.renumber(tx, swap.id, operation, request)
-        return Operation(operation, "swap", request)
-
     def _finish(self, session: ShopSession, swap: Operation) -> None:
         context = self._context
-        question = _SWAP.unpack(swap.request)
+        question = SWAP.unpack(swap.request)
         try:
             answer = session.ask(question, messages.Swapped, context.timeout_ms)
-        except (IdempotencyConflictError, PaymentsStoppedError):
-            # Not the end of it: under another number, or once payments go on.
+        except (AlreadySignedError, IdempotencyConflictError, PaymentsStoppedError):
+            # Not the end of it: in other coins, under another number, or once payments go on.
             raise
         except RejectedError as error:
             with context.profile.store.immediate() as tx:
@@ -260,10 +252,7 @@ class Funds:
                     context.wallet.spend(tx, swap.id)
                 else:
                     context.wallet.release(tx, swap.id)
-                context.wallet.end_operation(tx, swap.id, "refused")
-                # Until then a copy may come, whose refusal would be taken for that of the number's next swap.
-                forgotten = context.clock() + 2 * FRESHNESS_MS
-                context.wallet.give_back(tx, "swap", swap.id, forgotten)
+                old_copy.refuse_swap(context, tx, swap.id)
             raise
         try:
             with context.profile.store.immediate() as tx:

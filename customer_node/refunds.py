@@ -18,10 +18,11 @@ import sqlalchemy as sa
 from common import codec, config, messages, slots
 from common.errors import PaymentsStoppedError, RejectedError, UntrustedError
 from common.store import Tx
-from customer_node import issuers, orders, wrong_content
+from customer_node import issuers, old_copy, orders, wrong_content
 from customer_node.change import refund_coins
 from customer_node.context import Context
 from customer_node.orders import Order
+from customer_node.refusals import AlreadySignedError
 from customer_node.schema import claims, operations
 from customer_node.schema import orders as order_rows
 from customer_node.shop import ShopSession
@@ -46,27 +47,34 @@ class Refunds:
         Raises `RejectedError`, `UntrustedError`, and what asking raises; after silence the next call, or
         `resume`, goes on.
         """
-        context, collected = self._context, 0
+        context, collected, tries = self._context, 0, old_copy.Tries()
         context.broker(session.link)
         while True:
             with context.profile.store.immediate() as tx:
                 order = orders.load(tx, order_id)
                 asked_before = open_claim(tx, order_id)
-                request = self._request(tx, session, order)
+                request = self._request(tx, session, order, tries.left_out)
             if request is None:
                 # This may have been the end of it: nothing has to be shown any more.
                 wrong_content.erase_ended(context.profile)
                 return collected
             try:
                 collected += self._claim(session, order, request)
+                tries = old_copy.Tries()
             except PaymentsStoppedError:
                 raise
+            except AlreadySignedError:
+                tries.count()
+                if tries.over:
+                    raise old_copy.given_up() from None
             except RejectedError:
                 # One of before, whose coins' month is over: the next one asks for coins of this month.
                 if not asked_before:
                     raise
 
-    def _request(self, tx: Tx, session: ShopSession, order: Order) -> messages.ClaimRefund | None:
+    def _request(
+        self, tx: Tx, session: ShopSession, order: Order, left_out: int
+    ) -> messages.ClaimRefund | None:
         context = self._context
         present = tx.one(_OPEN, {"of": order.id})
         if present is not None:
@@ -81,6 +89,7 @@ class Refunds:
         chosen = sorted(refund_coins(due, held, issuers.top(tx, month)), reverse=True)
         values = chosen[: config.MAXIMUM_COINS]
         operation = context.random(16)
+        context.wallet.leave_out(tx, month, left_out)
         blinded = context.wallet.draw(tx, operation, [("coin", value) for value in values], month)
         request = messages.ClaimRefund(
             operation=operation, order_id=order.id, claim_secret=order.secrets.claim, blinded=blinded

@@ -31,6 +31,10 @@ class DoubleSpendError(RejectedError):
     """A coin or ticket was spent before."""
 
 
+class AlreadySignedError(RejectedError):
+    """Coins or tickets were asked for that were drawn before, for something else."""
+
+
 class RetiredKeyError(RejectedError):
     """Coins of a month whose key counts no longer, since `ended`; until `exchange_until` they can be swapped.
 
@@ -104,6 +108,10 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     ),
     "double_spend": lambda: DoubleSpendError(
         "A coin was spent before.", "Was this profile restored from a backup? `veilmart resume` sorts it out."
+    ),
+    "already_signed": lambda: AlreadySignedError(
+        "What was asked for had been made before: this profile came back from an old copy.",
+        "Try again, which goes on with later coins.",
     ),
     "bad_token": lambda: RejectedError("The broker does not accept a coin or ticket."),
     "unknown_key": lambda: RejectedError("A coin or ticket is of a month that is over."),

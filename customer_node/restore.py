@@ -28,7 +28,7 @@ from customer_node.account import Account, AccountSession
 from customer_node.context import Context
 from customer_node.finding import Finding, open_searches, waiting
 from customer_node.restored import Restored
-from customer_node.schema import eras, restored_orders, restores, searches, unmatched
+from customer_node.schema import eras, issuer_keys, restored_orders, restores, searches, unmatched
 from customer_node.shop import Shop
 from customer_node.views import RestoredOrderView, RestoreView
 
@@ -120,6 +120,8 @@ class Restore:
             tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))
             if tx.one(sa.select(eras.c.era).limit(1)) is None:
                 tx.execute(sa.insert(eras), {"era": numbers.era_of(seed, name, count)})
+                # Counts begin anew in it, also in a profile that has drawn before: no hole to be looked over.
+                tx.execute(sa.update(issuer_keys).values(next_counter=0))
             there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
             own = {each["era"] for each in tx.all(sa.select(eras))}
             for kind in numbers.KINDS:

@@ -1,6 +1,7 @@
 """Tokens that come back: each blind signature is matched, verified, stored, and marked where it is spent.
 
-Rule 1. A token that is there already is left as it is, whatever is said of it.
+Rule 1. A token that is there already is left as it is, whatever is said of it. One that was given up, since
+another copy of the profile had drawn it, is not there yet.
 
 Rule 2. A signature that no counter explains may be another wallet's. It is kept, and looked at again when
 more is known (`match_rest`).
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from common import coins, messages
 from common.errors import WireError
 from common.store import Tx
-from customer_node import spent
+from customer_node import numbers, spent
 from customer_node.context import Context
 from customer_node.issuers import issuer_of
 from customer_node.matching import Matcher
@@ -77,7 +78,8 @@ class Restored:
         usable_from: int,
     ) -> None:
         place = (tokens.c.key_id == key.key_id, tokens.c.counter == counter)
-        if tx.one(sa.select(tokens.c.state).where(*place)) is not None:
+        present = tx.one(sa.select(tokens.c.state).where(*place))
+        if present is not None and present["state"] != "void":
             return
         try:
             token = coins.unblind(key, self._context.profile.seed, counter, signature)
@@ -94,7 +96,19 @@ class Restored:
             "blind_signature": signature,
             "usable_from": usable_from,
         }
-        tx.execute(sa.insert(tokens), row)
+        if present is None:
+            tx.execute(sa.insert(tokens), row)
+        else:
+            tx.execute(sa.update(tokens).where(*place, tokens.c.state == "void").values(**row))
+        self._pass(tx, key, counter)
+
+    @staticmethod
+    def _pass(tx: Tx, key: messages.IssuerKey, counter: int) -> None:
+        """Let what is drawn next have a later counter, where this one is of the present era."""
+        era, count = numbers.split_counter(counter)
+        if era == numbers.present_era(tx):
+            behind = (issuer_keys.c.key_id == key.key_id, issuer_keys.c.next_counter <= count)
+            tx.execute(sa.update(issuer_keys).where(*behind).values(next_counter=count + 1))
 
     def _match(self, tx: Tx) -> Matcher:
         if self._matcher is None:

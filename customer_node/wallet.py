@@ -3,7 +3,8 @@
     requested --signed--> free --chosen--> reserved --taken by the broker--> spent
         |                  ^ |                 |
         +--refused--> void +-|----released-----+
-                             +--of a retired key that nobody swaps--> ended
+                       |     +--of a retired key that nobody swaps--> ended
+                       +--drawn by another copy of the profile, and restored--> free | spent
 
 Rule 1. A token's counter is stored, with the exact request, before that request is sent: whatever
 crashes in between, the same bytes are sent again and the same token comes out.
@@ -49,7 +50,7 @@ TOKEN: Final[states.Table] = {
     "free": frozenset({"reserved", "ended"}),
     "reserved": frozenset({"spent", "free"}),
     "spent": frozenset(),
-    "void": frozenset(),
+    "void": frozenset({"free", "spent"}),
     "ended": frozenset(),
 }
 
@@ -129,6 +130,29 @@ class Wallet:
                 .values(next_counter=issuer_keys.c.next_counter + count)
             )
         return blinded
+
+    def leave_out(self, tx: Tx, month: str, count: int) -> None:
+        """Leave out so many counters of every key of a month: they may have been used elsewhere."""
+        if count:
+            keys = sa.update(issuer_keys).where(issuer_keys.c.month == month)
+            tx.execute(keys.values(next_counter=issuer_keys.c.next_counter + count))
+
+    def redraw(self, tx: Tx, operation: bytes, new: bytes, month: str, left_out: int) -> list[BlindedToken]:
+        """Give up what an open operation asks for; what takes its place is asked for by `new`.
+
+        The operation ends as refused, and what is reserved for it is reserved for `new`. So many counters
+        are left out. Raises as `draw`.
+        """
+        rows = tx.all(
+            WITH_KEY.where(tokens.c.operation == operation, tokens.c.state == "requested").order_by(
+                tokens.c.position
+            )
+        )
+        self.end_operation(tx, operation, "refused")
+        held = sa.update(tokens).where(tokens.c.holder == operation, tokens.c.state == "reserved")
+        tx.execute(held.values(holder=new))
+        self.leave_out(tx, month, left_out)
+        return self.draw(tx, new, [(row["purpose"], row["value"]) for row in rows], month)
 
     def issue(self, tx: Tx, operation: bytes, signatures: Sequence[bytes], usable_from: int) -> None:
         """Take the blind signatures, in the order asked for, and end the operation.

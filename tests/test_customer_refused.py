@@ -29,7 +29,7 @@ from common.errors import (
     TooSoonError,
 )
 from customer_node import Market, apart, orders, schema
-from customer_node.account import _WITHDRAW
+from customer_node.old_copy import WITHDRAW
 from customer_node.refunds import Refunds
 from customer_node.sessions import FRESHNESS_MS
 from customer_node.shop import ShopSession
@@ -154,7 +154,7 @@ def draw_too_late(bazaar: Bazaar, market: Market, asks: int) -> list[Publish]:
 
     with bazaar.tampering(hold):
         for _ in range(asks - 1):
-            session.post(_WITHDRAW.unpack(operation.request))
+            session.post(WITHDRAW.unpack(operation.request))
         with pytest.raises(InsufficientFundsError):
             account._finish(session, operation)
     return sent

@@ -1,0 +1,460 @@
+"""A profile that was put back from an old copy: it counts again what was used, and nothing is paid twice."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from crashing import Crash, crash, last, stepping
+from customer_shop import PASSWORD, Bazaar, build, home
+from test_customer_crash import some_or_all
+from test_customer_refunds import asked, books
+
+from broker_node import schema as broker_schema
+from common import clock, coins, config, slots
+from common.errors import RejectedError
+from customer_node import Market, matching, numbers, old_copy
+from customer_node.issuers import issuer_of
+from customer_node.refusals import AlreadySignedError, DoubleSpendError
+from customer_node.schema import issuer_keys, tokens
+from customer_node.shop import ShopSession
+
+BUNDLE = 2000
+
+
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("bazaar"))
+    yield built
+    built.world.close()
+
+
+def owed(bazaar: Bazaar) -> Counter[int]:
+    """Count by value the coins that the broker owes."""
+    return Counter(
+        {
+            int(book.removeprefix("coins:")): amount // int(book.removeprefix("coins:"))
+            for book, amount in books(bazaar).items()
+            if book.startswith("coins:") and amount
+        }
+    )
+
+
+@dataclass
+class Disk:
+    """A customer's disk, and a copy of the profile on it; what the copy took the place of is kept too."""
+
+    bazaar: Bazaar
+    name: str
+    """The account's."""
+    profile: Path
+    copy: Path
+    owed_to_others: Counter[int]
+    lost: list[Path] = field(default_factory=list)
+
+    def copy_again(self) -> None:
+        shutil.rmtree(self.copy, ignore_errors=True)
+        shutil.copytree(self.profile, self.copy)
+
+    def put_back(self) -> None:
+        self.lost.append(self.profile.rename(self.bazaar.profile(f"{self.name} lost {len(self.lost)}")))
+        shutil.copytree(self.copy, self.profile)
+
+    def draw_elsewhere(self, bundles: int = 1) -> None:
+        """Draw with the profile as it is, and put the copy back."""
+        with self.market() as market:
+            logged_in(market, self.name).withdraw(bundles)
+        self.put_back()
+
+    def market(self, profile: Path | None = None) -> Market:
+        return Market(profile or self.profile, connect=self.bazaar.world.connect)
+
+    def held(self) -> Counter[int]:
+        """Count by value the coins on all of the disks that can still be spent, each of them once."""
+        values: dict[bytes, int] = {}
+        usable = sa.select(tokens.c.counter, issuer_keys).join(issuer_keys)
+        usable = usable.where(tokens.c.state.in_(("free", "reserved")), issuer_keys.c.purpose == "coin")
+        for profile in (self.profile, *self.lost):
+            with Market(profile) as market, market._context.profile.store.immediate() as tx:
+                for row in tx.all(usable):
+                    mark = coins.mark_of(issuer_of(row), market._context.profile.seed, row["counter"])
+                    values[mark] = row["value"]
+        with self.bazaar.world.broker.store.immediate() as tx:
+            spent = {row["mark"] for row in tx.all(sa.select(broker_schema.spent.c.mark))}
+        return Counter(value for mark, value in values.items() if mark not in spent)
+
+    def demand_held(self, amount: int) -> None:
+        """Demand that the coins that the broker owes are those on the disks, and come to so much."""
+        held = self.held()
+        assert owed(self.bazaar) - self.owed_to_others == held
+        assert sum(value * count for value, count in held.items()) == amount
+
+
+@dataclass
+class Disks:
+    """Makes the disks of a test; `owed` to others is what the broker owed when it began."""
+
+    bazaar: Bazaar
+    owed: Counter[int]
+
+    def of(self, market: Market, name: str = "") -> Disk:
+        """Close a market, and copy its profile. The account's name is the profile's, or another one."""
+        profile = home(market)
+        market.close()
+        copy = self.bazaar.profile(f"copy of {profile.name}")
+        disk = Disk(self.bazaar, name or profile.name, profile, copy, self.owed)
+        disk.copy_again()
+        return disk
+
+    def of_a_customer(self, balance: int = 0) -> Disk:
+        """Copy the profile of somebody who has drawn a bundle, and whose account holds so much then."""
+        with self.bazaar.customer(1) as market:
+            disk = self.of(market)
+        if balance:
+            self.bazaar.world.fund(disk.name, balance)
+        return disk
+
+
+@pytest.fixture
+def disks(bazaar: Bazaar) -> Disks:
+    return Disks(bazaar, owed(bazaar))
+
+
+def logged_in(market: Market, name: str) -> Market:
+    if not market.wallet().logged_in:
+        market.log_in(name, PASSWORD)
+    return market
+
+
+def swap(market: Market, coin: int, wanted: list[int]) -> None:
+    """Swap a coin for these, whether the wallet needs them or not."""
+    funds = market._upkeep._funds
+
+    def begin_and_finish(session: ShopSession) -> None:
+        market._context.broker(session.link)
+        with market._context.profile.store.immediate() as tx:
+            begun = funds._begin(tx, [coin], wanted, slots.month_of(session.now))
+        funds.finish(session, begun)
+
+    market._shop.within("swap", begin_and_finish)
+
+
+def buy_at_last(market: Market, sku: str) -> None:
+    """Buy, again and again while a coin turns out to be spent: each such try takes some out of the wallet."""
+    for _ in range(10):
+        with contextlib.suppress(DoubleSpendError):
+            market.buy_now("sports", sku)
+            return
+    raise AssertionError("spent coins still turn up")
+
+
+def given_up(market: Market) -> int:
+    """Count the tokens that are void."""
+    with market._context.profile.store.immediate() as tx:
+        void = sa.select(sa.func.count()).select_from(tokens).where(tokens.c.state == "void")
+        return int(tx.scalar(void))
+
+
+# --- drawing, swapping, claiming -----------------------------------------------------------------------
+
+
+def test_what_is_drawn_again_is_other_coins(disks: Disks) -> None:
+    disk = disks.of_a_customer(2 * BUNDLE)
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        drawn = logged_in(market, disk.name).withdraw()
+        assert (drawn.amount, drawn.balance, drawn.tickets) == (BUNDLE, 0, coins.BUNDLE_TICKETS)
+        assert (market.wallet().usable, market.wallet().tickets) == (2 * BUNDLE, 2 * coins.BUNDLE_TICKETS)
+        assert market.wallet().open_operations == 0
+        assert given_up(market) > 0
+    disk.demand_held(3 * BUNDLE)
+    # And they are coins: those that both disks have pay once, the others on either.
+    with disk.market() as market:
+        for _ in range(3):
+            market.buy_now("sports", "PLAN")
+    left = 3 * BUNDLE - 3 * 1234
+    disk.demand_held(left)
+    with disk.market(disk.lost[0]) as market:
+        buy_at_last(market, "PLAN")
+    disk.demand_held(left - 1234)
+
+
+def test_tickets_that_are_drawn_again_are_other_tickets(disks: Disks) -> None:
+    disk = disks.of_a_customer()
+    with disk.market() as market:
+        logged_in(market, disk.name)._account.draw_tickets()
+        for _ in range(2 * coins.BUNDLE_TICKETS):
+            market.show("sports", "ROUTE")
+            market.leave_shops()
+    disk.put_back()
+    with disk.market() as market:
+        logged_in(market, disk.name)._account.draw_tickets()
+        market.log_out()
+        assert market.wallet().tickets == 2 * coins.BUNDLE_TICKETS
+        with pytest.raises(RejectedError, match="spent before"):
+            market.show("sports", "ROUTE")
+        # Those of before are found to be used; the new ones open as many sessions.
+        for _ in range(coins.BUNDLE_TICKETS):
+            market.show("sports", "ROUTE")
+            market.leave_shops()
+        assert market.wallet().tickets == 0
+
+
+def test_what_is_swapped_for_is_other_coins(disks: Disks) -> None:
+    disk = disks.of_a_customer(BUNDLE)
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+        swap(market, 16, [8, 4, 2, 1, 1])
+        assert (market.wallet().usable, market.wallet().reserved) == (BUNDLE, 0)
+        assert market.wallet().open_operations == 0
+        assert given_up(market) > 0
+    disk.demand_held(2 * BUNDLE)
+    with disk.market() as market:
+        market.buy_now("sports", "PLAN")
+    disk.demand_held(2 * BUNDLE - 1234)
+
+
+def test_numbers_and_counters_that_were_used_are_both_passed_by(disks: Disks) -> None:
+    disk = disks.of_a_customer(BUNDLE)
+    with disk.market() as market:
+        for value in (512, 256, 128):
+            swap(market, value, [value // 2, value // 4, value // 4])
+        logged_in(market, disk.name).withdraw()
+    disk.put_back()
+    with disk.market() as market:
+        swap(market, 64, [32, 16, 16])
+    disk.demand_held(2 * BUNDLE)
+    with disk.market() as market:
+        # What the other disk has swapped is found out, and costs nothing.
+        buy_at_last(market, "ROUTE")
+        assert market.wallet().reserved == 0
+    disk.demand_held(2 * BUNDLE - 77)
+
+
+def test_what_is_claimed_is_other_coins(bazaar: Bazaar, disks: Disks) -> None:
+    with bazaar.customer(1) as market:
+        order_id = market.buy_now("sports", "ROUTE").order_id
+        disk = disks.of(market)
+    bazaar.world.fund(disk.name, BUNDLE)
+    disk.draw_elsewhere()
+    assert asked(bazaar, order_id, 30).state == "done"
+    with disk.market() as market:
+        shown = market.ask(order_id)
+        assert (shown.refunded, shown.claimed) == (30, 30)
+        assert market.wallet().usable == BUNDLE - 77 + 30
+        assert given_up(market) > 0
+    disk.demand_held(2 * BUNDLE - 77 + 30)
+    assert books(bazaar).get("escrow", 0) == 0
+
+
+def test_what_a_restored_wallet_claims_is_other_coins(bazaar: Bazaar, disks: Disks) -> None:
+    with bazaar.customer(1) as market:
+        order_id, spelled = market.buy_now("sports", "ROUTE").order_id, market.words()
+        first = disks.of(market)
+    profile = bazaar.profile("restored")
+    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
+    with Market(profile, connect=bazaar.world.connect) as market:
+        market.log_in(first.name, PASSWORD)
+        assert market.recover(first.name).complete
+        disk = disks.of(market, first.name)
+        disk.lost.append(first.profile)
+    bazaar.world.fund(first.name, BUNDLE)
+    with disk.market() as market:
+        market.log_in(first.name, PASSWORD)
+        market.withdraw()
+    disk.put_back()
+    assert asked(bazaar, order_id, 30).state == "done"
+    with disk.market() as market:
+        shown = market.recover(refunds=True)
+        assert shown.complete, shown
+        assert [order.claimed for order in shown.orders] == [30]
+        assert given_up(market) > 0
+    disk.demand_held(2 * BUNDLE - 77 + 30)
+
+
+# --- it ends somewhere ---------------------------------------------------------------------------------
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(old_copy, "MOST_TRIES", 1)
+
+
+def test_what_was_drawn_too_often_elsewhere_is_told(
+    bazaar: Bazaar, disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bazaar.customer(1) as market:
+        order_id = market.buy_now("sports", "ROUTE").order_id
+        disk = disks.of(market)
+    bazaar.world.fund(disk.name, 4 * BUNDLE)
+    disk.draw_elsewhere(3)
+    assert asked(bazaar, order_id, 30).state == "done"
+    worth = 4 * BUNDLE - 77
+    with disk.market() as market:
+        logged_in(market, disk.name)
+        with monkeypatch.context() as patched:
+            impatient(patched)
+            for attempt in (
+                market.withdraw,
+                lambda: swap(market, 512, [256, 128, 64, 32, 16, 16]),
+                lambda: market.ask(order_id),
+            ):
+                with pytest.raises(AlreadySignedError, match="Nothing was paid") as told:
+                    attempt()
+                assert "wallet restore" in told.value.hint
+                assert told.value.code == "rejected"
+                wallet = market.wallet()
+                assert (wallet.usable, wallet.reserved, wallet.open_operations) == (BUNDLE - 77, 0, 0)
+                logged_in(market, disk.name)
+        assert (market.balance().amount, books(bazaar)["escrow"]) == (BUNDLE, 30)
+        market.log_out()
+    disk.demand_held(worth)
+    with disk.market() as market:
+        # Each further call goes on where the last one ended.
+        logged_in(market, disk.name).withdraw()
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+        market.ask(order_id)
+        assert market.wallet().usable == 2 * BUNDLE - 77 + 30
+    disk.demand_held(worth + BUNDLE + 30)
+
+
+def test_a_swap_that_gets_no_further_number_keeps_its_coins(
+    disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = disks.of_a_customer(BUNDLE)
+    disk.draw_elsewhere()
+    monkeypatch.setattr(numbers, "MOST_UNTRACED", 1)
+    with disk.market() as market:
+        with pytest.raises(AlreadySignedError, match="Nothing was paid"):
+            swap(market, 512, [256, 128, 64, 32, 16, 16])
+        wallet = market.wallet()
+        assert (wallet.usable, wallet.reserved, wallet.open_operations) == (BUNDLE, 0, 0)
+        with pytest.raises(RejectedError, match="last 1 swaps"):
+            swap(market, 512, [256, 128, 64, 32, 16, 16])
+    disk.demand_held(2 * BUNDLE)
+
+
+def test_many_tries_leave_out_less_than_a_restored_wallet_looks_over() -> None:
+    tries, left_out = old_copy.Tries(), 0
+    while not tries.over:
+        left_out += tries.left_out + config.MAXIMUM_COINS
+        tries.count()
+    assert left_out - old_copy.MOST_TRIES * config.MAXIMUM_COINS == 127
+    assert left_out + matching.WINDOW < matching.WIDEST
+
+
+# --- crashes -------------------------------------------------------------------------------------------
+
+
+def use(market: Market, name: str) -> None:
+    logged_in(market, name).withdraw()
+    swap(market, 512, [256, 128, 64, 32, 16, 16])
+
+
+@some_or_all(7)
+def test_an_old_copy_survives_a_crash_anywhere(bazaar: Bazaar, disks: Disks, every: int) -> None:
+    disk = disks.of_a_customer()
+    died, held = 0, BUNDLE
+    for number in itertools.count(every, every):
+        bazaar.world.fund(disk.name, 2 * BUNDLE)
+        disk.copy_again()
+        disk.draw_elsewhere()
+        with disk.market() as market, stepping(market, last(number, crash)):
+            try:
+                use(market, disk.name)
+                break
+            except Crash:
+                died += 1
+        with disk.market() as market:
+            logged_in(market, disk.name)
+            assert [each.error for each in market.resume() if each.error] == []
+            assert (market.wallet().open_operations, market.wallet().reserved) == (0, 0)
+            if market.balance().amount:
+                market.withdraw()
+            assert market.balance().amount == 0
+            market.log_out()
+        held += 2 * BUNDLE
+        disk.demand_held(held)
+    assert died * every > 20
+
+
+# --- back from words -----------------------------------------------------------------------------------
+
+
+def test_an_old_copy_gets_back_what_the_other_one_drew(disks: Disks) -> None:
+    disk = disks.of_a_customer(3 * BUNDLE)
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        logged_in(market, disk.name).withdraw()
+        assert market.wallet().usable == 2 * BUNDLE
+        shown = market.recover(disk.name)
+        assert shown.complete, shown
+        assert shown.unmatched == 0
+        assert market.wallet().usable == 3 * BUNDLE
+        # It goes on behind all of it, in an era of its own.
+        before = given_up(market)
+        market.withdraw()
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+        assert given_up(market) == before
+        assert market.wallet().usable == 4 * BUNDLE
+    disk.demand_held(4 * BUNDLE)
+
+
+def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_drew(
+    bazaar: Bazaar, disks: Disks
+) -> None:
+    with bazaar.customer(1) as market:
+        spelled, first = market.words(), disks.of(market)
+    bazaar.world.fund(first.name, 3 * BUNDLE)
+    profile = bazaar.profile("restored too")
+    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
+    with Market(profile, connect=bazaar.world.connect) as market:
+        market.log_in(first.name, PASSWORD)
+        assert market.recover(first.name).complete
+        disk = disks.of(market, first.name)
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        market.log_in(disk.name, PASSWORD)
+        assert market.recover(disk.name).complete
+        assert market.wallet().usable == 2 * BUNDLE
+        market.withdraw()
+        assert given_up(market) == 0
+    disk.demand_held(3 * BUNDLE)
+
+
+def test_words_bring_back_what_both_copies_drew_and_look_over_what_is_void(
+    bazaar: Bazaar, disks: Disks
+) -> None:
+    disk = disks.of_a_customer(3 * BUNDLE)
+    with disk.market() as market:
+        spelled = market.words()
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        logged_in(market, disk.name).withdraw()
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+        # As many as a wallet gives up that has lost its way.
+        with market._context.profile.store.immediate() as tx:
+            market._context.wallet.leave_out(tx, slots.month_of(clock.now_ms()), matching.WINDOW + 8)
+        market.withdraw()
+    profile = bazaar.profile("new disk")
+    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
+    disk.lost.append(disk.profile)
+    disk.profile = profile
+    before = disk.held()
+    with disk.market() as market:
+        market.log_in(disk.name, PASSWORD)
+        shown = market.recover(disk.name)
+        assert shown.complete, shown
+        assert shown.unmatched == 0
+        # One of them was swapped, which is published with the next totals, or found out when it is shown.
+        assert market.wallet().usable == 4 * BUNDLE + 512
+    disk.lost.clear()
+    assert disk.held() == before
+    disk.demand_held(4 * BUNDLE)
