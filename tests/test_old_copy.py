@@ -14,16 +14,18 @@ import pytest
 import sqlalchemy as sa
 from crashing import Crash, crash, last, stepping
 from customer_shop import PASSWORD, Bazaar, build, home
+from profile_rows import profile_rows
 from test_customer_crash import some_or_all
 from test_customer_refunds import asked, books
 
 from broker_node import schema as broker_schema
+from broker_node import signed_once
 from common import clock, coins, config, slots
 from common.errors import RejectedError
 from customer_node import Market, matching, numbers, old_copy
 from customer_node.issuers import issuer_of
 from customer_node.refusals import AlreadySignedError, DoubleSpendError
-from customer_node.schema import issuer_keys, tokens
+from customer_node.schema import freed_numbers, issuer_keys, tokens
 from customer_node.shop import ShopSession
 
 BUNDLE = 2000
@@ -216,6 +218,9 @@ def test_what_is_swapped_for_is_other_coins(disks: Disks) -> None:
         assert (market.wallet().usable, market.wallet().reserved) == (BUNDLE, 0)
         assert market.wallet().open_operations == 0
         assert given_up(market) > 0
+        # The numbers that were refused leave no trace at the broker: they rest, and are given again.
+        resting = profile_rows(disk.profile, freed_numbers.c.number)
+        assert len(resting) == len(set(resting)) > 0
     disk.demand_held(2 * BUNDLE)
     with disk.market() as market:
         market.buy_now("sports", "PLAN")
@@ -278,6 +283,21 @@ def test_what_a_restored_wallet_claims_is_other_coins(bazaar: Bazaar, disks: Dis
         assert [order.claimed for order in shown.orders] == [30]
         assert given_up(market) > 0
     disk.demand_held(2 * BUNDLE - 77 + 30)
+
+
+def test_many_counters_are_passed_in_few_tries(bazaar: Bazaar, disks: Disks) -> None:
+    disk = disks.of_a_customer()
+    with disk.market() as market:
+        seed = market._context.profile.seed
+        with market._context.profile.store.immediate() as tx:
+            row = tx.all(sa.select(issuer_keys).where(issuer_keys.c.value == 256))[-1]
+        key, used = issuer_of(row), range(row["next_counter"], row["next_counter"] + 120)
+        marks = signed_once.marks_of({key.key_id: key}, [coins.blind_token(key, seed, n) for n in used])
+        with bazaar.world.broker.store.immediate() as tx:
+            signed_once.note(tx, marks)
+        swap(market, 512, [256, 256])
+        assert len(profile_rows(disk.profile, freed_numbers.c.number)) < old_copy.MOST_TRIES
+    disk.demand_held(BUNDLE)
 
 
 # --- it ends somewhere ---------------------------------------------------------------------------------
@@ -404,6 +424,10 @@ def test_an_old_copy_gets_back_what_the_other_one_drew(disks: Disks) -> None:
         swap(market, 512, [256, 128, 64, 32, 16, 16])
         assert given_up(market) == before
         assert market.wallet().usable == 4 * BUNDLE
+        # Whoever restores that one begins to look where its era begins.
+        of_eras = {numbers.split_counter(*row) for row in profile_rows(disk.profile, tokens.c.counter)}
+        assert {era for era, count in of_eras if count == 0} == {era for era, _ in of_eras}
+        assert len({era for era, _ in of_eras}) == 2
     disk.demand_held(4 * BUNDLE)
 
 
