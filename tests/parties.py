@@ -241,7 +241,18 @@ class Thief:
             return
         self.spent |= {token.serial for token in paid}
         values = coins.spread(sum(map(self.value, paid)) + surplus, {}, 256)
-        wanted = blinded(self.world, values)
+        self._swap(paid, blinded(self.world, values))
+
+    def swap_for_the_same(self) -> None:
+        """Swap other coins for the very ones that a swap has brought."""
+        done = [asked for operation, asked in self.asked.items() if operation in self.swapped]
+        request, wanted = done[-1][0] if done else (None, None)
+        paid = self.choose(sum(map(self.value, request.coins))) if request else []
+        if paid and wanted:
+            self.spent |= {token.serial for token in paid}
+            self._swap(paid, wanted)
+
+    def _swap(self, paid: list[messages.Token], wanted: Blinded) -> None:
         request = messages.Swap(operation=fresh(), coins=paid, blinded=wanted.tokens)
         self._ask(self.shop(), request.operation, request, wanted)
 

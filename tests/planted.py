@@ -25,6 +25,7 @@ from broker_node import (
     payments,
     refusals,
     schema,
+    signed_once,
     telling,
     topups,
 )
@@ -193,6 +194,12 @@ def debit_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ledger, "change_balance", changing)
 
 
+def sign_a_value_again(patch: pytest.MonkeyPatch) -> None:
+    """Nobody asks whether a blinded value was signed before: it is the same coin, and debited again."""
+    patch.setattr(signed_once, "wanted_again", lambda _tx, _requests: set())
+    patch.setattr(signed_once, "note", lambda _tx, _marks: None)
+
+
 def count_nothing(patch: pytest.MonkeyPatch) -> None:
     """Coins that are handed out are not counted."""
     patch.setattr(mint.Mint, "count_issued", staticmethod(lambda _tx, _blinded: None))
@@ -264,6 +271,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (let_ids_collide, "its entries are those of another state|no hold of its amount"),
         (charge_for_what_was_given_back, "another commission"),
         (forget_refusals, "coins owed and coins held differ|another sum|refused, and done"),
+        (sign_a_value_again, "coins owed and coins held differ|the thief has another sum"),
         (refuse_stored_answers, "coins owed and coins held differ|customers/alice|another sum"),
     )
 }
