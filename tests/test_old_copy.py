@@ -8,10 +8,12 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from cli import veilmart
 from crashing import Crash, crash, last, stepping
 from customer_shop import PASSWORD, Bazaar, build, home
 from profile_rows import profile_rows
@@ -408,21 +410,29 @@ def test_an_old_copy_survives_a_crash_anywhere(bazaar: Bazaar, disks: Disks, eve
 # --- back from words -----------------------------------------------------------------------------------
 
 
-def test_an_old_copy_gets_back_what_the_other_one_drew(disks: Disks) -> None:
+def test_an_old_copy_gets_back_what_the_other_one_drew(
+    bazaar: Bazaar, disks: Disks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = disks.of_a_customer(3 * BUNDLE)
     disk.draw_elsewhere()
     with disk.market() as market:
         logged_in(market, disk.name).withdraw()
         assert market.wallet().usable == 2 * BUNDLE
-        shown = market.recover(disk.name)
-        assert shown.complete, shown
-        assert shown.unmatched == 0
+        before = given_up(market)
+    # As the error and the threat model advise.
+    monkeypatch.setattr("veilmart.cli.profiles.Market", partial(Market, connect=bazaar.world.connect))
+    (tmp_path / "password").write_text(PASSWORD)
+    given = ("wallet", "restore", bazaar.world.market_path, disk.name, "--password-file")
+    ran = veilmart(*given, tmp_path / "password", "--json", VEILMART_PROFILE=str(disk.profile))
+    assert (ran.data["complete"], ran.data["unmatched"]) == (True, 0)
+    with disk.market() as market:
         assert market.wallet().usable == 3 * BUNDLE
         # It goes on behind all of it, in an era of its own.
-        before = given_up(market)
+        left = given_up(market)
+        assert left < before
         market.withdraw()
         swap(market, 512, [256, 128, 64, 32, 16, 16])
-        assert given_up(market) == before
+        assert given_up(market) == left
         assert market.wallet().usable == 4 * BUNDLE
         # Whoever restores that one begins to look where its era begins.
         of_eras = {numbers.split_counter(*row) for row in profile_rows(disk.profile, tokens.c.counter)}
