@@ -97,7 +97,7 @@ class Broker:
         self._orders = Orders(issuing, self._telling, self._answers, self._audit, keys.currency, limits)
         self._settlement = Settlement(self._telling, self._audit, limits)
         self.payments = Payments(self._audit)
-        self._recovery = Recovery(self._sessions)
+        self._recovery = Recovery(self._sessions, self._kept)
         self._spent = SpentSet(keys, issuing)
         self._payouts = Payouts(limits)
         self._refunds = Refunds(self._telling, self._audit)
@@ -117,7 +117,7 @@ class Broker:
         self._batches: Mapping[type, BatchHandler] = {
             Signed: self._exchange.signed,
             messages.Swap: self._exchange.swaps,
-            messages.PlaceOrder: self._orders.place,
+            messages.PlaceOrder: self._place,
             messages.AnswerOrder: self._answers.answered,
             messages.AnswerKept: self._orders.answer_kept,
             messages.OutcomeKept: self._answers.outcome_kept,
@@ -309,6 +309,10 @@ class Broker:
             self._new_keys.issuer(tx, issuer, now, random)
 
     # --- handlers that need several parts --------------------------------------------------------------
+
+    def _place(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[Any]:
+        left, refused = self._kept.orders_left(tx, arrivals, now)
+        return [*refused, *self._orders.place(tx, left, now, random)]
 
     def _greet(self, tx: Tx, _sender: None, greeting: Greeting, now: int, random: Random) -> list[Any]:
         sends: list[Any] = list(self._reception.greet(tx, greeting, now, random))

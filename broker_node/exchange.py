@@ -99,7 +99,7 @@ class Exchange:
         """Check that sums are equal and coins unspent, and have the mint sign."""
         wanted = [Asked.of(arrival.sender, arrival.body, arrival.body.blinded) for arrival in arrivals]
         stored = operations.stored(tx, [each.key for each in wanted])
-        refused = self._kept.among(tx, [each.content_hash for each in wanted], now)
+        refused = self._kept.of_operations(tx, wanted, now)
         sends: list[Any] = []
         asked: list[Asked] = []
         for each in wanted:
@@ -190,8 +190,8 @@ class Exchange:
     def signed(self, tx: Tx, arrivals: Sequence[Arrival], now: int, random: Random) -> list[ToSession]:
         """Debit, spend, and store the signatures: the one transaction."""
         results: list[Signed] = [arrival.body for arrival in arrivals]
-        # A copy may have been refused meanwhile, and whoever asked have given it up.
-        gone = self._kept.among(tx, [result.asked.content_hash for result in results], now)
+        # A copy may have been refused meanwhile, or the swap searched for in vain: whoever asked gave it up.
+        gone = self._kept.of_operations(tx, [result.asked for result in results], now)
         sends: list[Any] = [
             ToSession(result.asked.session.sid, gone[result.asked.content_hash])
             for result in results

@@ -7,6 +7,9 @@ Rule 1. Nothing is signed here and nothing moves: these are answers out of the s
 who does not have the seed that blinded them.
 
 Rule 2. Nothing in account scope names a swap, an order or a spent mark; nothing in shop scope an account.
+
+Rule 3. `not_found` is the last word: the transaction that says so gives the swap or order up
+(`kept_refusals`), since a copy of it may be under way, or be signed at this moment.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from broker_node import operations, schema
+from broker_node.kept_refusals import KeptRefusals, order_by_id, swap_by_id
 from broker_node.mint import owner_of
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions
@@ -48,8 +52,9 @@ def note_claim(tx: Tx, order_id: bytes, key: bytes) -> None:
 class Recovery:
     """Answers out of the store."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, kept: KeptRefusals) -> None:
         self._sessions = sessions
+        self._kept = kept
 
     # --- account scope ---------------------------------------------------------------------------------
 
@@ -90,23 +95,25 @@ class Recovery:
     # --- shop scope ------------------------------------------------------------------------------------
 
     def repeat_swap(
-        self, tx: Tx, session: Session, request: messages.RepeatSwap, _now: int, _random: Random
+        self, tx: Tx, session: Session, request: messages.RepeatSwap, now: int, _random: Random
     ) -> list[Any]:
         """Answer a swap again, by its id alone. Raises `RefusedError` where there was none."""
         key = owner_of("swap", request.operation)
         row = operations.stored(tx, [key]).get(key)
         if row is None:
+            self._kept.give_up(tx, session, swap_by_id(request.operation), request.operation, now)
             raise RefusedError("not_found")
         return [ToSession(session.sid, _RESPONSE.unpack(row["response"]))]
 
     def find_order(
-        self, tx: Tx, session: Session, request: messages.FindOrder, _now: int, _random: Random
+        self, tx: Tx, session: Session, request: messages.FindOrder, now: int, _random: Random
     ) -> list[Any]:
         """Tell where an order stands and what its refund claims were answered. Raises `RefusedError`."""
         order = tx.one(_ORDER, {"wanted": request.order_id})
-        if order is None:
-            raise RefusedError("not_found")
         lock = hashlib.sha256(request.claim_secret).digest()
+        if order is None:
+            self._kept.give_up(tx, session, order_by_id(request.order_id, lock), request.order_id, now)
+            raise RefusedError("not_found")
         if not hmac.compare_digest(lock, order["claim_lock"]):
             raise RefusedError("wrong_secret")
         claims, page = schema.claims, config.CLAIMS_PER_PAGE

@@ -211,6 +211,7 @@ RefusalCode: TypeAlias = Literal[
     "busy",
     "revoked",
     "not_found",
+    "given_up",
     "insufficient_funds",
     "out_of_tickets",
     "idempotency_conflict",
@@ -788,13 +789,19 @@ class Swapped(Message, frozen=True):
 
 
 class RepeatSwap(Message, frozen=True):
-    """customer -> broker: ask what a swap was answered, by its id alone. Answer: `Swapped`."""
+    """customer -> broker: ask what a swap was answered, by its id alone. Answer: `Swapped`.
+
+    What is `not_found` is given up: the swap is refused if it comes after all.
+    """
 
     operation: Id
 
 
 class FindOrder(Message, frozen=True):
-    """customer -> broker: ask where an order stands, and what its claims after the first `after` brought."""
+    """customer -> broker: ask where an order stands, and what its claims after the first `after` brought.
+
+    What is `not_found` is given up: the order with this claim secret is refused if it comes after all.
+    """
 
     order_id: Id
     claim_secret: Bytes32

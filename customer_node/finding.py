@@ -1,7 +1,8 @@
 """Looking for swaps and orders by their numbers, in shop sessions; and claiming what orders still give back.
 
 Rule 1. What is found ends its session: the next is looked for in another one (`together` says otherwise).
-What is unknown to the broker tells it nothing.
+What is unknown to the broker tells it nothing, and stays unknown: the broker refuses what had that number if
+it comes after all. It keeps only so much in mind for one session (`MOST_UNKNOWN`).
 
 Rule 2. How far a search has come is stored with what it brought.
 
@@ -36,6 +37,9 @@ PAID: Final = ("captured", "settled")
 """States in which a merchant may still give money back: it is asked about where the owner says so."""
 
 MOST_CLAIMS: Final = 1000
+MOST_UNKNOWN: Final = 512
+"""How many numbers are asked for in vain in one session."""
+
 _CLAIM: Final[codec.Codec[messages.ClaimRefund]] = codec.Codec(messages.ClaimRefund)
 
 
@@ -76,10 +80,10 @@ class Finding:
         self._context.uplink.close()
 
     def _search(self, session: ShopSession, together: int) -> None:
-        """Ask for one number after another until as many are found as may stand in one session."""
+        """Ask for one number after another until as many are found, or not, as may stand in one session."""
         self._context.broker(session.link)
-        left = together
-        while left:
+        left, unknown = together, 0
+        while left and unknown < MOST_UNKNOWN:
             with self._context.profile.store.immediate() as tx:
                 open_ = open_searches(tx)
             if not open_:
@@ -94,6 +98,8 @@ class Finding:
             )
             if found:
                 left -= 1
+            else:
+                unknown += 1
 
     def _find_swap(self, session: ShopSession, operation: bytes, row: Row) -> bool:
         context = self._context

@@ -97,6 +97,10 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "balance_left": lambda: BalanceLeftError("The account still holds something.", "Withdraw it first."),
     "busy": lambda: BrokerUnreachableError("The broker is too busy.", "Try again in a moment."),
     "not_found": lambda: NotFoundError("The broker does not know that."),
+    "given_up": lambda: RejectedError(
+        "A wallet was restored from this one's words, and has given that up. No money was taken.",
+        "Two copies of one wallet cannot be used side by side. This one can pay again in ten minutes.",
+    ),
     "insufficient_funds": lambda: InsufficientFundsError(
         "The account holds less than that.", "`veilmart topup` pays in with a card."
     ),

@@ -118,6 +118,18 @@ def one_value_for_two_swaps(ground: Ground) -> Iterator[Duel]:
         yield Move(ground.one, one), Move(ground.two, two)
 
 
+def an_order_and_the_search_for_it(ground: Ground) -> Iterator[Duel]:
+    for _ in range(ROUNDS // 2):
+        order = ground.customer.order(AMOUNT)
+        yield Move(ground.one, order.place), Move(ground.two, order.find())
+
+
+def a_swap_and_the_search_for_it(ground: Ground) -> Iterator[Duel]:
+    for _ in range(ROUNDS // 3):
+        wanted = ground.swap(ground.customer.pay(AMOUNT))
+        yield Move(ground.one, wanted), Move(ground.two, messages.RepeatSwap(operation=wanted.operation))
+
+
 def withdrawals_of_twice_the_balance(ground: Ground) -> Iterator[Duel]:
     one, two = ground.accounts("rich once", AMOUNT * ROUNDS + 3)
     for _ in range(ROUNDS):
@@ -179,6 +191,8 @@ DUELS: Sequence[Callable[[Ground], Iterator[Duel]]] = (
     an_order_and_a_swap_of_the_same_coins,
     two_swaps_of_the_same_coins,
     one_value_for_two_swaps,
+    an_order_and_the_search_for_it,
+    a_swap_and_the_search_for_it,
     withdrawals_of_twice_the_balance,
     one_withdrawal_twice,
     two_refunds_of_one_order,
@@ -274,6 +288,20 @@ def test_one_value_is_signed_for_one_swap_and_the_other_spends_nothing(fought: F
     assert fought.outcomes(one_value_for_two_swaps) == [{"Swapped": 1, "already_signed": 1}] * ROUNDS
 
 
+def test_an_order_that_is_searched_for_at_the_same_instant_is_found_or_never_held(fought: Fought) -> None:
+    kind = an_order_and_the_search_for_it
+    duels = zip(fought.duels[kind.__name__], fought.outcomes(kind), strict=True)
+    for (move, _), outcome in duels:
+        held = move.body.order_id in fought.orders  # type: ignore[attr-defined]
+        found = {"OrderAnswer": 1, "OrderFound": 1}
+        assert outcome == (found if held else {"given_up": 1, "not_found": 1})
+
+
+def test_a_swap_that_is_searched_for_while_it_is_signed_is_never_executed(fought: Fought) -> None:
+    outcomes = fought.outcomes(a_swap_and_the_search_for_it)
+    assert outcomes == [{"given_up": 1, "not_found": 1}] * (ROUNDS // 3)
+
+
 def test_withdraw_beyond_the_balance_from_two_sessions_at_once(fought: Fought) -> None:
     total = sum(fought.outcomes(withdrawals_of_twice_the_balance), Counter[str]())
     assert total == {"Withdrawn": ROUNDS, "insufficient_funds": ROUNDS}
@@ -332,8 +360,8 @@ def test_nothing_is_made_or_lost_in_all_of_them(fought: Fought) -> None:
     given_back = 5 * len(fought.duels[two_refunds_by_the_merchant.__name__])
     assert fought.books["escrow"] == AMOUNT * (states["held"] + states["refundable"]) + given_back
     taken = sum(
-        outcome["OrderAnswer"] + outcome["Swapped"] for kind in DUELS[:5] for outcome in fought.outcomes(kind)
+        outcome["OrderAnswer"] + outcome["Swapped"] for kind in DUELS[:7] for outcome in fought.outcomes(kind)
     )
-    ordered = sum(len(fought.duels[kind.__name__]) for kind in DUELS[7:])
+    ordered = sum(len(fought.duels[kind.__name__]) for kind in DUELS[9:])
     # Each took two coins of 4; what a loser alone had wanted is spent by nobody. And two tickets.
     assert fought.spent == 2 * (taken + ordered) + 2
