@@ -606,7 +606,7 @@ class _Broker:
         for key in issued:
             self.outstanding[key["value"]] += key["issued"] - spent[key["key_id"]]
         self.outstanding = +self.outstanding
-        assert self.report.books.get(ledger.ESCROW, 0) == 0
+        assert self.report.books.get(ledger.ESCROW, 0) == 0, "something in escrow is nobody's"
         owed = {
             book: amount for book, amount in self.report.books.items() if book.startswith("coins:") and amount
         }

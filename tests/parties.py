@@ -159,6 +159,8 @@ class Thief:
         self.asked: defaultdict[bytes, list[tuple[Any, Blinded]]] = defaultdict(list)
         """Id of an operation -> everything that was ever asked under it."""
         self.swapped: set[bytes] = set()
+        self.unknown: set[bytes] = set()
+        """Ids of which the broker has said that there is nothing."""
         self.states: dict[bytes, str] = {}
         self._sessions: dict[str, tuple[Session, int]] = {}
 
@@ -195,6 +197,8 @@ class Thief:
                 self._take(operation, signatures)
             case messages.RefundIssued(operation=operation, signatures=signatures):
                 self._take(operation, signatures)
+            case messages.Refused(reference=reference, code="not_found"):
+                self.unknown.add(reference)
             case messages.OrderAnswer(order_id=order_id, state=state):
                 self.states[order_id] = state
 
@@ -297,6 +301,32 @@ class Thief:
         self.asked[operation].append((request, wanted))
         session.say(request)
 
+    def is_restored(self, amount: int, *, swaps: bool) -> None:
+        """Have a swap or an order on the bus; its new self is told that there is none; then it arrives.
+
+        What it would bring is nobody's: the new self does not know of it, and goes on with the coins.
+        """
+        paid = self.choose(amount)
+        if not paid:
+            return
+        worth = sum(map(self.value, paid))
+        if swaps:
+            wanted = blinded(self.world, coins.spread(worth, {}, 256))
+            lost: Any = messages.Swap(operation=fresh(), coins=paid, blinded=wanted.tokens)
+            name, search = lost.operation, messages.RepeatSwap(operation=lost.operation)
+        else:
+            order = self.customer.order(worth, FILMS, coins=paid, deadline=TIME.ms + HOUR_MS)
+            lost, name, search = order.place, order.id, order.find()
+        session = self.shop()
+        with self.world.calm():
+            frame = session.seal(lost)
+            session.say(search)
+            self.world.settle()
+            self.listen()
+            if name in self.unknown:
+                session.put(frame)
+                self.world.settle()
+
     # --- the end ---------------------------------------------------------------------------------------
 
     def repeat_all(self) -> None:
@@ -323,7 +353,11 @@ class Thief:
 
     def holds(self) -> Counter[int]:
         """Count by value the coins that it can still spend, by what the broker has admitted to it."""
-        gone = {token.serial for order_id in self.states for token in self.paid[order_id].place.coins}
+        gone = {
+            token.serial
+            for order_id in self.states.keys() & self.paid.keys()
+            for token in self.paid[order_id].place.coins
+        }
         for operation in self.swapped:
             for request, _ in self.asked[operation]:
                 gone |= {token.serial for token in request.coins}

@@ -146,6 +146,11 @@ def forget_refusals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kept_refusals.KeptRefusals, "refuse", refusing)
 
 
+def give_nothing_up(patch: pytest.MonkeyPatch) -> None:
+    """What a search was told is unknown is executed when it comes."""
+    patch.setattr(kept_refusals.KeptRefusals, "give_up", lambda *_: None)
+
+
 def release_a_late_accept(patch: pytest.MonkeyPatch) -> None:
     """An answer is taken whenever it comes before the clock has ended the order."""
     take = answers.Answers._take
@@ -272,6 +277,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (charge_for_what_was_given_back, "another commission"),
         (forget_refusals, "coins owed and coins held differ|another sum|refused, and done"),
         (sign_a_value_again, "coins owed and coins held differ|the thief has another sum"),
+        (give_nothing_up, "coins owed and coins held differ|another sum|no customer knows|is nobody's"),
         (refuse_stored_answers, "coins owed and coins held differ|customers/alice|another sum"),
     )
 }

@@ -267,6 +267,9 @@ class MoneyMachine(RuleBasedStateMachine):
         # As a wallet does that came back from an old copy: what it has would be paid for twice.
         self.thief.swap_for_the_same()
         self.happen()
+        # And once more, by what it had on the bus before its wallet was restored.
+        self.thief.is_restored(amount, swaps=used)
+        self.happen()
 
     @rule(amount=st.sampled_from([64, 200, 300]))
     @seen
