@@ -4,7 +4,9 @@ Rule 1. Password hashes (Argon2id, 19 MiB, 2 passes, 1 lane: OWASP's second choi
 are made in a bounded pool, never on the node's loop.
 Rule 2. An unknown name is checked against a decoy hash, and there is one error for unknown name, wrong
 password and disabled account: a login says nothing about which names exist.
-Rule 3. A closed account keeps its name, so that nobody can take its place, and nothing to log in with.
+Rule 3. A closed account keeps its name, so that nobody can take its place. What it logs in with it keeps
+while something counts that was drawn from it: a device that never heard the answer to its withdrawal, or a
+wallet that is restored, hears it again, and nothing else (`sessions`). Then that is erased (`sweep`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argon2
 import sqlalchemy as sa
 
 from broker_node import devices, ledger, schema, totp
-from common import passwords
+from common import passwords, slots
 from common.clock import Random
 from common.config import MAXIMUM_AMOUNT
 from common.errors import NotFoundError, RefusedError, RejectedError
@@ -25,6 +27,8 @@ from common.store import Row, Tx
 
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 MAXIMUM_NAME = 64
+HAVE_SESSIONS = ("enabled", "closed")
+"""The states of accounts that can be logged in to."""
 ENDS_OF_TOP_UPS = tuple(state for state, next_ones in BROKER_TOP_UP.items() if not next_ones)
 
 
@@ -59,7 +63,7 @@ def check_password(name: str, password: str, account: Row | None) -> PasswordChe
         HASHER.verify(stored, password)
     except argon2.exceptions.VerifyMismatchError:
         return PasswordChecked(name, None, 0, matched=False)
-    if account is None or account["state"] != "enabled":
+    if account is None or account["state"] not in HAVE_SESSIONS:
         return PasswordChecked(name, None, 0, matched=False)
     return PasswordChecked(name, account["id"], account["generation"], matched=True)
 
@@ -125,13 +129,36 @@ def charges_under_way(tx: Tx, account: int) -> bool:
 
 
 def close(tx: Tx, account: int) -> None:
-    """Close an account for good: its name stays taken, everything to log in with is erased.
+    """Close an account for good: its name stays taken, and it can be logged in to as long as rule 3 says.
 
     Raises `RefusedError` for a balance that is left, or a state that has no such step.
     """
     check_settled(tx, account)
     _step(tx, account, "closed")
-    tx.execute(sa.update(schema.accounts).where(schema.accounts.c.id == account).values(password_hash=""))
+    if tx.one(sa.select(schema.issued.c.number).where(schema.issued.c.account == account).limit(1)) is None:
+        _erase(tx, account)
+
+
+def sweep(tx: Tx, now: int, exchange_ms: int) -> None:
+    """Erase what closed accounts are logged in to with, once nothing counts that was drawn from them.
+
+    Coins of a key are exchanged for `exchange_ms` after its grace.
+    """
+    drawn = (
+        sa.select(schema.accounts.c.id, sa.func.max(schema.issued.c.month).label("last"))
+        .join(schema.issued, schema.issued.c.account == schema.accounts.c.id)
+        .where(schema.accounts.c.state == "closed", schema.accounts.c.password_hash != "")
+        .group_by(schema.accounts.c.id)
+    )
+    for row in tx.all(drawn):
+        if slots.grace_end(row["last"]) + exchange_ms <= now:
+            _erase(tx, row["id"])
+
+
+def _erase(tx: Tx, account: int) -> None:
+    """Erase everything to log in with; no session that there is has any right more."""
+    erased = {"password_hash": "", "generation": schema.accounts.c.generation + 1}
+    tx.execute(sa.update(schema.accounts).where(schema.accounts.c.id == account).values(**erased))
     devices.forget(tx, account)
     totp.disable(tx, account)
 

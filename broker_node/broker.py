@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from broker_node import account_changes, delays, ledger, payments, schema, signed_once
+from broker_node import account_changes, accounts, delays, ledger, payments, schema, signed_once
 from broker_node.account_changes import AccountChanges, PasswordShown
 from broker_node.announced import Announced
 from broker_node.answers import Answers
@@ -259,6 +259,7 @@ class Broker:
         if now // config.HOUR_MS != self._hour:
             self._hour = now // config.HOUR_MS
             delays.decay(tx, now)
+            accounts.sweep(tx, now, self._limits.retired_exchange_ms)
         if self._revocations_due and self._connected:
             self._revoked_now = True
             sends += self._revoke(tx, now, random)

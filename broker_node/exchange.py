@@ -31,7 +31,7 @@ from broker_node.kept_refusals import KeptRefusals
 from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
 from broker_node.sends import Session, ToSession
-from broker_node.sessions import Sessions
+from broker_node.sessions import Sessions, demand_open
 from broker_node.signing import Asked, Signed, Signing
 from common import messages
 from common.clock import Random
@@ -78,11 +78,11 @@ class Exchange:
         self, tx: Tx, session: Session, request: messages.Withdraw, now: int, _random: Random
     ) -> list[ToSession | Job]:
         """Check balance and tickets, and have the mint sign. Raises `RefusedError`."""
-        account = self._sessions.require_account(tx, session)
+        owner = self._sessions.require_owner(tx, session)
         asked = Asked.of(session, request, [*request.coins, *request.tickets])
         if (response := operations.answered(tx, asked.key, asked.content_hash)) is not None:
             return [ToSession(session.sid, response)]
-        self._check_withdraw(tx, account, request, now)
+        self._check_withdraw(tx, demand_open(owner), request, now)
         return list(self._signing.jobs([self._signing.admit(self._demand_new(tx, asked))]))
 
     def claim(

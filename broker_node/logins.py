@@ -9,8 +9,9 @@ bounded share.
 
 Rule 2. One check at a time for each name and device: guesses that overtake their own counting would be free.
 
-Rule 3. A wrong name, password, or code of a second factor, a disabled or closed account: one error, one
-count, after the same work. Whoever has only the password does not learn that it is right.
+Rule 3. A wrong name, password, or code of a second factor, a disabled account, a closed one that has nothing
+to log in with any more: one error, one count, after the same work. Whoever has only the password does not
+learn that it is right.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Logins:
         device = devices.find(tx, row["id"], credential.device) if row is not None else None
         if not checked.matched:
             raise self._failed(tx, checked.name, device, now)
-        if row is None or row["state"] != "enabled" or row["generation"] != checked.generation:
+        if row is None or row["generation"] != checked.generation:
             # Disabled, closed or given another password while the pool looked: no guess, so no failure.
             raise RefusedError("authentication")
         if not totp.use(tx, row["id"], credential.code, now):

@@ -62,7 +62,7 @@ class Recovery:
         self, tx: Tx, session: Session, request: messages.BeginRestore, _now: int, _random: Random
     ) -> list[Any]:
         """Count how often a wallet of this account was restored. Raises `RefusedError`."""
-        account = self._sessions.require_account(tx, session)
+        account = self._sessions.require_owner(tx, session).account
         begun = schema.restores
         rows = tx.all(sa.select(begun).where(begun.c.account == account).order_by(begun.c.count))
         counts = {row["operation"]: row["count"] for row in rows}
@@ -77,7 +77,7 @@ class Recovery:
         self, tx: Tx, session: Session, request: messages.FetchIssued, now: int, _random: Random
     ) -> list[Any]:
         """Give a page of what this account drew, of the months whose tokens may still count."""
-        account = self._sessions.require_account(tx, session)
+        account = self._sessions.require_owner(tx, session).account
         oldest = slots.previous_month(slots.previous_month(slots.month_of(now)))
         issued = schema.issued
         page = config.ISSUED_PER_PAGE

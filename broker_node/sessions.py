@@ -6,7 +6,10 @@ are cached here; the cache is filled after the commit.
 Rule 2. What may be done is read from the session's scope. Whatever touches an account reads the rows of
 session and account again, in its own transaction.
 
-Rule 3. An ended session stays ended: the hash of its `Hello` is kept until that hello key is erased.
+Rule 3. A session of a closed account hears again what the account was answered (`accounts`, rule 3);
+whatever else touches the account is refused.
+
+Rule 4. An ended session stays ended: the hash of its `Hello` is kept until that hello key is erased.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from broker_node import schema
+from broker_node.accounts import HAVE_SESSIONS
 from broker_node.audit import Audit
 from broker_node.keys import BrokerKeys
 from broker_node.sends import Session
@@ -44,6 +48,21 @@ class Live:
     def ended(self, now: int) -> bool:
         """Whether it is over, by its end or by idleness."""
         return now >= self.expires or (self.idle_ms > 0 and now > self.last_seen + self.idle_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The account of a session, in the state that this transaction has read."""
+
+    account: int
+    state: str
+
+
+def demand_open(owner: Owner) -> int:
+    """Give the account. Raises `RefusedError("account_closed")` where it only hears old answers again."""
+    if owner.state == "closed":
+        raise RefusedError("account_closed")
+    return owner.account
 
 
 _SESSION = sa.insert(schema.sessions)
@@ -117,16 +136,20 @@ class Sessions:
 
     def require_account(self, tx: Tx, session: Session) -> int:
         """Give the account of an account session after reading both rows again. Raises `RefusedError`."""
+        return demand_open(self.require_owner(tx, session))
+
+    def require_owner(self, tx: Tx, session: Session) -> Owner:
+        """Give the account of an account session, which may be closed, as `require_account` does."""
         row = tx.one(
-            sa.select(schema.accounts.c.id)
+            sa.select(schema.accounts.c.id, schema.accounts.c.state)
             .join(schema.sessions, schema.sessions.c.account == schema.accounts.c.id)
             .where(schema.sessions.c.sid == session.sid)
             .where(schema.sessions.c.generation == schema.accounts.c.generation)
-            .where(schema.accounts.c.state == "enabled")
+            .where(schema.accounts.c.state.in_(HAVE_SESSIONS))
         )
         if row is None:
             raise RefusedError("session_over")
-        return int(row["id"])
+        return Owner(row["id"], row["state"])
 
     # --- opening ---------------------------------------------------------------------------------------
 

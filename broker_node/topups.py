@@ -31,7 +31,7 @@ import structlog
 from broker_node import charges, ledger, schema
 from broker_node.payment_gateway import Charged, Declined, GatewayError, Outcome, PaymentGateway, Unknown
 from broker_node.sends import Session, ToSession
-from broker_node.sessions import Sessions
+from broker_node.sessions import Sessions, demand_open
 from common import messages, payment_cards
 from common.clock import Random
 from common.config import MAXIMUM_AMOUNT, SECOND_MS, Limits
@@ -135,11 +135,12 @@ class TopUps:
 
     def ask(self, tx: Tx, session: Session, question: messages.AskTopUp, now: int, _random: Random) -> Sends:
         """Say what became of an operation; this declines one that is not known. Raises `RefusedError`."""
-        account = self._sessions.require_account(tx, session)
-        identifier = charges.top_up_id(account, question.operation)
+        owner = self._sessions.require_owner(tx, session)
+        identifier = charges.top_up_id(owner.account, question.operation)
         row = charges.find(tx, identifier)
         if row is not None:
             return [ToSession(session.sid, self._stands(tx, row, question.operation))]
+        account = demand_open(owner)
         if charges.tried(tx, account, now) >= self._limits.top_ups_per_day:
             raise RefusedError("too_many_top_ups")
         tx.insert(

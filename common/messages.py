@@ -212,6 +212,7 @@ RefusalCode: TypeAlias = Literal[
     "revoked",
     "not_found",
     "given_up",
+    "account_closed",
     "insufficient_funds",
     "out_of_tickets",
     "idempotency_conflict",

@@ -16,7 +16,7 @@ from common.errors import DeadlineError, UsageError
 from customer_node import apart
 from customer_node.account import Account, AccountSession, one_time_code
 from customer_node.context import Context
-from customer_node.refusals import BalanceLeftError
+from customer_node.refusals import AccountClosedError, BalanceLeftError
 from customer_node.topups import TopUps
 from customer_node.views import TotpSecretView, WithdrawalView
 
@@ -119,6 +119,9 @@ class AccountChanges:
                         "Close the account when it has ended (`veilmart resume` asks).",
                     ) from None
                 drawn = self._account.draw_rest(session)
+            except AccountClosedError:
+                # It is, and the answer that said so was lost, or another device was first.
+                return drawn
             else:
                 return drawn
 

@@ -59,6 +59,10 @@ class BalanceLeftError(RejectedError):
     """The account still holds something."""
 
 
+class AccountClosedError(RejectedError):
+    """The account is closed for good, perhaps from another device: it only answers again what it answered."""
+
+
 class TooManyTopUpsError(RejectedError):
     """The account has tried as often as one may in a day."""
 
@@ -100,6 +104,10 @@ _ERRORS: Final[dict[str, Callable[[], VeilmartError]]] = {
     "given_up": lambda: RejectedError(
         "A wallet was restored from this one's words, and has given that up. No money was taken.",
         "Two copies of one wallet cannot be used side by side. This one can pay again in ten minutes.",
+    ),
+    "account_closed": lambda: AccountClosedError(
+        "This account is closed for good.",
+        "`veilmart resume` fetches what was drawn from it before and did not arrive.",
     ),
     "insufficient_funds": lambda: InsufficientFundsError(
         "The account holds less than that.", "`veilmart topup` pays in with a card."

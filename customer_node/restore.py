@@ -27,6 +27,7 @@ from customer_node import numbers
 from customer_node.account import Account, AccountSession
 from customer_node.context import Context
 from customer_node.finding import Finding, open_searches, waiting
+from customer_node.refusals import AccountClosedError
 from customer_node.restored import Restored
 from customer_node.schema import eras, issuer_keys, restored_orders, restores, searches, unmatched
 from customer_node.shop import Shop
@@ -43,6 +44,8 @@ class Restore:
         self._context = context
         self._account = account
         self._shop = shop
+        self._closed = False
+        """Whether the account was heard to be closed: those tickets that came back have to do."""
 
     def run(self, name: str | None, together: int, *, refunds: bool = False) -> RestoreView:
         """Go on where the last call ended; what stops it stands in the result.
@@ -67,8 +70,15 @@ class Restore:
             finding.ask_again(refunds=refunds)
             restored.match_rest()
         except VeilmartError as failure:
-            error = failure
+            error = self._explained(failure)
         return self._view(restored, error)
+
+    def _explained(self, error: VeilmartError) -> VeilmartError:
+        """Say where tickets are to be had, where this account gives none any more."""
+        if not (self._closed and isinstance(error, OutOfTicketsError)):
+            return error
+        hint = "The account is closed. `veilmart login` to another one, `veilmart withdraw`, and go on."
+        return OutOfTicketsError(error.message, hint, retry_at=error.retry_at)
 
     # --- account scope ---------------------------------------------------------------------------------
 
@@ -160,6 +170,8 @@ class Restore:
         try:
             while present < TICKETS:
                 present += self._account.tickets_in(session).tickets
+        except AccountClosedError:
+            self._closed = True
         except OutOfTicketsError:
             # Today's are all drawn; those that came back may do.
             return

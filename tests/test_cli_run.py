@@ -283,7 +283,8 @@ def test_an_account_from_its_first_to_its_last_day(running: Path, tmp_path: Path
 
     closed = ran("account", "close", "--password-file", new, "--yes").data
     assert (closed["drawn"]["amount"], closed["drawn"]["balance"]) == (777, 0)
-    assert ran("login", "erin", "--password-file", new).error["code"] == "authentication"
+    assert ran("login", "erin", "--password-file", new).data == {"logged_in": True}
+    assert "closed for good" in ran("balance").error["message"]
     assert ran("signup", "erin", "--password-file", new).error["code"] == "rejected"
     assert ran("broker", "ledger", "check").data["faults"] == []
 

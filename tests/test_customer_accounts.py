@@ -21,6 +21,7 @@ from common import clock, config, invites, passwords
 from common.errors import AuthenticationError, DeadlineError, RejectedError, UsageError
 from customer_node import Market
 from customer_node.account import _exactly
+from customer_node.refusals import AccountClosedError
 
 NEW = "battery staple"
 
@@ -210,8 +211,9 @@ def test_closing_draws_the_rest_to_the_last_unit(bazaar: Bazaar, run: Any, tmp_p
     assert run(market, "balance").error["code"] == "authentication"
     with bazaar.again(market) as again:
         assert again.wallet().usable == held + 1_000_003
-        with pytest.raises(AuthenticationError):
-            again.log_in(name, PASSWORD)
+        again.log_in(name, PASSWORD)
+        with pytest.raises(AccountClosedError):
+            again.balance()
     with world.broker.store.immediate() as tx:
         report = books.check(tx)
     assert report.faults == ()

@@ -115,9 +115,15 @@ def test_an_account_is_closed_and_its_rest_is_in_the_wallet(front: Front) -> Non
     assert "The account is closed for good." in front.browser.get("/wallet").text
     # Sent again: nobody is logged in any more.
     assert front.post("/account/close", password=PASSWORD, certain="yes").status == 303
-    assert (
-        front.post("/account/login", **{"login-name": front.profile.name, "password": PASSWORD}).status == 403
-    )
+    # Logged in to again, it offers to fetch what did not arrive, and nothing else.
+    front.post("/account/login", **{"login-name": front.profile.name, "password": PASSWORD})
+    page = front.browser.get("/account").text
+    assert "This account is closed" in page
+    assert 'action="/account/resume"' in page
+    assert "/account/withdraw" not in page
+    assert front.browser.get("/account/close").headers["location"] == "/account"
+    assert front.post("/account/resume").headers["location"] == "/account"
+    front.post("/account/logout", onward="/")
     front.add()
     assert "Pay 12.34 EUR" in front.browser.get("/review").text
 

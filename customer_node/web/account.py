@@ -15,6 +15,7 @@ from common.web import explained, forms
 from common.web.forms import Form
 from common.web.site import local
 from customer_node.account import MAXIMUM_BUNDLES
+from customer_node.refusals import AccountClosedError
 from customer_node.web.desk import Desk
 from customer_node.web.modes import accounting
 from customer_node.web.wallet import BUNDLE
@@ -41,11 +42,13 @@ class AccountPages:
         ]
 
     async def account(self, request: Request) -> Response:
-        """Show the balance, or ask who it is."""
+        """Show the balance, or ask who it is; of a closed account what can still be done."""
         if not self._desk.reading.logged_in():
             return self._door(request, {}, {}, "")
         try:
             return await self._inside(request, {}, "")
+        except AccountClosedError:
+            return self._desk.page(request, "account_closed.html")
         except AuthenticationError:
             # The broker had ended the session before its time.
             return self._door(request, {}, {}, "Your account session is over: log in again.")

@@ -15,6 +15,7 @@ from common.money import format_amount
 from common.web import explained, forms
 from common.web.forms import Form
 from customer_node.invoices.page import code_svg
+from customer_node.refusals import AccountClosedError
 from customer_node.views import TotpSecretView
 from customer_node.web.desk import Desk
 from customer_node.web.modes import accounting
@@ -117,7 +118,10 @@ class AccountChangePages:
         """Say what closing means."""
         if not self._desk.reading.logged_in():
             return self._door(CLOSING)
-        return await self._asked(request, {})
+        try:
+            return await self._asked(request, {})
+        except AccountClosedError:
+            return self._desk.site.redirect("/account")
 
     async def _asked(self, request: Request, faults: dict[str, str]) -> Response:
         balance = await self._desk.ask(lambda market: market.balance())
@@ -145,7 +149,10 @@ class AccountChangePages:
         except (AuthenticationError, RejectedError, UsageError) as refused:
             return await self._asked(request, self._faults(refused))
         self._secret = None
-        said = "The account is closed for good. The wallet stays yours, and is all that is left."
+        said = (
+            "The account is closed for good. The wallet stays yours; words and other devices bring back what "
+            "was drawn from the account until the end of the month after the last withdrawal."
+        )
         if drawn is not None:
             said += f" The rest, {format_amount(drawn.amount, drawn.currency)}, was drawn into it."
         self._desk.site.notice(request, said, "good")

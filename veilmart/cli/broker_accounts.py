@@ -109,7 +109,10 @@ def close_account(
     dry_run: DryRun = False,
     home: Home = None,
 ) -> None:
-    """Close an account for good. Its name stays taken. Shows what is left on it, and asks."""
+    """Close an account for good. Its name stays taken. Shows what is left on it, and asks.
+
+    While something counts that was drawn from it, its owner can log in to fetch that, and to nothing else.
+    """
 
     def act(desk: Desk) -> int:
         now, random = clock.now_ms(), clock.random_bytes

@@ -100,6 +100,12 @@ def disable_totp(shown: Output, market: Market, password_file: PasswordFile = No
     shown.show({"totp": False}, "no login asks for a code any more")
 
 
+_STILL_THERE = (
+    "until the end of the month after the last withdrawal words restore what was drawn from it, and another "
+    "device gets what it drew and was never given (`veilmart login`, `veilmart resume`)"
+)
+
+
 @on_profile(account_app, "close")
 def close_account(
     shown: Output,
@@ -113,7 +119,8 @@ def close_account(
     """Close your account for good. What is left on it is drawn into the wallet first.
 
     Not next to a visit to a shop: that waits for the market's minimum age.
-    Coins that were drawn from a closed account cannot be restored from the backup words any more.
+    Until the end of the month after the last withdrawal the backup words restore what was drawn from it, and
+    another device gets what it drew and was never given (`login`, then `resume`). Afterwards nothing does.
     """
     if dry_run:
         left = market.balance()
@@ -123,11 +130,15 @@ def close_account(
         return
     password = read_password(password_file, new=False)
     shown.confirm(
-        "Close the account for good? Its name stays taken, and no words restore coins drawn from it.",
+        "Close the account for good? Its name stays taken. What was drawn from it can be restored from words "
+        "until the end of the month after the last withdrawal.",
         yes=yes,
     )
     drawn = market.account.close(password, code)
-    views: list[View] = ["the account is closed for good; the wallet stays yours, and is all that is left"]
+    views: list[View] = [
+        "the account is closed for good; the wallet stays yours",
+        _STILL_THERE,
+    ]
     if drawn is not None:
         views.append(
             f"drew the rest, {drawn.coins} coins of {format_amount(drawn.amount, drawn.currency)}, "
