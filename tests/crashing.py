@@ -536,7 +536,7 @@ def check_books(
             held += mine
             paid = sum(order.total - order.claimed for order in market.orders())
             charged += sum(each.amount for each in market.top_ups() if each.state == "charged")
-            assert all(each.state != "open" for each in market.top_ups())
+            assert all(each.state != "open" for each in market.top_ups()), profile
             has = broker.accounts[profile.name] + sum(value * n for value, n in mine.items()) + paid
             has += drawn_elsewhere.get(profile.name, 0)
             assert has == broker.credited[profile.name], "a customer has another sum than it was given"

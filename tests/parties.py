@@ -145,6 +145,15 @@ class OtherDevice:
         self.holds.update(values)
         return left
 
+    def close(self) -> None:
+        """Draw all that the account holds, and close it, unless a charge is under way."""
+        self.draw()
+        with self.world.calm():
+            session = Session(self.world)
+            session.greet(log_in(self._name, self._password))
+            request = messages.CloseAccount(request=fresh(), password=self._password, code="")
+            session.ask(request, messages.AccountChanged | messages.Refused)
+
 
 class Thief:
     """A customer with a purse who tries everything twice."""

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from broker_node import (
+    accounts,
     answers,
     exchange,
     kept_refusals,
@@ -255,6 +256,17 @@ def forget_withdrawals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Account, "_open_operations", lambda _self: [])
 
 
+def forget_who_closes(patch: pytest.MonkeyPatch) -> None:
+    """What an account is logged in to with is erased when it is closed."""
+    close = accounts.close
+
+    def closing(tx: Any, account: int) -> None:
+        close(tx, account)
+        accounts.sweep(tx, 2**52, 0)
+
+    patch.setattr(accounts, "close", closing)
+
+
 PLANTED: Mapping[str, tuple[Plant, str]] = {
     plant.__name__: (plant, found)
     for plant, found in (
@@ -278,6 +290,7 @@ PLANTED: Mapping[str, tuple[Plant, str]] = {
         (forget_refusals, "coins owed and coins held differ|another sum|refused, and done"),
         (sign_a_value_again, "coins owed and coins held differ|the thief has another sum"),
         (give_nothing_up, "coins owed and coins held differ|another sum|no customer knows|is nobody's"),
+        (forget_who_closes, "customers/alice"),
         (refuse_stored_answers, "coins owed and coins held differ|customers/alice|another sum"),
     )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -210,9 +209,9 @@ def test_its_second_factor_is_asked_for(world: World, time: Time) -> None:
 # --- in the wallet -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bazaar(tmp_path: Path) -> Iterator[Bazaar]:
-    built = build(tmp_path, limits=LIMITS)
+@pytest.fixture(scope="module")
+def bazaar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazaar]:
+    built = build(tmp_path_factory.mktemp("bazaar"), limits=LIMITS)
     yield built
     built.world.close()
 
@@ -266,7 +265,7 @@ def test_a_withdrawal_that_came_too_late_is_given_up(bazaar: Bazaar) -> None:
         pytest.raises(DeadlineError),
     ):
         hurried.withdraw()
-    with bazaar.world.customer("the other device") as other:
+    with bazaar.world.customer(f"{name} elsewhere") as other:
         other.log_in(name, PASSWORD)
         drawn = other.account.close(PASSWORD)
         assert drawn is not None
@@ -288,7 +287,7 @@ def test_words_bring_the_coins_back(bazaar: Bazaar) -> None:
     draws_unheard(bazaar, market)
     closes_elsewhere(bazaar, name)
     bazaar.world.forget_customer(name)
-    with restored(bazaar, "new disk", spelled) as market:
+    with restored(bazaar, f"new disk of {name}", spelled) as market:
         market.log_in(name, PASSWORD)
         shown = market.recover(name)
         assert shown.complete, shown
@@ -307,7 +306,7 @@ def test_without_a_ticket_another_accounts_will_do(bazaar: Bazaar) -> None:
         published(bazaar)
         before = by_value(market)
         market.account.close(PASSWORD)
-    with restored(bazaar, "new disk", spelled) as market:
+    with restored(bazaar, f"new disk of {name}", spelled) as market:
         market.log_in(name, PASSWORD)
         shown = market.recover(name)
         assert isinstance(shown.error, OutOfTicketsError)

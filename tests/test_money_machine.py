@@ -52,6 +52,7 @@ from broker_node import disputes, ledger, payments, payouts, schema
 from broker_node.audit import Audit
 from broker_node.gateways import sandbox
 from broker_node.postings import head
+from common import coins
 from common.clock import random_bytes
 from common.config import HOUR_MS, MINUTE_MS
 from common.errors import RejectedError, UntrustedError, VeilmartError
@@ -533,6 +534,7 @@ class MoneyMachine(RuleBasedStateMachine):
         self.disputes_are_decided("refunded")
         self.thief.claim_all()
         self.operator_decides(confirms=True)
+        self.account_is_closed_elsewhere()
         for _ in range(8):
             self.honest(self.carry_on)
             if self.honest_is_done():
@@ -542,6 +544,17 @@ class MoneyMachine(RuleBasedStateMachine):
             # The merchant reads its statement every few minutes, and then asks what became of a payout.
             TIME.ms += 10 * MINUTE_MS
             world.pump(lambda: False, 1.0)
+
+    def account_is_closed_elsewhere(self) -> None:
+        """A withdrawal is cut short, and the account closed from another device: what was drawn comes anyway.
+
+        Only with tickets in hand for all that is still to be done, since there will be no more.
+        """
+        with Market(self.world.profile) as market:
+            if market.wallet().tickets < 2 * len(market.orders()):
+                return
+        self.withdraw(credit=sum(coins.BUNDLE), dies_at=4 + self.bought % 8)
+        self.other_device.close()
 
     def carry_on(self, market: Market) -> None:
         if not market.wallet().logged_in and any(each.state == "open" for each in market.top_ups()):
