@@ -96,7 +96,7 @@ BROKER_MESSAGES = (
     "OutcomeKept",
     "AnswerKept",
     "FetchCells",
-    "Cell",
+    "Cells",
     "ConfirmDelivery",
     "CancelOrder",
     "OpenDispute",

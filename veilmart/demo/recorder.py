@@ -4,7 +4,8 @@ The operator of a bus sees every topic and payload. The demo plays that operator
 ACL file, for a certificate that only it has; no other market has such a line.
 
 Of every payload topic, size and time are kept, and the bytes of all but the cells of long downloads: of
-those every 128th frame, since hundreds of megabytes of ciphertext would fill the memory and prove nothing more.
+their frames every 128th's, since hundreds of megabytes of ciphertext would fill the memory and prove nothing
+more.
 """
 
 from __future__ import annotations
