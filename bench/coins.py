@@ -43,7 +43,7 @@ IN_A_TRANSACTION = 64 * OF_AN_ORDER
 ISSUED = 1500
 BROWSE_RATE = 40.0
 WITHDRAW_RATE = 50.0
-BROWSE_S = 5.0
+BROWSE_S = 10.0
 REACHED = 0.95
 """The share of `WITHDRAW_RATE` from which on the load counts as reached: the last answers take their time."""
 DRAWERS = 8

@@ -41,6 +41,17 @@ from common.errors import RefusedError
 from common.states import BROKER_ORDER, step
 from common.store import Row, Tx
 
+_TODAY = (
+    schema.ticket_days.c.account == sa.bindparam("of"),
+    schema.ticket_days.c.day == sa.bindparam("today"),
+)
+_TICKETS = sa.select(schema.ticket_days.c.issued).where(*_TODAY)
+_FIRST_TICKETS = sa.insert(schema.ticket_days)
+_MORE_TICKETS = (
+    sa.update(schema.ticket_days)
+    .where(*_TODAY)
+    .values(issued=schema.ticket_days.c.issued + sa.bindparam("more"))
+)
 _CLAIM = (
     sa.update(schema.orders)
     .where(schema.orders.c.order_id == sa.bindparam("of"))
@@ -178,12 +189,8 @@ class Exchange:
 
     def tickets_left(self, tx: Tx, account: int, now: int) -> int:
         """How many tickets the account may still draw today."""
-        issued = tx.scalar(
-            sa.select(schema.ticket_days.c.issued)
-            .where(schema.ticket_days.c.account == account)
-            .where(schema.ticket_days.c.day == now // DAY_MS)
-        )
-        return max(0, self._limits.tickets_per_day - int(issued or 0))
+        row = tx.first(_TICKETS, {"of": account, "today": now // DAY_MS})
+        return max(0, self._limits.tickets_per_day - (0 if row is None else row["issued"]))
 
     # --- signed ----------------------------------------------------------------------------------------
 
@@ -297,13 +304,9 @@ class Exchange:
     def _count_tickets(tx: Tx, account: int, count: int, now: int) -> None:
         if not count:
             return
-        where = (schema.ticket_days.c.account == account, schema.ticket_days.c.day == now // DAY_MS)
-        updated = tx.changed(
-            sa.update(schema.ticket_days).where(*where).values(issued=schema.ticket_days.c.issued + count)
-        )
-        if not updated:
-            row = {"account": account, "day": now // DAY_MS, "issued": count}
-            tx.insert(sa.insert(schema.ticket_days), row)
+        today = now // DAY_MS
+        if not tx.each(_MORE_TICKETS, [{"of": account, "today": today, "more": count}]):
+            tx.insert(_FIRST_TICKETS, {"account": account, "day": today, "issued": count})
 
 
 _Finish: TypeAlias = Callable[[Exchange, Tx, Asked, Sequence[bytes], int, Random], Response]

@@ -76,12 +76,13 @@ _BALANCE = sa.select(schema.balances.c.amount).where(schema.balances.c.account =
 
 def balance(tx: Tx, account: int) -> int:
     """Give an account's balance in minor units."""
-    return int(tx.scalar(_BALANCE, {"owner": account}) or 0)
+    row = tx.first(_BALANCE, {"owner": account})
+    return 0 if row is None else int(row["amount"])
 
 
 def change_balance(tx: Tx, account: int, change: int) -> None:
     """Credit or debit the account's row. Raises `RefusedError` where it would fall below zero."""
-    if tx.changed(_DEBIT, {"owner": account, "change": change}) != 1:
+    if tx.each(_DEBIT, [{"owner": account, "change": change}]) != 1:
         raise RefusedError("insufficient_funds")
 
 

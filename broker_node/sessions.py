@@ -29,7 +29,7 @@ from common.clock import Random
 from common.config import Limits
 from common.errors import RefusedError
 from common.frames import SessionKeys
-from common.store import Row, Tx
+from common.store import Row, Tx, one_of
 
 
 @dataclass(slots=True)
@@ -65,6 +65,13 @@ def demand_open(owner: Owner) -> int:
     return owner.account
 
 
+_OWNER = (
+    sa.select(schema.accounts.c.id, schema.accounts.c.state)
+    .join(schema.sessions, schema.sessions.c.account == schema.accounts.c.id)
+    .where(schema.sessions.c.sid == sa.bindparam("of"))
+    .where(schema.sessions.c.generation == schema.accounts.c.generation)
+    .where(one_of(schema.accounts.c.state, HAVE_SESSIONS))
+)
 _SESSION = sa.insert(schema.sessions)
 NOTE_EVERY_MS = 60_000
 
@@ -140,13 +147,7 @@ class Sessions:
 
     def require_owner(self, tx: Tx, session: Session) -> Owner:
         """Give the account of an account session, which may be closed, as `require_account` does."""
-        row = tx.one(
-            sa.select(schema.accounts.c.id, schema.accounts.c.state)
-            .join(schema.sessions, schema.sessions.c.account == schema.accounts.c.id)
-            .where(schema.sessions.c.sid == session.sid)
-            .where(schema.sessions.c.generation == schema.accounts.c.generation)
-            .where(schema.accounts.c.state.in_(HAVE_SESSIONS))
-        )
+        row = tx.first(_OWNER, {"of": session.sid})
         if row is None:
             raise RefusedError("session_over")
         return Owner(row["id"], row["state"])
