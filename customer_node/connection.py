@@ -34,8 +34,8 @@ SETTLE_MS: Final = 50
 SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
 MOST_CELL_FRAMES: Final = 3 * Limits().cell_window
-"""Frames that are kept for the delivery that asked for them, while something else is done in its session,
-where a merchant fills them with a cell each."""
+"""Frames that are kept for the delivery that asked for them, while something else is done in its session: a
+merchant may send each of their cells in a frame of its own."""
 
 _PUBLIC: Final[dict[Audience, tuple[str, ...]]] = {
     "account": (topics.broker_card(), topics.broker_status()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -121,6 +122,7 @@ def own_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "migrate", spared.migrate_in_full)
     monkeypatch.setattr(Store, "__init__", spared.open_alone)
     monkeypatch.setattr(store, "_configure_sqlite", spared.configure_in_full)
+    monkeypatch.setattr(os, "fsync", spared.fsync)
 
 
 @pytest.fixture(scope="session")

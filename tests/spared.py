@@ -1,7 +1,8 @@
 """What the nodes inside a test's own process are spared; those that a test starts do all of it.
 
 Making keys, hashing passwords slowly on purpose and waiting for the disk are a third of the suite's time
-where nothing looks at them. What looks at them asks for the originals, which have their names here.
+where nothing looks at them. What looks at them asks for the originals, which have their names here. Markets
+of one run have the same keys for the same slots: what needs two markets' keys apart takes `make_key_of_slot`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ make_key_of_slot = mint.make_key
 migrate_in_full = Store.migrate
 open_alone = Store.__init__
 configure_in_full = store._configure_sqlite
+fsync = os.fsync
 HASHER, DECOY = accounts.HASHER, accounts._DECOY
 
 

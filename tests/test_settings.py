@@ -182,9 +182,10 @@ def test_a_bus_that_takes_no_frame_of_cells_is_not_started(home: Path) -> None:
     (line,) = (each for each in made.splitlines() if each.startswith("max_packet_size"))
     assert line == f"max_packet_size {config.MAXIMUM_FRAME + config.KIB}"
     path.write_text(made.replace(line, "max_packet_size 197632"))
-    ran = veilmart("bus", "run", "--json", home=home)
-    assert ran.code == 2
-    names(ran, path, "`max_packet_size` is below", f"`{line}`")
+    for command in (("bus", "run"), ("init",)):
+        ran = veilmart(*command, "--json", home=home)
+        assert ran.code == 2
+        names(ran, path, "`max_packet_size` is below", f"`{line}`")
 
 
 def test_tls_files_that_cannot_be_used_are_named(home: Path) -> None:

@@ -75,14 +75,20 @@ class Listener:
 
 
 def write_configuration(bus_home: Path, *, listen: str, public_port: int, node_port: int) -> None:
-    """Write Mosquitto's configuration and ACL files into the bus's home; existing ones are kept."""
+    """Write Mosquitto's configuration and ACL files into the bus's home; existing ones are kept.
+
+    Raises UsageError if a configuration that is kept takes no packet as large as a frame: where another
+    starts Mosquitto (compose), nobody else looks.
+    """
     (bus_home / DATA_FOLDER).mkdir(mode=0o700, exist_ok=True)
     for name in ACL_FILES:
         _create(bus_home / name, _template(name))
     configuration = string.Template(_template(CONFIGURATION_FILE).partition("\n\n")[2]).substitute(
         listen=listen, public_port=public_port, node_port=node_port, user=_current_user()
     )
-    _create(bus_home / CONFIGURATION_FILE, f"# Made by `veilmart init`; edit it freely.\n\n{configuration}")
+    path = bus_home / CONFIGURATION_FILE
+    _create(path, f"# Made by `veilmart init`; edit it freely.\n\n{configuration}")
+    _demand_room(_entries(path.read_text().splitlines()), path)
 
 
 def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
@@ -97,7 +103,7 @@ def read_listeners(bus_home: Path) -> tuple[Listener, Listener]:
         raise UsageError(
             f"there is no bus in {bus_home}", "Make one with `veilmart init`, or name its --home."
         ) from error
-    entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    entries = _entries(lines)
     starts = [number for number, entry in enumerate(entries) if entry[0] == "listener"]
     words = [entries[number] for number in starts]
     if len(words) != _LISTENERS or not all(_names_a_listener(each) for each in words):
@@ -123,6 +129,10 @@ def _demand(wanted: list[str], entries: list[list[str]], path: Path, place: str)
         raise UsageError(f"{path}: `{name}` is missing {place}", hint)
     if value == "true" and any(entry != wanted for entry in present):
         raise UsageError(f"{path}: `{name}` has to be {value} {place}", hint)
+
+
+def _entries(lines: list[str]) -> list[list[str]]:
+    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _demand_room(entries: list[list[str]], path: Path) -> None:
