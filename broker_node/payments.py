@@ -54,7 +54,6 @@ HARMLESS: Final[frozenset[type]] = frozenset(
         *(messages.AskMerchant, messages.AskOrder, messages.AnswerKept, messages.FetchCells),
         messages.AnswerDispute,
         *(messages.AnswerForward, messages.OutcomeKept, messages.FetchRefused, messages.Cells),
-        *(PasswordShown, messages.ChangePassword, messages.EnableTotp, messages.DisableTotp),
         *(messages.BeginRestore, messages.FetchIssued, messages.RepeatSwap, messages.FindOrder),
         messages.GetStatement,
     }
