@@ -107,12 +107,13 @@ class TopUps:
     # --- asked -----------------------------------------------------------------------------------------
 
     def top_up(self, tx: Tx, session: Session, request: messages.TopUp, now: int, _random: Random) -> Sends:
-        """Have the card charged. Raises `RefusedError`."""
-        account = self._sessions.require_account(tx, session)
-        identifier = charges.top_up_id(account, request.operation)
+        """Have the card charged; one that is known is answered again. Raises `RefusedError`."""
+        owner = self._sessions.require_owner(tx, session)
+        identifier = charges.top_up_id(owner.account, request.operation)
         row = charges.find(tx, identifier)
         if row is not None:
             return [ToSession(session.sid, self._again(tx, row, request))]
+        account = demand_open(owner)
         if charges.tried(tx, account, now) >= self._limits.top_ups_per_day:
             raise RefusedError("too_many_top_ups")
         if len(self._under_way) >= self._limits.top_up_queue:

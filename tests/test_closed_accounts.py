@@ -100,8 +100,17 @@ def test_what_became_of_a_charge_is_still_said(world: World, lost: Lost) -> None
     row |= {"last_four": "4242", "charge": "ch_1", "state": "charged", "ended": 1, "due": None}
     with world.broker.store.immediate() as tx:
         tx.insert(charges.INSERT, row)
-    answer = customer.account().ask(messages.AskTopUp(operation=operation), messages.TopUpAnswer)
-    assert (answer.state, answer.amount, answer.balance) == ("charged", 500, 0)
+    session, before = customer.account(), dump(world)["top_ups"]
+    card = messages.PaymentCard(
+        number="4242424242424242", month=12, year=2034, security_code="123", name="Augusta King"
+    )
+    top_up = messages.TopUp(operation=operation, amount=500, currency="EUR", card=card)
+    for question in (messages.AskTopUp(operation=operation), top_up):
+        answer = session.ask(question, messages.TopUpAnswer)
+        assert (answer.state, answer.amount, answer.balance) == ("charged", 500, 0)
+    other = msgspec.structs.replace(top_up, amount=501)
+    assert session.refused(other) == "idempotency_conflict"
+    assert dump(world)["top_ups"] == before
 
 
 def test_a_withdrawal_that_is_being_signed_when_the_account_is_closed_is_not_made(world: World) -> None:
