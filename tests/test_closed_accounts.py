@@ -23,9 +23,11 @@ from broker_node.sends import Session as Sender
 from common import clock, messages, slots
 from common.config import DAY_MS, SECOND_MS
 from common.core import Arrival, Job
-from common.errors import DeadlineError, OutOfTicketsError
+from common.errors import AuthenticationError, DeadlineError, OutOfTicketsError
 from customer_node import Market
+from customer_node.account import Account, AccountSession
 from customer_node.refusals import AccountClosedError
+from customer_node.views import WithdrawalView
 
 
 def withdrawal(world: World, values: list[int]) -> messages.Withdraw:
@@ -285,6 +287,32 @@ def test_a_withdrawal_that_came_too_late_is_given_up(bazaar: Bazaar) -> None:
         assert isinstance(item.error, AccountClosedError)
         assert (again.wallet().usable, again.wallet().open_operations) == (held, 0)
         assert again.resume() == []
+
+
+def test_another_device_closes_while_this_one_draws_the_rest(
+    bazaar: Bazaar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bazaar.customer(bundles=1) as market:
+        name, held = home(market).name, market.wallet().usable
+        bazaar.world.fund(name, 2000)
+        draw_rest = Account.draw_rest
+
+        def overtaken(account: Account, session: AccountSession) -> WithdrawalView:
+            monkeypatch.undo()
+            with bazaar.world.customer(f"{name} overtakes") as other:
+                other.log_in(name, PASSWORD)
+                other.account.close(PASSWORD)
+            return draw_rest(account, session)
+
+        monkeypatch.setattr(Account, "draw_rest", overtaken)
+        # Its session ended with the account's state: why is said to whoever logs in again.
+        with pytest.raises(AuthenticationError, match="No account session"):
+            market.account.close(PASSWORD)
+        market.log_in(name, PASSWORD)
+        assert market.account.close(PASSWORD) is None
+        with pytest.raises(AuthenticationError, match="No account session"):
+            market.balance()
+        assert (market.wallet().usable, market.wallet().open_operations) == (held, 0)
 
 
 def test_words_bring_the_coins_back(bazaar: Bazaar) -> None:
