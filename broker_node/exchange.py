@@ -32,7 +32,7 @@ from broker_node.mint import Mint, spend, spent_by_others
 from broker_node.operations import Response
 from broker_node.sends import Session, ToSession
 from broker_node.sessions import Sessions, demand_open
-from broker_node.signing import Asked, Signed, Signing
+from broker_node.signing import Asked, Signed, Signing, one_of_each_id
 from common import messages
 from common.clock import Random
 from common.config import DAY_MS, Limits
@@ -124,13 +124,16 @@ class Exchange:
             except RefusedError as error:
                 sends += self._refuse(tx, each, error, now)
         # Else a coin that is spent would be signed for, in vain, as often as anybody asked.
-        late = spent_by_others(tx, {each.key: each.spent for each in asked if each.spent is not None})
+        late: set[bytes] = set()
+        for wave in one_of_each_id(asked, lambda each: each):
+            losers = spent_by_others(tx, {each.key: each.spent for each in wave if each.spent is not None})
+            late |= {each.content_hash for each in wave if each.key in losers}
         # By their content: whoever knows an id could have something refused under it otherwise.
         again = signed_once.wanted_again(tx, [(each.content_hash, each.marks) for each in asked])
         admitted: list[Asked] = []
         for each in asked:
-            if each.key in late or each.content_hash in again:
-                code = "double_spend" if each.key in late else "already_signed"
+            if each.content_hash in late or each.content_hash in again:
+                code = "double_spend" if each.content_hash in late else "already_signed"
                 sends += self._refuse(tx, each, RefusedError(code), now)
                 continue
             try:
@@ -205,6 +208,14 @@ class Exchange:
             if result.asked.content_hash in gone
         ]
         results = [result for result in results if result.asked.content_hash not in gone]
+        # Of two contents under one id the second is looked at when the first has been: it may be refused.
+        for wave in one_of_each_id(results, lambda result: result.asked):
+            sends += self._signed(tx, wave, now, random)
+        return sends
+
+    def _signed(self, tx: Tx, results: Sequence[Signed], now: int, random: Random) -> list[Any]:
+        """Do so with results that have one content for each id."""
+        sends: list[Any] = []
         stored = operations.stored(tx, [result.asked.key for result in results])
         refused = self._spend(tx, results, stored)
         issued: list[Asked] = []
@@ -228,7 +239,7 @@ class Exchange:
     @staticmethod
     def _spend(tx: Tx, results: Sequence[Signed], stored: Collection[bytes]) -> dict[bytes, RefusedError]:
         """Spend what the new ones pay with; gives the reasons of those that may not, by their keys."""
-        # Of two with one key in this batch the first counts, the second is its repetition.
+        # Of two with one key here the first counts, the second is its repetition.
         first = {result.asked.key: result for result in reversed(results)}
         new = [
             result.asked

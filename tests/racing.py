@@ -42,13 +42,13 @@ class Replica:
     def __init__(self, home: Path) -> None:
         self._node = BrokerNode.open(home)
 
-    def decide(self, arrival: Arrival) -> list[Any]:
+    def decide(self, *arrivals: Arrival) -> list[Any]:
         """Take one transaction, as `common.node.Loop` does; gives what is to be sent or done."""
         core, now = self._node.broker, clock.now_ms()
         core.begin()
         with self._node.store.immediate() as tx:
-            sends = core.receive_all(tx, [arrival], now, clock.random_bytes)
-        core.seen([arrival], now)
+            sends = core.receive_all(tx, arrivals, now, clock.random_bytes)
+        core.seen(arrivals, now)
         return sends
 
     def close(self) -> None:

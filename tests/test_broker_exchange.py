@@ -10,12 +10,15 @@ import pytest
 import sqlalchemy as sa
 from client import Customer, Session, Shopkeeper, accept, blinded, dump, fresh, order_state, reject, settle
 from conftest import Time
+from racing import Replica
 from world import World
 
 from broker_node import ledger, mint, schema
 from broker_node.mint import owner_of
+from broker_node.sends import Session as Sender
 from common import clock, coins, messages
 from common.config import DAY_MS
+from common.core import Arrival, Job
 from common.errors import RefusedError
 
 
@@ -225,6 +228,50 @@ def test_two_swaps_of_one_name_at_once_spend_the_coins_of_the_one_that_counts(
     )
     assert session.hear(messages.Refused).code == "idempotency_conflict"
     assert session.hear(messages.Swapped)
+    check_books(world)
+
+
+def at_once(world: World, session: Session, *requests: messages.Swap) -> list[str]:
+    """Have swaps decided in one batch, in this order, and stored in one; gives what is said of them."""
+    with world.broker.store.immediate() as tx:
+        row = tx.one(sa.select(schema.sessions).where(schema.sessions.c.sid == session.sid))
+    assert row is not None
+    sender = Sender(row["sid"], "shop", None, None, None)
+    world.stop("broker")
+    replica = Replica(world.broker_home)
+    sends = replica.decide(*(Arrival(sender, fresh(), request) for request in requests))
+    signed = [arrival for job in sends if isinstance(job, Job) for arrival in job.done(job.work())]
+    sends = [send for send in sends if not isinstance(send, Job)] + replica.decide(*signed)
+    replica.close()
+    world.start_broker()
+    return [getattr(send.body, "code", "swapped") for send in sends]
+
+
+def test_what_is_refused_under_a_name_at_once_refuses_nothing_else_of_that_name(
+    world: World, customer: Customer
+) -> None:
+    session, operation = customer.shop(), fresh()
+    _, spent = swap(customer, session, 16)
+    paid = customer.pay(8)
+    bad, good = (
+        messages.Swap(operation=operation, coins=coins, blinded=blinded(world, [value]).tokens)
+        for coins, value in ((spent, 16), (paid, 8))
+    )
+    assert at_once(world, session, good, bad) == ["double_spend", "swapped"]
+    check_books(world)
+
+
+def test_what_loses_its_coin_while_it_is_signed_refuses_nothing_else_of_its_name(
+    world: World, customer: Customer
+) -> None:
+    session, operation = customer.shop(), fresh()
+    paid = customer.pay(16)
+    names = ((fresh(), paid, 16), (operation, paid, 16), (operation, customer.pay(8), 8))
+    wanted = [
+        messages.Swap(operation=name, coins=coins, blinded=blinded(world, [value]).tokens)
+        for name, coins, value in names
+    ]
+    assert at_once(world, session, *wanted) == ["swapped", "double_spend", "swapped"]
     check_books(world)
 
 
