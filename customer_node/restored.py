@@ -1,7 +1,8 @@
 """Tokens that come back: each blind signature is matched, verified, stored, and marked where it is spent.
 
 Rule 1. A token that is there already is left as it is, whatever is said of it. One that was given up, since
-another copy of the profile had drawn it, is not there yet.
+another copy of the profile had drawn it, is not there yet. One that is still asked for gets its signature put
+by: it is there when the answer is that this was drawn before (`Wallet.end_operation`).
 
 Rule 2. A signature that no counter explains may be another wallet's. It is kept, and looked at again when
 more is known (`match_rest`).
@@ -79,11 +80,15 @@ class Restored:
     ) -> None:
         place = (tokens.c.key_id == key.key_id, tokens.c.counter == counter)
         present = tx.one(sa.select(tokens.c.state).where(*place))
-        if present is not None and present["state"] != "void":
+        if present is not None and present["state"] not in {"void", "requested"}:
             return
         try:
             token = coins.unblind(key, self._context.profile.seed, counter, signature)
         except WireError:
+            return
+        if present is not None and present["state"] == "requested":
+            put_by = {"holder": MARKERS[source], "blind_signature": signature, "usable_from": usable_from}
+            tx.execute(sa.update(tokens).where(*place, tokens.c.state == "requested").values(**put_by))
             return
         mark = coins.spent_mark(coins.prepared(key.purpose, key.key_id, token.prefix, token.serial))
         gone = self._spent is not None and mark in self._spent
@@ -135,11 +140,17 @@ class Restored:
                         tx.execute(sa.delete(unmatched).where(unmatched.c.signature == row["signature"]))
                 left = tx.scalar(sa.select(sa.func.count()).select_from(unmatched))
             if not left or not matcher.widen():
-                return
+                break
+        if self._spent is not None:
+            # What was asked for until now, and came back instead.
+            self._mark_spent(self._spent)
 
     def match_spent(self) -> None:
         """Read the public spent set, and mark what of the wallet is in it."""
         self._spent = spent.read(self._context)
+        self._mark_spent(self._spent)
+
+    def _mark_spent(self, marks: SpentMarks) -> None:
         seed = self._context.profile.seed
         query = (
             sa.select(tokens.c.counter, issuer_keys)
@@ -149,7 +160,7 @@ class Restored:
         with self._context.profile.store.immediate() as tx:
             for row in tx.all(query):
                 key = issuer_of(row)
-                if coins.mark_of(key, seed, row["counter"]) in self._spent:
+                if coins.mark_of(key, seed, row["counter"]) in marks:
                     place = (tokens.c.key_id == key.key_id, tokens.c.counter == row["counter"])
                     tx.execute(
                         sa.update(tokens).where(*place, tokens.c.state == "free").values(state="spent")

@@ -95,7 +95,10 @@ tokens: Final = sa.Table(
     sa.Column("blind_signature", Sealed("tokens.blind_signature")),
     sa.Column("usable_from", sa.BigInteger, nullable=False),
 )
-"""Coins and tickets. `operation` asked for the token, `holder` (order, swap, session) will spend it."""
+"""Coins and tickets. `operation` asked for the token, `holder` (order, swap, session) will spend it.
+
+One that is asked for and was restored has its signature already, and as `holder` where it came back from.
+"""
 
 tending: Final = sa.Table(
     "tending",

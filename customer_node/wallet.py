@@ -3,6 +3,7 @@
     requested --signed--> free --chosen--> reserved --taken by the broker--> spent
         |                  ^ |                 |
         +--refused--> void +-|----released-----+
+        +--refused, and restored meanwhile--> free
                        |     +--of a retired key that nobody swaps--> ended
                        +--drawn by another copy of the profile, and restored--> free | spent
 
@@ -171,7 +172,7 @@ class Wallet:
                 coins.unblind(issuer_of(row), self._seed, row["counter"], signature)
             except WireError as error:
                 raise UntrustedError("The broker's signature under a coin does not verify.") from error
-            _step(tx, row, "free", blind_signature=signature, usable_from=usable_from)
+            _step(tx, row, "free", holder=None, blind_signature=signature, usable_from=usable_from)
         self.end_operation(tx, operation, "done")
 
     # --- operations ------------------------------------------------------------------------------------
@@ -240,7 +241,10 @@ class Wallet:
         return _operation(row) if row else None
 
     def end_operation(self, tx: Tx, operation: bytes, outcome: Literal["done", "refused"]) -> None:
-        """Note that an operation was answered; what a refused one asked for never comes."""
+        """Note that an operation was answered; what a refused one asked for never comes.
+
+        Unless it was restored while it was asked for: the broker had signed it for another copy (`restored`).
+        """
         changed = tx.changed(
             sa.update(operations)
             .where(
@@ -252,6 +256,9 @@ class Wallet:
         if changed != 1:
             raise states.UnlistedStepError(f"no operation to be {outcome}")
         if outcome == "refused":
+            restored = (tokens.c.state == "requested", tokens.c.holder.is_not(None))
+            signed = _move("free").where(tokens.c.operation == operation, *restored)
+            tx.execute(signed.values(operation=tokens.c.holder, holder=None))
             tx.execute(_move("void").where(tokens.c.operation == operation))
 
     # --- spending --------------------------------------------------------------------------------------

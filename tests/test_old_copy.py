@@ -441,6 +441,46 @@ def test_an_old_copy_gets_back_what_the_other_one_drew(
     disk.demand_held(4 * BUNDLE)
 
 
+def test_what_the_other_copy_drew_comes_back_though_the_same_is_asked_for(disks: Disks) -> None:
+    """A withdrawal that was begun and not answered wants the very coins that restoring brings."""
+    disk = disks.of_a_customer(3 * BUNDLE)
+    disk.draw_elsewhere()
+    with disk.market() as market:
+        account = logged_in(market, disk.name)._account
+        account.within(lambda session: account._begin(session, coins.BUNDLE, coins.BUNDLE_TICKETS))
+        shown = market.recover(disk.name)
+        assert (shown.error, shown.complete, shown.unmatched) == (None, True, 0)
+        # Its own, the other copy's, and what it asked for in other coins.
+        assert (market.wallet().usable, market.wallet().open_operations) == (3 * BUNDLE, 0)
+    disk.lost.clear()
+    disk.demand_held(3 * BUNDLE)
+    with disk.market() as market:
+        for _ in range(4):
+            market.buy_now("sports", "PLAN")
+    disk.demand_held(3 * BUNDLE - 4 * 1234)
+
+
+def test_what_the_other_copy_swapped_for_comes_back_though_the_same_is_asked_for(disks: Disks) -> None:
+    """The swap has the other copy's number too: it goes on under another one, in other coins."""
+    disk = disks.of_a_customer(BUNDLE)
+    with disk.market() as market:
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+    disk.put_back()
+    with disk.market() as market:
+        with market._context.profile.store.immediate() as tx:
+            market._upkeep._funds._begin(tx, [256], [128, 64, 32, 16, 16], slots.month_of(clock.now_ms()))
+        logged_in(market, disk.name)
+        shown = market.recover(disk.name)
+        assert (shown.error, shown.complete, shown.unmatched) == (None, True, 0)
+        market.log_out()
+        assert [each.error for each in market.resume() if each.error] == []
+        assert (market.wallet().reserved, market.wallet().open_operations) == (0, 0)
+        # The coin of 512 is out: it is in none of the totals yet.
+        assert market.wallet().usable == BUNDLE + 512
+    disk.lost.clear()
+    disk.demand_held(BUNDLE)
+
+
 def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_drew(
     bazaar: Bazaar, disks: Disks
 ) -> None:
