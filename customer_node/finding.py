@@ -174,7 +174,7 @@ class Finding:
                     raise
                 tries.count()
                 if tries.over:
-                    raise old_copy.given_up() from None
+                    raise old_copy.made_too_often() from None
                 continue
             try:
                 with context.profile.store.immediate() as tx:

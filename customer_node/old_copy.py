@@ -80,13 +80,14 @@ def draw_again(context: Context, withdrawal: Operation, month: str, tries: Tries
             context.wallet.begin_operation(tx, again.id, "withdraw", request, context.clock(), again.account)
             return again
         context.wallet.end_operation(tx, withdrawal.id, "refused")
-    raise given_up()
+    raise made_too_often()
 
 
 def swap_again(context: Context, swap: Operation, month: str, tries: Tries) -> Operation:
     """Begin a swap of the same coins for the same values, in place of one that asked for what there was.
 
-    Raises `AlreadySignedError` where there is no further try, or no further number; the coins are free then.
+    Raises `AlreadySignedError` where there is no further try, and `RejectedError` where there is no further
+    number; the coins are free then.
     """
     tries.count()
     failure: RejectedError | None = None
@@ -99,7 +100,9 @@ def swap_again(context: Context, swap: Operation, month: str, tries: Tries) -> O
     with context.profile.store.immediate() as tx:
         context.wallet.release(tx, swap.id)
         refuse_swap(context, tx, swap.id)
-    raise given_up() from failure
+    if failure is not None:
+        raise failure
+    raise made_too_often()
 
 
 def _swap_again(context: Context, tx: Tx, swap: Operation, month: str, left_out: int) -> Operation:
@@ -129,7 +132,7 @@ def refuse_swap(context: Context, tx: Tx, swap: bytes) -> None:
     context.wallet.give_back(tx, "swap", swap, context.clock() + RESTS_MS)
 
 
-def given_up() -> AlreadySignedError:
+def made_too_often() -> AlreadySignedError:
     """Give the error for a wish that was refused too often."""
     return AlreadySignedError(
         "The coins that were asked for had been made before, again and again: this profile came back from an "

@@ -66,7 +66,7 @@ class Refunds:
             except AlreadySignedError:
                 tries.count()
                 if tries.over:
-                    raise old_copy.given_up() from None
+                    raise old_copy.made_too_often() from None
             except RejectedError:
                 # One of before, whose coins' month is over: the next one asks for coins of this month.
                 if not asked_before:
