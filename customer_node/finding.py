@@ -159,8 +159,7 @@ class Finding:
             with context.profile.store.immediate() as tx:
                 request = self._open_claim(tx, order_id)
                 if request is None and not begun:
-                    context.wallet.leave_out(tx, month, tries.left_out)
-                    request = self._new_claim(tx, order_id, claim_secret, month)
+                    request = self._new_claim(tx, order_id, claim_secret, month, tries.left_out)
             if request is None:
                 return
             try:
@@ -182,6 +181,7 @@ class Finding:
             except UntrustedError:
                 context.profile.keep_evidence("refund", codec.pack(answer), context.clock())
                 raise
+            tries = old_copy.Tries()
 
     def _open_claim(self, tx: Tx, order_id: bytes) -> messages.ClaimRefund | None:
         row = tx.one(sa.select(restored_orders.c.claim).where(restored_orders.c.order_id == order_id))
@@ -191,7 +191,7 @@ class Finding:
         return None if present is None else _CLAIM.unpack(present.request)
 
     def _new_claim(
-        self, tx: Tx, order_id: bytes, claim_secret: bytes, month: str
+        self, tx: Tx, order_id: bytes, claim_secret: bytes, month: str, left_out: int
     ) -> messages.ClaimRefund | None:
         context = self._context
         row = tx.one(sa.select(restored_orders).where(restored_orders.c.order_id == order_id))
@@ -201,6 +201,7 @@ class Finding:
         chosen = sorted(refund_coins(row["due"], held, issuers.top(tx, month)), reverse=True)
         operation = context.random(16)
         kinds: list[Key] = [("coin", value) for value in chosen[: config.MAXIMUM_COINS]]
+        context.wallet.leave_out(tx, month, left_out)
         request = messages.ClaimRefund(
             operation=operation,
             order_id=order_id,

@@ -24,11 +24,13 @@ from broker_node import schema as broker_schema
 from broker_node import signed_once
 from common import clock, coins, config, slots
 from common.errors import RejectedError
+from common.store import Tx
 from customer_node import Market, matching, numbers, old_copy
 from customer_node.issuers import issuer_of
 from customer_node.refusals import AlreadySignedError, DoubleSpendError
 from customer_node.schema import freed_numbers, issuer_keys, tokens
 from customer_node.shop import ShopSession
+from customer_node.wallet import Wallet
 
 BUNDLE = 2000
 
@@ -262,7 +264,9 @@ def test_what_is_claimed_is_other_coins(bazaar: Bazaar, disks: Disks) -> None:
     assert books(bazaar).get("escrow", 0) == 0
 
 
-def test_what_a_restored_wallet_claims_is_other_coins(bazaar: Bazaar, disks: Disks) -> None:
+def test_what_a_restored_wallet_claims_is_other_coins(
+    bazaar: Bazaar, disks: Disks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with bazaar.customer(1) as market:
         order_id, spelled = market.buy_now("sports", "ROUTE").order_id, market.words()
         first = disks.of(market)
@@ -279,11 +283,22 @@ def test_what_a_restored_wallet_claims_is_other_coins(bazaar: Bazaar, disks: Dis
         market.withdraw()
     disk.put_back()
     assert asked(bazaar, order_id, 30).state == "done"
+    left_out: list[int] = []
+    leave_out = Wallet.leave_out
+
+    def noted(wallet: Wallet, tx: Tx, month: str, count: int) -> None:
+        left_out.append(count)
+        leave_out(wallet, tx, month, count)
+
+    monkeypatch.setattr(Wallet, "leave_out", noted)
+    monkeypatch.setattr(config, "MAXIMUM_COINS", 2)
     with disk.market() as market:
         shown = market.recover(refunds=True)
         assert shown.complete, shown
         assert [order.claimed for order in shown.orders] == [30]
         assert given_up(market) > 0
+    # Before each of the claims: a refused one, the same in other coins, and the rest of it. None in vain.
+    assert left_out == [0, 1, 0]
     disk.demand_held(2 * BUNDLE - 77 + 30)
 
 
