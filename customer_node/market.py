@@ -196,7 +196,9 @@ class Market:
     def recover(self, account: str | None = None, *, together: int = 1, refunds: bool = False) -> RestoreView:
         """Bring back every unspent coin of this seed: what `account`, which is logged in, drew, and the rest.
 
-        Goes on where an earlier call ended; without `account` with what needs no account. `together` is
+        Goes on where an earlier call ended; without `account` with what needs no account. With it, and
+        without `refunds`, a call after the end of all begins anew: each swap and order that there was is
+        looked for again, since another copy of the profile may have been in use. `together` is
         how many swaps or orders are looked for in one shop session: each session takes a ticket, and
         what stands in one session can be tied together. `refunds` asks again about orders that were
         paid: their merchants may have given money back since. Raises `UsageError`; what stops it is in

@@ -9,20 +9,24 @@ named that the broker knows from such sessions, and no two that it finds stand i
 says so (`together`): that costs a ticket each and ties nothing to anything.
 
 Rule 2. Whatever was learnt is stored with how far the search has come: after a crash it goes on there. A
-token that is there already is left as it is.
+token that is there already is left as it is. Where all of it came to its end, an account that is named again
+begins anew, in a further era: the profile may have come back from an old copy since. Asking about refunds
+does not.
 
 Rule 3. What comes back from the account session rests for the market's minimum age, as if drawn now.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from typing import Final
 
 import sqlalchemy as sa
 
 from common import messages, slots
 from common.errors import AuthenticationError, OutOfTicketsError, UsageError, VeilmartError
-from common.store import Row
+from common.store import Row, Tx
 from customer_node import numbers
 from customer_node.account import Account, AccountSession
 from customer_node.context import Context
@@ -48,7 +52,7 @@ class Restore:
         """Whether the account was heard to be closed: those tickets that came back have to do."""
 
     def run(self, name: str | None, together: int, *, refunds: bool = False) -> RestoreView:
-        """Go on where the last call ended; what stops it stands in the result.
+        """Go on where the last call ended, or begin anew; what stops it stands in the result.
 
         `name` is the account's, whose session is open; None where it has been asked already. `refunds`
         asks again about orders that were paid. Raises `UsageError` where there is nothing to restore.
@@ -62,7 +66,9 @@ class Restore:
         finding = Finding(self._context, self._shop, restored)
         try:
             if name is not None:
-                self._account.within(lambda session: self._ask_account(session, name, restored))
+                self._account.within(
+                    lambda session: self._ask_account(session, name, restored, refunds=refunds)
+                )
             restored.match_spent()
             if name is not None:
                 self._account.within(lambda session: self._draw_tickets(session, refunds=refunds))
@@ -88,16 +94,18 @@ class Restore:
                 tx.one(sa.select(restores.c.number).where(restores.c.count.is_not(None)).limit(1)) is not None
             )
 
-    def _ask_account(self, session: AccountSession, name: str, restored: Restored) -> None:
+    def _ask_account(self, session: AccountSession, name: str, restored: Restored, *, refunds: bool) -> None:
         account = self._account.hash_of(name)
         if account != self._account.present():
             raise AuthenticationError("Another account is logged in.", f"Log in as {name} first.")
         self._context.broker(session.link)
         row = self._begin(account)
         if row["count"] is None:
-            question = messages.BeginRestore(operation=row["operation"])
-            answer = session.ask(question, messages.RestoreBegun, self._context.timeout_ms)
-            self._count(row, name, answer.count, session.now)
+            self._count(row, name, self._ask_count(session, row["operation"]), session.now)
+        elif not refunds and self._ended():
+            # It is stored with its answer: one that a crash cut short is an era without anything in it.
+            operation = self._context.random(16)
+            self._count_anew(row, name, self._ask_count(session, operation), session.now)
         self._fetch(session, account, restored)
 
     def _begin(self, account: bytes) -> Row:
@@ -120,26 +128,49 @@ class Restore:
             raise LookupError("the row that was just written")
         return present
 
+    def _ask_count(self, session: AccountSession, operation: bytes) -> int:
+        question = messages.BeginRestore(operation=operation)
+        return session.ask(question, messages.RestoreBegun, self._context.timeout_ms).count
+
+    def _ended(self) -> bool:
+        with self._context.profile.store.immediate() as tx:
+            return not open_searches(tx)
+
     def _count(self, row: Row, name: str, count: int, now: int) -> None:
         """Begin an era of our own, and note which ones are to be looked through."""
-        seed = self._context.profile.seed
-        before = [numbers.era_of(seed, name, each) for each in range(count)]
-        month = slots.month_of(now)
-        months = [month, slots.previous_month(month), slots.previous_month(slots.previous_month(month))]
         with self._context.profile.store.immediate() as tx:
             tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))
             if tx.one(sa.select(eras.c.era).limit(1)) is None:
-                tx.execute(sa.insert(eras), {"era": numbers.era_of(seed, name, count)})
-                # Counts begin anew in it, also in a profile that has drawn before: no hole to be looked over.
-                tx.execute(sa.update(issuer_keys).values(next_counter=0))
-            there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
+                self._begin_era(tx, name, count)
             own = {each["era"] for each in tx.all(sa.select(eras))}
-            for kind in numbers.KINDS:
-                for era in before:
-                    for each in months:
-                        if (kind, era, each) not in there and era not in own:
-                            place = {"kind": kind, "era": era, "month": each}
-                            tx.execute(sa.insert(searches), {**place, "next": 0, "misses": 0})
+            self._search(tx, {*self._eras_before(name, count)} - own, now)
+
+    def _count_anew(self, row: Row, name: str, count: int, now: int) -> None:
+        """Begin a further era, and look through all that there were again, our own too."""
+        with self._context.profile.store.immediate() as tx:
+            tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))
+            before = {each["era"] for each in (*tx.all(sa.select(eras)), *tx.all(sa.select(searches)))}
+            tx.execute(sa.delete(searches))
+            self._begin_era(tx, name, count)
+            self._search(tx, before.union(self._eras_before(name, count)), now)
+
+    def _eras_before(self, name: str, count: int) -> list[int]:
+        return [numbers.era_of(self._context.profile.seed, name, each) for each in range(count)]
+
+    def _begin_era(self, tx: Tx, name: str, count: int) -> None:
+        tx.execute(sa.insert(eras), {"era": numbers.era_of(self._context.profile.seed, name, count)})
+        # Counts begin anew in it, also in a profile that has drawn before: no hole to be looked over.
+        tx.execute(sa.update(issuer_keys).values(next_counter=0))
+
+    @staticmethod
+    def _search(tx: Tx, through: Collection[int], now: int) -> None:
+        month = slots.month_of(now)
+        months = [month, slots.previous_month(month), slots.previous_month(slots.previous_month(month))]
+        there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
+        for place in itertools.product(numbers.KINDS, through, months):
+            if place not in there:
+                row = dict(zip(("kind", "era", "month"), place, strict=True))
+                tx.execute(sa.insert(searches), {**row, "next": 0, "misses": 0})
 
     def _fetch(self, session: AccountSession, account: bytes, restored: Restored) -> None:
         context = self._context

@@ -28,7 +28,7 @@ from common.store import Tx
 from customer_node import Market, matching, numbers, old_copy
 from customer_node.issuers import issuer_of
 from customer_node.refusals import AlreadySignedError, DoubleSpendError
-from customer_node.schema import freed_numbers, issuer_keys, tokens
+from customer_node.schema import eras, freed_numbers, issuer_keys, tokens
 from customer_node.shop import ShopSession
 from customer_node.wallet import Wallet
 
@@ -517,6 +517,46 @@ def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_drew(
         market.withdraw()
         assert given_up(market) == 0
     disk.demand_held(3 * BUNDLE)
+
+
+def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_swapped_for(
+    bazaar: Bazaar, disks: Disks
+) -> None:
+    """Its searches are at their end, and its own era is not among them: it begins anew."""
+    with bazaar.customer(1) as market:
+        spelled, first = market.words(), disks.of(market)
+    profile = bazaar.profile("restored and swapped")
+    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
+    with Market(profile, connect=bazaar.world.connect) as market:
+        market.log_in(first.name, PASSWORD)
+        assert market.recover(first.name).complete
+        market.log_out()
+        swap(market, 128, [64, 64])
+        disk = disks.of(market, first.name)
+    with disk.market() as market:
+        swap(market, 512, [256, 128, 64, 32, 16, 16])
+        order_id = market.buy_now("sports", "ROUTE").order_id
+        swapped = market.wallet().usable
+    disk.put_back()
+    with disk.market() as market:
+        market.log_in(disk.name, PASSWORD)
+        shown = market.recover(disk.name)
+        assert shown.complete, shown
+        assert order_id in {order.order_id for order in shown.orders}
+        # What came out of the swaps is there. What went into them is too, until it is shown.
+        usable = market.wallet().usable
+        assert usable >= BUNDLE + 512
+        # It goes on in a further era, and what it asked for in vain is not used again.
+        market.log_out()
+        swap(market, 32, [16, 16])
+        # Asking about refunds begins nothing.
+        before = profile_rows(disk.profile, eras.c.era)
+        market.log_in(disk.name, PASSWORD)
+        assert market.recover(disk.name, refunds=True).complete
+        assert profile_rows(disk.profile, eras.c.era) == before
+        assert (len(before), market.wallet().usable) == (2, usable)
+    disk.lost.clear()
+    disk.demand_held(swapped)
 
 
 def test_words_bring_back_what_both_copies_drew_and_look_over_what_is_void(
