@@ -40,6 +40,9 @@ from customer_node.views import RestoredOrderView, RestoreView
 TICKETS: Final = 16
 """How many tickets are drawn, less those that came back, for the sessions that look for swaps and orders."""
 
+ENDED: Final = numbers.GAP + 1
+"""Stands as a search's `misses` where the whole restoring came to its end, which is later than its own."""
+
 
 class Restore:
     """Brings a wallet back into a profile that has its seed."""
@@ -75,6 +78,7 @@ class Restore:
             finding.search_all(together)
             finding.ask_again(refunds=refunds)
             restored.match_rest()
+            self._end()
         except VeilmartError as failure:
             error = self._explained(failure)
         return self._view(restored, error)
@@ -134,7 +138,12 @@ class Restore:
 
     def _ended(self) -> bool:
         with self._context.profile.store.immediate() as tx:
-            return not open_searches(tx)
+            return tx.one(sa.select(searches.c.kind).where(searches.c.misses < ENDED).limit(1)) is None
+
+    def _end(self) -> None:
+        """Note that nothing is left: a crash or an error before this goes on, and begins nothing anew."""
+        with self._context.profile.store.immediate() as tx:
+            tx.execute(sa.update(searches).where(searches.c.misses >= numbers.GAP).values(misses=ENDED))
 
     def _count(self, row: Row, name: str, count: int, now: int) -> None:
         """Begin an era of our own, and note which ones are to be looked through."""
@@ -166,6 +175,7 @@ class Restore:
     def _search(tx: Tx, through: Collection[int], now: int) -> None:
         month = slots.month_of(now)
         months = [month, slots.previous_month(month), slots.previous_month(slots.previous_month(month))]
+        tx.execute(sa.update(searches).where(searches.c.misses == ENDED).values(misses=numbers.GAP))
         there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
         for place in itertools.product(numbers.KINDS, through, months):
             if place not in there:

@@ -28,6 +28,7 @@ from common.store import Tx
 from customer_node import Market, matching, numbers, old_copy
 from customer_node.issuers import issuer_of
 from customer_node.refusals import AlreadySignedError, DoubleSpendError
+from customer_node.restored import Restored
 from customer_node.schema import eras, freed_numbers, issuer_keys, tokens
 from customer_node.shop import ShopSession
 from customer_node.wallet import Wallet
@@ -520,7 +521,7 @@ def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_drew(
 
 
 def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_swapped_for(
-    bazaar: Bazaar, disks: Disks
+    bazaar: Bazaar, disks: Disks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its searches are at their end, and its own era is not among them: it begins anew."""
     with bazaar.customer(1) as market:
@@ -538,8 +539,16 @@ def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_swapped_f
         order_id = market.buy_now("sports", "ROUTE").order_id
         swapped = market.wallet().usable
     disk.put_back()
+
+    def fail(_: Restored) -> None:
+        raise RejectedError("Not now.")
+
     with disk.market() as market:
         market.log_in(disk.name, PASSWORD)
+        with monkeypatch.context() as patched:
+            patched.setattr(Restored, "match_rest", fail)
+            assert isinstance(market.recover(disk.name).error, RejectedError)
+        # Whatever stops it, the next call goes on.
         shown = market.recover(disk.name)
         assert shown.complete, shown
         assert order_id in {order.order_id for order in shown.orders}
