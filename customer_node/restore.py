@@ -40,9 +40,6 @@ from customer_node.views import RestoredOrderView, RestoreView
 TICKETS: Final = 16
 """How many tickets are drawn, less those that came back, for the sessions that look for swaps and orders."""
 
-ENDED: Final = numbers.GAP + 1
-"""Stands as a search's `misses` where the whole restoring came to its end, which is later than its own."""
-
 
 class Restore:
     """Brings a wallet back into a profile that has its seed."""
@@ -106,7 +103,7 @@ class Restore:
         row = self._begin(account)
         if row["count"] is None:
             self._count(row, name, self._ask_count(session, row["operation"]), session.now)
-        elif not refunds and self._ended():
+        elif not refunds and row["ended"] is not None:
             # It is stored with its answer: one that a crash cut short is an era without anything in it.
             operation = self._context.random(16)
             self._count_anew(row, name, self._ask_count(session, operation), session.now)
@@ -136,19 +133,16 @@ class Restore:
         question = messages.BeginRestore(operation=operation)
         return session.ask(question, messages.RestoreBegun, self._context.timeout_ms).count
 
-    def _ended(self) -> bool:
-        with self._context.profile.store.immediate() as tx:
-            return tx.one(sa.select(searches.c.kind).where(searches.c.misses < ENDED).limit(1)) is None
-
     def _end(self) -> None:
         """Note that nothing is left: a crash or an error before this goes on, and begins nothing anew."""
         with self._context.profile.store.immediate() as tx:
-            tx.execute(sa.update(searches).where(searches.c.misses >= numbers.GAP).values(misses=ENDED))
+            begun = sa.update(restores).where(restores.c.count.is_not(None))
+            tx.execute(begun.values(ended=self._context.clock()))
 
     def _count(self, row: Row, name: str, count: int, now: int) -> None:
         """Begin an era of our own, and note which ones are to be looked through."""
         with self._context.profile.store.immediate() as tx:
-            tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))
+            _note_count(tx, row, count)
             if tx.one(sa.select(eras.c.era).limit(1)) is None:
                 self._begin_era(tx, name, count)
             own = {each["era"] for each in tx.all(sa.select(eras))}
@@ -157,7 +151,7 @@ class Restore:
     def _count_anew(self, row: Row, name: str, count: int, now: int) -> None:
         """Begin a further era, and look through all that there were again, our own too."""
         with self._context.profile.store.immediate() as tx:
-            tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))
+            _note_count(tx, row, count)
             before = {each["era"] for each in (*tx.all(sa.select(eras)), *tx.all(sa.select(searches)))}
             tx.execute(sa.delete(searches))
             self._begin_era(tx, name, count)
@@ -175,7 +169,6 @@ class Restore:
     def _search(tx: Tx, through: Collection[int], now: int) -> None:
         month = slots.month_of(now)
         months = [month, slots.previous_month(month), slots.previous_month(slots.previous_month(month))]
-        tx.execute(sa.update(searches).where(searches.c.misses == ENDED).values(misses=numbers.GAP))
         there = {(each["kind"], each["era"], each["month"]) for each in tx.all(sa.select(searches))}
         for place in itertools.product(numbers.KINDS, through, months):
             if place not in there:
@@ -243,3 +236,9 @@ class Restore:
             complete=error is None and not open_,
             error=error,
         )
+
+
+def _note_count(tx: Tx, row: Row, count: int) -> None:
+    """Note how often the account was restored, which begins a restoring: none is at its end now."""
+    tx.execute(sa.update(restores).values(ended=None))
+    tx.execute(sa.update(restores).where(restores.c.number == row["number"]).values(count=count))

@@ -163,8 +163,10 @@ restores: Final = sa.Table(
     sa.Column("operation", sa.LargeBinary, nullable=False),
     sa.Column("count", sa.BigInteger),
     sa.Column("fetched", sa.BigInteger, nullable=False),
+    sa.Column("ended", sa.BigInteger),
 )
-"""Accounts whose coins were asked for: how often the broker says that was done, and the last batch.
+"""Accounts whose coins were asked for: how often the broker says that was done, the last batch, and when all
+that there was to be looked for had been, in ms; nothing while any of it is under way.
 
 A profile that was made from words begins with a row without an account.
 """

@@ -1,3 +1,3 @@
 """The profile's schema, step by step (Alembic)."""
 
-HEAD = "0016"
+HEAD = "0017"
