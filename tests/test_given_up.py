@@ -16,6 +16,7 @@ from customer_shop import Bazaar, build, home
 from racing import Replica
 from test_broker_settlement import books
 from test_customer_restore import LIMITS, by_value, recover, restored
+from test_kept_refusals import kept, start_again
 from world import Publish, World
 
 from broker_node import kept_refusals, schema
@@ -37,18 +38,6 @@ def swap_of(world: World, customer: Customer, amount: int = 64) -> messages.Swap
 
 def search_for(request: Any, order: Order | None = None) -> Any:
     return order.find() if order else messages.RepeatSwap(operation=request.operation)
-
-
-def kept(world: World) -> list[tuple[bytes, int]]:
-    with world.broker.store.immediate() as tx:
-        return [(row["request"], row["until"]) for row in tx.all(sa.select(schema.refusals))]
-
-
-def start_again(world: World) -> None:
-    """Let the broker forget which frames it has seen, and whom it has counted."""
-    world.stop("broker")
-    world.start_broker()
-    settle(world)
 
 
 # --- at the broker -------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def kept(world: World) -> list[tuple[bytes, int]]:
 
 
 def start_again(world: World) -> None:
-    """Let the broker forget which frames it has seen."""
+    """Let the broker forget which frames it has seen, and whom it has counted."""
     world.stop("broker")
     world.start_broker()
     settle(world)
