@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -265,17 +266,24 @@ def test_what_is_claimed_is_other_coins(bazaar: Bazaar, disks: Disks) -> None:
     assert books(bazaar).get("escrow", 0) == 0
 
 
+@contextmanager
+def restored(bazaar: Bazaar, profile: str, first: Disk, spelled: Sequence[str]) -> Iterator[Market]:
+    """The wallet of another disk, brought back whole from its words into a profile of its own."""
+    folder = bazaar.profile(profile)
+    Market.restore(folder, bazaar.world.market_path, " ".join(spelled))
+    with Market(folder, connect=bazaar.world.connect) as market:
+        market.log_in(first.name, PASSWORD)
+        assert market.recover(first.name).complete
+        yield market
+
+
 def test_what_a_restored_wallet_claims_is_other_coins(
     bazaar: Bazaar, disks: Disks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bazaar.customer(1) as market:
         order_id, spelled = market.buy_now("sports", "ROUTE").order_id, market.words()
         first = disks.of(market)
-    profile = bazaar.profile("restored")
-    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
-    with Market(profile, connect=bazaar.world.connect) as market:
-        market.log_in(first.name, PASSWORD)
-        assert market.recover(first.name).complete
+    with restored(bazaar, "restored", first, spelled) as market:
         disk = disks.of(market, first.name)
         disk.lost.append(first.profile)
     bazaar.world.fund(first.name, BUNDLE)
@@ -504,11 +512,7 @@ def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_drew(
     with bazaar.customer(1) as market:
         spelled, first = market.words(), disks.of(market)
     bazaar.world.fund(first.name, 3 * BUNDLE)
-    profile = bazaar.profile("restored too")
-    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
-    with Market(profile, connect=bazaar.world.connect) as market:
-        market.log_in(first.name, PASSWORD)
-        assert market.recover(first.name).complete
+    with restored(bazaar, "restored too", first, spelled) as market:
         disk = disks.of(market, first.name)
     disk.draw_elsewhere()
     with disk.market() as market:
@@ -526,11 +530,7 @@ def test_an_old_copy_of_a_restored_wallet_gets_back_what_the_other_one_swapped_f
     """Its searches are at their end, and its own era is not among them: it begins anew."""
     with bazaar.customer(1) as market:
         spelled, first = market.words(), disks.of(market)
-    profile = bazaar.profile("restored and swapped")
-    Market.restore(profile, bazaar.world.market_path, " ".join(spelled))
-    with Market(profile, connect=bazaar.world.connect) as market:
-        market.log_in(first.name, PASSWORD)
-        assert market.recover(first.name).complete
+    with restored(bazaar, "restored and swapped", first, spelled) as market:
         market.log_out()
         swap(market, 128, [64, 64])
         disk = disks.of(market, first.name)
