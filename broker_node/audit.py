@@ -109,7 +109,7 @@ class Audit:
         tx.each(_PUBLISHED, [{"done": event} for event in self._published])
         by_type: dict[str, list[bytes]] = defaultdict(list)
         # Two reads and no join: SQLite would walk through every event there ever was.
-        for row in tx.among(_BODIES, [row["event"] for row in tx.all(_WAITING)]):
+        for row in tx.among(_BODIES, [row["event"] for row in tx.rows(_WAITING)]):
             by_type[row["type"]].append(row["body"])
             self._listed.append(row["id"])
         self._due = False

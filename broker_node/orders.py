@@ -63,7 +63,7 @@ class Orders:
         sends: list[Send] = []
         order_ids = [arrival.body.order_id for arrival in arrivals]
         known, taken = order_rows.by_id(tx, order_ids), order_rows.taken(tx, order_ids)
-        admitted = {row["id"] for row in tx.all(_MERCHANTS)}
+        admitted = {row["id"] for row in tx.rows(_MERCHANTS)}
         fresh: dict[bytes, tuple[Session, messages.PlaceOrder, bytes, Checked]] = {}
         for arrival in arrivals:
             session, order = arrival.sender, arrival.body

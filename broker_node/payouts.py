@@ -62,7 +62,7 @@ class Payouts:
     ) -> list[ToMerchant]:
         """Give a merchant the next lines of its statement."""
         merchant = _merchant_of(session)
-        rows = tx.all(_LINES, {"of": merchant, "after": question.after})
+        rows = tx.rows(_LINES, {"of": merchant, "after": question.after})
         statement = messages.Statement(
             request=question.request,
             after=question.after,

@@ -163,7 +163,7 @@ def sums(tx: Tx, merchant: str) -> MerchantSums:
     """Give what is in a merchant's books."""
     known: dict[str, MerchantSums] = tx.noted.setdefault(MerchantSums, {})
     if merchant not in known:
-        row = tx.one(_LAST_LINE, {"of": merchant})
+        row = tx.first(_LAST_LINE, {"of": merchant})
         names = ("line", *MERCHANT_BOOKS)
         known[merchant] = MerchantSums() if row is None else MerchantSums(*(row[name] for name in names))
     return known[merchant]

@@ -67,7 +67,7 @@ class Settlement:
 
     def tick(self, tx: Tx, now: int, random: Random) -> list[Send]:
         """Settle what has been pending long enough, and tell whoever asked."""
-        due = tx.all(_DUE, {"now": now})
+        due = tx.rows(_DUE, {"now": now})
         return [
             send for row in self.settle(tx, due, now, random) for send in self._telling.tell(tx, row, now)
         ]

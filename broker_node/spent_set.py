@@ -117,7 +117,7 @@ class SpentSet:
         if self._again and not self._done:
             tx.execute(sa.update(_chunks).values(due=1))
             self._done = True
-        rows = tx.all(_DUE)
+        rows = tx.rows(_DUE)
         counting = {issuer.key_id: issuer for issuer in self._mint.announced(now)}
         sends: list[Outgoing] = []
         for row in rows:

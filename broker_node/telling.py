@@ -165,7 +165,7 @@ class Telling:
     @staticmethod
     def due(tx: Tx, now: int) -> Sequence[Row]:
         """Give the orders of which a merchant has to be told now, or whose deadline has come."""
-        return tx.all(_DUE, {"now": now})
+        return tx.rows(_DUE, {"now": now})
 
     def again(self, tx: Tx, rows: Sequence[Row], now: int) -> list[Send]:
         """Tell merchants what is due, and when it is due next."""

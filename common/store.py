@@ -78,6 +78,11 @@ class Tx:
             self._begun.begin()
         return self._begun
 
+    @property
+    def _driver(self) -> Any:
+        # Its own cursors: where SQL and rows are ready, SQLAlchemy's way costs more than the statement.
+        return self._connection.connection.dbapi_connection
+
     def insert(self, statement: sa.Insert, row: Mapping[str, Any]) -> None:
         """Queue one row for a prepared insert; equal statement objects go in together, in their order."""
         self._pending[statement].append(row)
@@ -92,9 +97,9 @@ class Tx:
         self, statement: sa.Executable, columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]
     ) -> int:
         prepared = self._statements.many(statement, columns)
-        return self._connection.exec_driver_sql(
-            prepared.sql, [prepared.parameters(row) for row in rows]
-        ).rowcount
+        with closing(self._driver.cursor()) as cursor:
+            cursor.executemany(prepared.sql, list(map(prepared.parameters, rows)))
+            return int(cursor.rowcount)
 
     def execute(self, statement: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
         """Run a statement after what is queued."""
@@ -127,14 +132,17 @@ class Tx:
 
     def first(self, statement: sa.Select[Any], parameters: Row = NOTHING) -> Row | None:
         """Give the first row, or None, of a select that is the same object each time."""
+        return next(iter(self.rows(statement, parameters)), None)
+
+    def rows(self, statement: sa.Select[Any], parameters: Row = NOTHING) -> list[Row]:
+        """Give all rows of a select that is the same object each time."""
         if self._pending:
             self.flush()
         prepared = self._statements.read(statement)
-        return next(iter(self._read(prepared.sql, prepared.parameters(parameters))), None)
+        return self._read(prepared.sql, prepared.parameters(parameters))
 
     def _read(self, sql: str, parameters: Parameters) -> list[Row]:
-        # The driver's own cursor: to read what is ready, SQLAlchemy's way costs more than the reading.
-        with closing(self._connection.connection.cursor()) as cursor:
+        with closing(self._driver.cursor()) as cursor:
             cursor.execute(sql, parameters)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

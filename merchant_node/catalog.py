@@ -85,7 +85,7 @@ def _product(version_id: int, record: bytes, signature: bytes, added: int) -> Pr
 
 def catalog_version(tx: Tx) -> int:
     """When the catalog last changed, in milliseconds; it only rises."""
-    return int(tx.scalar(_VERSION))
+    return int(tx.rows(_VERSION)[0]["value"])
 
 
 @dataclass(frozen=True)

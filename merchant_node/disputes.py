@@ -155,7 +155,7 @@ def _close(tx: Tx, order_id: bytes, outcome: str) -> None:
 
 def due(tx: Tx, now: int, limits: Limits) -> list[messages.AnswerDispute]:
     """Give what has to be said now, and note when it is due again."""
-    rows = tx.all(_DUE, {"now": now})
+    rows = tx.rows(_DUE, {"now": now})
     tx.each(_TOLD, [{"of": row["order_id"], "next": now + delay_of(row["attempts"], limits)} for row in rows])
     return [messages.AnswerDispute(order_id=row["order_id"], statement=row["answer"]) for row in rows]
 

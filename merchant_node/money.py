@@ -86,24 +86,22 @@ _FIELDS: Final = messages.StatementLine.__struct_fields__
 
 def ask_soon(tx: Tx) -> None:
     """Have the statement asked for at once."""
-    tx.changed(_COUNT, {"which": "statement due", "to": 0})
+    _set(tx, "statement due", 0)
 
 
 def is_read(tx: Tx) -> bool:
     """Whether the last answer gave the statement's end."""
-    return int(tx.scalar(_COUNTER, {"which": "statement due"})) >= (
-        int(tx.scalar(_COUNTER, {"which": "statement read"})) + STATEMENT_EVERY_MS
-    )
+    return _counter(tx, "statement due") >= _counter(tx, "statement read") + STATEMENT_EVERY_MS
 
 
 def questions(tx: Tx, now: int, random: Random) -> list[messages.Message]:
     """Give what the broker is to be asked now."""
     asked: list[messages.Message] = []
-    if int(tx.scalar(_COUNTER, {"which": "statement due"})) <= now:
+    if _counter(tx, "statement due") <= now:
         # Asked again soon; the answer puts it off.
-        tx.changed(_COUNT, {"which": "statement due", "to": now + STATEMENT_AGAIN_MS})
+        _set(tx, "statement due", now + STATEMENT_AGAIN_MS)
         asked.append(messages.GetStatement(request=random(16), after=_last(tx)[0]))
-    for row in tx.all(_DUE, {"now": now}):
+    for row in tx.rows(_DUE, {"now": now}):
         pause = min(PAYOUT_FIRST_MS << min(row["attempts"], 16), PAYOUT_LONGEST_MS)
         tx.changed(_ASKED, {"of": row["payout_id"], "next": now + pause})
         fields = {name: row[name] for name in ("payout_id", "amount", "destination")}
@@ -133,9 +131,9 @@ def read(tx: Tx, statements: Sequence[messages.Statement], now: int, refused: Co
             if line.kind in {"payout_confirmed", "payout_rejected"}:
                 tx.changed(_ENDED, {"of": line.reference})
         more = number < statement.last and number > statement.after
-        tx.changed(_COUNT, {"which": "statement due", "to": now if more else now + STATEMENT_EVERY_MS})
-        tx.changed(_COUNT, {"which": "statement read", "to": now})
-        tx.changed(_COUNT, {"which": "commission", "to": statement.commission_basis_points})
+        _set(tx, "statement due", now if more else now + STATEMENT_EVERY_MS)
+        _set(tx, "statement read", now)
+        _set(tx, "commission", statement.commission_basis_points)
 
 
 def answered(tx: Tx, answers: Sequence[Answer], refused: Counter[str]) -> None:
@@ -168,8 +166,16 @@ def _now_is(tx: Tx, payout_id: bytes, state: str, code: str, reason: str, refuse
     ask_soon(tx)
 
 
+def _counter(tx: Tx, name: str) -> int:
+    return int(tx.rows(_COUNTER, {"which": name})[0]["value"])
+
+
+def _set(tx: Tx, name: str, value: int) -> None:
+    tx.each(_COUNT, [{"which": name, "to": value}])
+
+
 def _last(tx: Tx) -> tuple[int, Sums]:
-    row = tx.one(_LAST)
+    row = tx.first(_LAST)
     return (0, NOTHING) if row is None else (row["line"], sums_of(row))
 
 

@@ -164,7 +164,7 @@ def _report(row: Row) -> RefundReport:
 
 def due(tx: Tx, now: int, limits: Limits) -> list[messages.RefundOrder]:
     """Give what has to be sent now, and note when it is due again."""
-    rows = tx.all(_DUE, {"now": now})
+    rows = tx.rows(_DUE, {"now": now})
     tx.each(
         _TOLD,
         [{"of": row["refund"], "next": now + delay_of(row["attempts"], limits)} for row in rows],

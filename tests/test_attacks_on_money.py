@@ -8,6 +8,7 @@ were spent, in one place the mint's private keys. Two broker processes on one st
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -357,7 +358,7 @@ def test_second_key_for_a_slot(world: World, tmp_path: Any) -> None:
     good = next(key for key in broker_card(world).issuer_keys if key.value == 64)
     with (
         nothing_written(world),
-        pytest.raises(sa.exc.IntegrityError),
+        pytest.raises(sqlite3.IntegrityError),
         world.broker.store.immediate() as tx,
     ):
         mint.make_key(tx, world.broker.home / "mint", good.purpose, good.value, good.month)
