@@ -19,7 +19,7 @@ import logging
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from common import clock, codec, frames, messages, sealing, topics
 from common.frames import SessionKeys
 from common.logs import log_to_stderr
 from common.sealing import XWingPrivateKey
+from common.store import Tx
 from veilmart.evidence import leaves
 
 OUR_OWN = ("broker_node", "merchant_node", "common")
@@ -149,6 +150,16 @@ class Recorder:
             values = tuple(row.values()) if isinstance(row, dict) else tuple(row)
             self.statements.append(Statement(home, found.group(1), values))
 
+    def tap_bulk(self, write: Callable[..., int]) -> Callable[..., int]:
+        def tapped(tx: Tx, statement: Any, columns: tuple[str, ...], rows: Sequence[Any]) -> int:
+            # The driver has these from the store itself: no event of SQLAlchemy's tells of them.
+            prepared = tx._statements.many(statement, columns)
+            parameters = [prepared.parameters(row) for row in rows]
+            self.tap_statements(tx._connection, None, prepared.sql, parameters, None, many=True)
+            return write(tx, statement, columns, rows)
+
+        return tapped
+
 
 @contextlib.contextmanager
 def recording() -> Iterator[Recorder]:
@@ -165,6 +176,7 @@ def recording() -> Iterator[Recorder]:
             patch.setattr(frames, "make_welcome", recorder.tap_welcomes(frames.make_welcome))
             patch.setattr(sealing, "seal_request", recorder.tap_questions(sealing.seal_request))
             patch.setattr(sealing.AnswerKey, "seal", recorder.tap_answers(sealing.AnswerKey.seal))
+            patch.setattr(Tx, "_many", recorder.tap_bulk(Tx._many))
             patch.setattr(clock, "now_ms", recorder.tap_clock(clock.now_ms))
             yield recorder
     finally:

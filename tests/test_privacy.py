@@ -8,6 +8,7 @@ planted into the same record.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -152,6 +153,19 @@ def test_the_visits_were_whole_and_every_frame_was_opened(visits: Visits):
         for body in record.sealed_in(merchant, item.content)
     }
     assert opened == {codec.pack(asked.body) for asked in record.asked}
+
+
+@pytest.mark.parametrize(
+    ("node", "store"), [("broker", "broker.db"), *((m, "merchant.db") for m in MERCHANTS)]
+)
+def test_every_table_that_has_rows_was_seen_being_written(visits: Visits, node: str, store: str):
+    home = visits.record.broker_home if node == "broker" else visits.record.merchant_home(node)
+    with contextlib.closing(sqlite3.connect(f"file:{home / store}?mode=ro", uri=True)) as opened:
+        named = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        filled = {name for (name,) in named if opened.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()}  # noqa: S608 - names of our own
+    recorded = {each.table for each in visits.record.statements if each.home == home}
+    assert len(filled) > 5
+    assert filled - recorded <= {"alembic_version", "sqlite_sequence"}
 
 
 # --- merchant ------------------------------------------------------------------------------------------
