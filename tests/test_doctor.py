@@ -224,7 +224,8 @@ def test_a_proxy_leaves_the_listeners_to_it(market: Market) -> None:
 
 # --- The clock -----------------------------------------------------------------------------------------
 
-NOON = slot_start(clock.now_ms(), DAY_MS) + 12 * HOUR_MS
+NOON = slot_start(clock.now_ms(), DAY_MS) + 36 * HOUR_MS
+"""Tomorrow's: the market's certificates begin today, when the test does."""
 
 
 @pytest.mark.parametrize(
