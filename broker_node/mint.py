@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from broker_node import schema
+from broker_node.signers import Signers
 from common import coins, slots
 from common.blind import BlindPrivateKey
 from common.coins import Purpose
@@ -74,11 +75,19 @@ class RetiredKeyError(RefusedError):
 class Mint:
     """Verifies, signs and spends. The private keys are loaded once.
 
-    Coins of retired keys are swapped for `retired_exchange_ms` after their grace.
+    Coins of retired keys are swapped for `retired_exchange_ms` after their grace. Where there are `signers`
+    they are asked first.
     """
 
-    def __init__(self, folder: Path, issuers: Sequence[IssuerKey], retired_exchange_ms: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        issuers: Sequence[IssuerKey],
+        retired_exchange_ms: int = 0,
+        signers: Signers | None = None,
+    ) -> None:
         self._folder = folder
+        self._signers = signers
         self._retired_exchange_ms = retired_exchange_ms
         self.issuers: dict[bytes, IssuerKey] = {}
         self._private: dict[bytes, BlindPrivateKey] = {}
@@ -155,6 +164,9 @@ class Mint:
 
     def sign(self, blinded: Sequence[BlindedToken]) -> list[bytes]:
         """Sign blindly: about a millisecond each, so it runs in a pool. Raises `MalformedError`."""
+        signatures = self._signers.sign(blinded) if self._signers is not None else None
+        if signatures is not None:
+            return signatures
         return [self._private[item.key_id].blind_sign(item.blinded) for item in blinded]
 
     @staticmethod

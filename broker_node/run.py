@@ -22,6 +22,7 @@ from broker_node.broker import Broker
 from broker_node.gateways import configuration
 from broker_node.keys import BrokerKeys, Revocations
 from broker_node.mint import Mint
+from broker_node.signers import Signers
 from common import bus, clock, slots, topics
 from common.client_ids import client_id
 from common.config import DAY_MS, Limits, load_limits
@@ -69,8 +70,11 @@ class BrokerNode:
     """Months that have all their keys."""
 
     @classmethod
-    def open(cls, home: Path) -> BrokerNode:
-        """Load keys and store; make this month's blind-signature keys where they are missing."""
+    def open(cls, home: Path, signers: Signers | None = None) -> BrokerNode:
+        """Load keys and store; make this month's blind-signature keys where they are missing.
+
+        Without `signers` the mint signs in this process.
+        """
         limits = load_limits(home)
         now = clock.now_ms()
         keys = BrokerKeys.load(home, limits)
@@ -79,7 +83,7 @@ class BrokerNode:
         folder = home / "mint"
         folder.mkdir(mode=0o700, exist_ok=True)
         with store.immediate() as tx:
-            issuing = Mint(folder, mint.load_issuers(tx), limits.retired_exchange_ms)
+            issuing = Mint(folder, mint.load_issuers(tx), limits.retired_exchange_ms, signers)
         revocations = Revocations(home, keys.ca_der)
         gateway = configuration.make(home, limits, clock.now_ms)
         broker = Broker(keys, issuing, revocations, limits, gateway)
@@ -193,7 +197,8 @@ def _run(
     tls: bool,
     on_start: Callable[[Pools], None],
 ) -> None:
-    node = BrokerNode.open(home)
+    signers = Signers(home / "mint", POOL_SIZES["mint"])
+    node = BrokerNode.open(home, signers)
     if configuration.load(home).kind == "sandbox":
         structlog.get_logger("veilmart.broker").warning("SANDBOX GATEWAY: test cards are taken for money")
     lanes = connections(home, market, tls=tls)
@@ -216,4 +221,5 @@ def _run(
         for lane in lanes.values():
             lane.close()
         pools.close()
+        signers.close()
         node.close()
