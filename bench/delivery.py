@@ -14,7 +14,7 @@ from typing import Any
 from bench import conditions, customer, market, mosquitto, processes
 from bench.processes import Worker, say
 from common import config
-from customer_node import fetching
+from customer_node import pace
 
 MIB = 1024 * config.KIB
 PRICE = 100
@@ -85,8 +85,9 @@ def _put_on_sale(homes: market.Homes, root: Path, sku: str, mib: int) -> bytes:
 
 def _floor(client: Worker, mib: int) -> float:
     cells = mib * MIB // config.CELL_CONTENT
-    windows = config.Limits().cell_window // fetching.WINDOW
-    answer = client.ask(do="fetch", cells=cells, window=fetching.WINDOW, windows=windows, size=CELL)
+    window = pace.LARGEST_WINDOW
+    windows = config.Limits().cell_window // window
+    answer = client.ask(do="fetch", cells=cells, window=window, windows=windows, size=CELL)
     return float(answer["seconds"])
 
 

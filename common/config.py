@@ -35,6 +35,7 @@ MAXIMUM_LINES: Final = 20
 MAXIMUM_SEALED: Final = 64 * KIB
 CELL_CONTENT: Final = 64 * KIB
 CELLS_PER_FRAME: Final = 4
+SMALLEST_CELL_WINDOW: Final = 8
 HELLO_PLAINTEXT: Final = 6 * KIB
 REQUEST_STEP: Final = 1 * KIB
 PAGE_ANSWER: Final = 16 * KIB
@@ -70,9 +71,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     account_session_ms: UpToADay = 1 * HOUR_MS
     merchant_session_ms: UpToADay = 24 * HOUR_MS
     session_byte_budget: AtLeastOne = 4 * KIB * KIB * KIB
-    cell_window: AtLeastOne = 16
-    """Cells under way for one session: two windows of 8. With two of 4, each waited for the other's hops."""
-    cells_under_way: AtLeastOne = 64
+    cell_window: AtLeastOne = 64
+    """Cells under way for one session: 4 MiB. With 16, each hop waited for the others'."""
+    cells_under_way: AtLeastOne = 256
     order_deadline_ms: UpToADay = 24 * HOUR_MS
     order_deadline_minimum_ms: NotNegative = 10 * SECOND_MS
     reforward_first_ms: AtLeastOne = 30 * SECOND_MS
@@ -137,9 +138,9 @@ def load_limits(home: Path) -> Limits:
     ):
         if getattr(limits, low) > getattr(limits, high):
             raise _wrong(path, low, f"is above {high}")
-    # Customers ask for half of the default at once, whatever the operator writes.
-    if limits.cell_window < Limits().cell_window // 2:
-        raise _wrong(path, "cell_window", f"is below {Limits().cell_window // 2}, too small for a download")
+    # Customers ask for so many at once, whatever the operator writes.
+    if limits.cell_window < SMALLEST_CELL_WINDOW:
+        raise _wrong(path, "cell_window", f"is below {SMALLEST_CELL_WINDOW}, too small for a download")
     if limits.cells_under_way < 2 * limits.cell_window:
         raise _wrong(path, "cells_under_way", "is below twice the cell_window, too small for a download")
     if limits.top_denomination & (limits.top_denomination - 1):

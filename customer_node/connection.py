@@ -33,7 +33,7 @@ SETTLE_ROUNDS: Final = 4
 SETTLE_MS: Final = 50
 SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
-MOST_CELL_FRAMES: Final = 3 * Limits().cell_window
+MOST_CELL_FRAMES: Final = 3 * Limits().cell_window // 2
 """Frames that are kept for the delivery that asked for them, while something else is done in its session: a
 merchant may send each of their cells in a frame of its own."""
 

@@ -6,6 +6,7 @@ Rule 1. The customer pulls: what was not asked for is dropped, what does not com
 only that.
 
 Rule 2. Each window is a request of its own, with its own keys; a cell's index is authenticated with it.
+How many cells it has goes by how fast they come (`pace`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,10 @@ from common import codec, config, messages, sealing
 from common.errors import NotFoundError, RejectedError, UntrustedError, VeilmartError, WireError
 from customer_node.connection import POLL_MS, Link
 from customer_node.orders import Order
+from customer_node.pace import Asked, Pace
 from customer_node.refusals import refusal_error
 from customer_node.shop import Visit
 from customer_node.timing import Countdown
-
-WINDOW: Final = config.Limits().cell_window // 2
-"""Cells asked for at once. Two windows fill what a session may have under way, so that the next one is
-asked for while the last one still comes."""
 
 WINDOWS_UNDER_WAY: Final = 3
 PATIENCE_MS: Final = 11 * config.SECOND_MS
@@ -39,6 +37,8 @@ PAUSE_MS: Final = 250
 class _Window:
     key: sealing.AnswerKey = field(repr=False)
     missing: set[int]
+    cells: int
+    asked: Asked
     _stream: sealing.CellStream | None = field(default=None, repr=False)
 
     def unseal(self, cell: bytes) -> tuple[int, bytes]:
@@ -60,6 +60,7 @@ class Fetch:
         self._lost: deque[tuple[int, int]] = deque()
         """Ranges that were asked for and did not come: first cell and count."""
         self._windows: dict[bytes, _Window] = {}
+        self._pace = Pace()
         self._link: Link | None = None
         self._pause: Countdown | None = None
 
@@ -115,14 +116,18 @@ class Fetch:
             question = messages.FetchCells(
                 request=context.random(16), merchant=self._order.merchant, cells=count, sealed=sealed
             )
-            self._windows[question.request] = _Window(key, set(range(first, first + count)))
+            missing = set(range(first, first + count))
+            self._windows[question.request] = _Window(key, missing, count, Asked(context.clock))
             visit.session.post(question)
 
     def _wanted(self) -> tuple[int, int] | None:
         """Take the next range to ask for: what was lost comes first."""
         if self._lost:
-            return self._lost.popleft()
-        first, self._next = self._next, min(self._next + WINDOW, self._last)
+            first, count = self._lost.popleft()
+            if count > self._pace.cells:
+                self._lost.appendleft((first + self._pace.cells, count - self._pace.cells))
+            return first, min(count, self._pace.cells)
+        first, self._next = self._next, min(self._next + self._pace.cells, self._last)
         return (first, self._next - first) if first < self._next else None
 
     def _give_up_all(self) -> None:
@@ -162,6 +167,7 @@ class Fetch:
         window.missing.discard(index)
         if not window.missing:
             del self._windows[request]
+            self._pace.came(window.asked)
         return True
 
     def _merchant_refused(self, visit: Visit, body: messages.MerchantAnswer) -> None:
@@ -178,10 +184,12 @@ class Fetch:
         raise _refusal(answer)
 
     def _broker_refused(self, visit: Visit, body: messages.Refused) -> None:
+        cells = self._windows[body.reference].cells
         self._give_up(body.reference)
-        if body.code != "busy":
+        if body.code == "busy":
+            self._wait(visit)
+        elif body.code != "policy" or not self._pace.refused(cells):
             raise refusal_error(body.code)
-        self._wait(visit)
 
     def _wait(self, visit: Visit) -> None:
         self._pause = Countdown(visit.context.clock, PAUSE_MS)

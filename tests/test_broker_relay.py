@@ -169,9 +169,19 @@ def test_cells_come_one_to_a_frame(world: World, customer: Customer, keeper: Sho
     assert len([p for p in world.bus.passed[before:] if p.topic == session.down]) == 3
 
 
-def test_a_session_has_a_window_of_cells(world: World, customer: Customer, keeper: Shopkeeper) -> None:
+@pytest.fixture
+def narrow(world: World) -> config.Limits:
+    """Let few cells be under way."""
+    limits = msgspec.structs.replace(world.broker.limits, cell_window=16, cells_under_way=64)
+    world.broker.broker._relay._limits = limits
+    return limits
+
+
+def test_a_session_has_a_window_of_cells(
+    narrow: config.Limits, customer: Customer, keeper: Shopkeeper
+) -> None:
     session = customer.shop()
-    window = world.broker.limits.cell_window
+    window = narrow.cell_window
     for _ in range(4):
         fetch(session, window // 2)
     first = forwarded(keeper)
@@ -196,10 +206,10 @@ def test_one_request_id_again_and_again_widens_no_window(
 
 
 def test_cells_of_all_sessions_are_rationed_in_turn(
-    world: World, customer: Customer, keeper: Shopkeeper
+    narrow: config.Limits, customer: Customer, keeper: Shopkeeper
 ) -> None:
     # Half of all places are the most for one merchant: one that is silent leaves the rest to the others.
-    total, window = world.broker.limits.cells_under_way // 2, world.broker.limits.cell_window
+    total, window = narrow.cells_under_way // 2, narrow.cell_window
     customer.tickets += customer.withdraw(customer.account(), [], 8)[1]
     sessions = [customer.shop() for _ in range(total // window + 2)]
     for session in sessions:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from cli import veilmart
@@ -33,7 +34,7 @@ from common.errors import (
     UntrustedError,
     UsageError,
 )
-from customer_node import Market, fetching
+from customer_node import Market, fetching, pace
 from customer_node.files import free_names, plain_name
 
 PLAN = content("sports PLAN", 150_000)
@@ -228,9 +229,32 @@ def test_an_interrupted_download_asks_only_for_what_is_missing(bazaar: Bazaar, t
         assert (progress[-1].bytes_done, progress[-1].size) == (len(LARGE), len(LARGE))
         sent = sum(is_cell(publish) for publish in bazaar.world.bus.passed[seen:])
         # What was under way when the download was given up comes in vain.
-        under_way = in_frames(fetching.WINDOW) * fetching.WINDOWS_UNDER_WAY
+        under_way = in_frames(pace.LARGEST_WINDOW) * fetching.WINDOWS_UNDER_WAY
         assert 0 <= sent - in_frames(half.cells - half.cells_done) <= under_way
         assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(("allowed", "largest"), [(64, 16), (8, 8)])
+def test_windows_grow_as_far_as_the_broker_allows(
+    bazaar: Bazaar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, largest: int
+):
+    relay = bazaar.world.broker.broker._relay
+    monkeypatch.setattr(relay, "_limits", msgspec.structs.replace(relay._limits, cell_window=allowed))
+    forward, windows = relay._forward_fetch, list[int]()
+
+    def note(fetch: Any, now: int, random: Any) -> Any:
+        windows.append(fetch.question.cells)
+        return forward(fetch, now, random)
+
+    monkeypatch.setattr(relay, "_forward_fetch", note)
+    with bazaar.customer() as market:
+        order = market.buy_now("maps", "LARGE")
+        (file,) = market.download(order.order_id, tmp_path)
+    assert file.path.read_bytes() == LARGE
+    assert windows[:3] == [8, 8, 8]
+    assert max(windows) >= largest
+    assert (max(windows) > 8) == (allowed > 8)
+    assert sum(windows) == order_cells(market, bazaar, order.order_id), "nothing was asked for twice"
 
 
 def test_cells_that_are_lost_repeated_or_changed(
