@@ -29,7 +29,7 @@ from common.config import DAY_MS, Limits, load_limits
 from common.core import Lane
 from common.errors import BusyError
 from common.market_file import MarketFile
-from common.node import Loop
+from common.node import Loop, set_memory_aside
 from common.pools import Pools
 from common.presence import presence
 from common.store import Store
@@ -214,6 +214,7 @@ def _run(
             node.broker.connected(there=ready)
             if ready and not announced:
                 announced = True
+                set_memory_aside()
                 announce(_ready_line(market, node))
     finally:
         # A DISCONNECT silences the last will, and the retained "online" would stand.

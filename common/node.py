@@ -20,6 +20,7 @@ Rule 4. Slow work (password hashes, RSA) is a `Job`: it runs in a bounded pool a
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from common.pools import Pools
 from common.store import Store
 
 TICK_S = 0.25
+GARBAGE_AFTER = 10_000
+"""Containers made before the youngest are looked through: with Python's 700 several times in each batch."""
 LANES: tuple[Lane, ...] = ("main", "cells")
 
 
@@ -192,6 +195,16 @@ class Loop:
             item = source.next_frame()
             if item is not None and self._put(item):
                 self._cells.append(source)
+
+
+def set_memory_aside() -> None:
+    """Take whatever there is in this process by now for permanent: for a node that is ready.
+
+    A collection of all garbage walks over some 90,000 objects that a node's modules consist of, 40 ms in
+    which nobody is answered, and finds nothing: frees what a node makes as it goes do not need it.
+    """
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
 
 
 def _frames(cells: int) -> int:

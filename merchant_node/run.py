@@ -17,7 +17,7 @@ from common import bus, clock, topics
 from common.client_ids import client_id
 from common.config import Limits
 from common.core import Lane
-from common.node import Loop
+from common.node import Loop, set_memory_aside
 from common.pools import Pools
 from common.presence import presence
 from common.store import Store
@@ -113,6 +113,7 @@ def _work(loop: Loop, node: MerchantNode, stop: threading.Event, announce: Calla
     while not stop.is_set() and not node.merchant.session.usable:
         loop.round()
     if not stop.is_set():
+        set_memory_aside()
         announce(f"merchant ready: {node.shop.merchant} ({node.shop.name})")
     loop.run(stop)
     log.info("stopped", refused=dict(loop.refused + node.merchant.refused))
