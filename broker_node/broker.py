@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 import structlog
@@ -66,6 +66,9 @@ Handler: TypeAlias = Callable[[Tx, Any, Any, int, Random], list[Any]]
 SWEEP_EVERY_MS = 60 * config.SECOND_MS
 LOOK_EVERY_MS = config.SECOND_MS
 """How often the store is asked for events that the operator's commands wrote."""
+QUIET: Final = 8
+"""Arrivals of a round that publishes its events itself: a busier one leaves them to the next tick, which
+publishes those of many rounds for the price of one."""
 
 
 class Broker:
@@ -200,7 +203,7 @@ class Broker:
             sends += self._batches[kind](tx, batch, now, random)
         for arrival in single:
             sends += self.receive(tx, arrival.sender, arrival.body, now, random)
-        return sends + self._events(tx)
+        return sends + (self._events(tx) if len(arrivals) <= QUIET else [])
 
     def receive(self, tx: Tx, sender: Any, message: Any, now: int, random: Random) -> list[Any]:
         """Decide on one message of a kind that has no batch of its own."""

@@ -28,9 +28,11 @@ _STANDING: Final = sa.select(
     schema.orders.c.captured_at,
     schema.orders.c.status_lock,
 ).where(schema.orders.c.order_id.in_(sa.bindparam("wanted", expanding=True)))
-_TAKEN: Final = tuple(
-    sa.select(column.label("id")).where(column.in_(sa.bindparam("wanted", expanding=True)))
-    for column in (schema.payouts.c.payout_id, schema.operations.c.id)
+_TAKEN: Final = sa.union_all(
+    *(
+        sa.select(column.label("id")).where(column.in_(sa.bindparam("wanted", expanding=True)))
+        for column in (schema.payouts.c.payout_id, schema.operations.c.id)
+    )
 )
 _FORGET_BODY: Final = sa.delete(schema.order_bodies).where(
     schema.order_bodies.c.order_id == sa.bindparam("of")
@@ -52,7 +54,7 @@ def taken(tx: Tx, order_ids: Sequence[bytes]) -> set[bytes]:
 
     Payouts are, and until references were drawn at random the keys of operations were.
     """
-    return {row["id"] for select in _TAKEN for row in tx.among(select, order_ids)}
+    return {row["id"] for row in tx.among(_TAKEN, order_ids)}
 
 
 def get(tx: Tx, order_id: bytes) -> Row:

@@ -21,6 +21,7 @@ AT_ONCE: Final = 256
 """How many values one `IN` takes: SQLite allows 999 parameters, in its oldest versions."""
 STATEMENTS_KEPT: Final = 256
 
+Selecting: TypeAlias = sa.Select[Any] | sa.CompoundSelect[Any]
 Parameters: TypeAlias = tuple[Any, ...] | dict[str, Any]
 """One row for the driver: by position or by name, as its dialect wants."""
 
@@ -52,7 +53,7 @@ class Statements:
         _demand_plain([column.type for column in statement.selected_columns])
         return _prepared(self._compile(statement))
 
-    def among(self, statement: sa.Select[Any], values: Sequence[Any]) -> tuple[str, Parameters]:
+    def among(self, statement: Selecting, values: Sequence[Any]) -> tuple[str, Parameters]:
         """Give SQL and parameters of a select whose one parameter, an expanding one, is `values`.
 
         There are at most `AT_ONCE`. They are filled up to a power of two, so that few statements do.
@@ -62,7 +63,7 @@ class Statements:
         filled = [*values, *[values[-1]] * (size - len(values))]
         return prepared.sql, prepared.parameters(dict(zip(names, filled, strict=True)))
 
-    def _expand(self, statement: sa.Select[Any], size: int) -> tuple[Prepared, list[str]]:
+    def _expand(self, statement: Selecting, size: int) -> tuple[Prepared, list[str]]:
         compiled = self._compile(statement)
         _demand_plain([column.type for column in statement.selected_columns])
         (name,) = [name for name, bind in compiled.binds.items() if bind.required]
@@ -94,8 +95,12 @@ def _filler(
     def by_position(row: Mapping[str, Any]) -> Parameters:
         return tuple([constants[name] if name in constants else row[name] for name in positions or ()])
 
-    if positions is not None and len(positions) > 1 and not constants:
-        return itemgetter(*positions)
+    if positions is not None and not constants:
+        if len(positions) > 1:
+            return itemgetter(*positions)
+        if len(positions) == 1:
+            (name,) = positions
+            return lambda row: (row[name],)
 
     def by_name(row: Mapping[str, Any]) -> Parameters:
         return {name: constants[name] if name in constants else row[name] for name in names}

@@ -31,7 +31,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from common.errors import BusyError, VeilmartError
-from common.prepared import AT_ONCE, Parameters, Statements
+from common.prepared import AT_ONCE, Parameters, Selecting, Statements
 
 Row: TypeAlias = Mapping[str, Any]
 """A row, by column name."""
@@ -120,7 +120,7 @@ class Tx:
         for part in self.execute(statement).partitions(FETCHED_AT_ONCE):
             yield from cast("Sequence[tuple[Any, ...]]", part)
 
-    def among(self, statement: sa.Select[Any], values: Iterable[Any]) -> list[Row]:
+    def among(self, statement: Selecting, values: Iterable[Any]) -> list[Row]:
         """Give all rows of a select whose one parameter is `IN (values)`, an expanding one."""
         if self._pending:
             self.flush()
