@@ -117,14 +117,16 @@ class Broker:
         """What this transaction does of both; done only once it is committed."""
         self.refused: Counter[str] = Counter()
         self._log = structlog.get_logger("veilmart.broker")
+        # In this order: what is erased first leaves its pages to what is stored next, and none of them is
+        # written to the disk twice.
         self._batches: Mapping[type, BatchHandler] = {
-            Signed: self._exchange.signed,
-            messages.Swap: self._exchange.swaps,
-            messages.PlaceOrder: self._place,
-            messages.AnswerOrder: self._answers.answered,
             messages.AnswerKept: self._orders.answer_kept,
             messages.OutcomeKept: self._answers.outcome_kept,
+            messages.AnswerOrder: self._answers.answered,
+            messages.PlaceOrder: self._place,
             messages.ConfirmDelivery: self._settlement.confirm,
+            Signed: self._exchange.signed,
+            messages.Swap: self._exchange.swaps,
         }
         self._handlers: Mapping[type, Handler] = {
             Greeting: self._greet,
@@ -199,8 +201,8 @@ class Broker:
             self.refused[payments.REFUSAL] += 1
             sends += self._refuse(tx, arrival.sender, arrival.body, RefusedError(payments.REFUSAL), now)
         # Orders first, so that a question about one that came with it finds it.
-        for kind, batch in by_kind.items():
-            sends += self._batches[kind](tx, batch, now, random)
+        for kind in [kind for kind in self._batches if kind in by_kind]:
+            sends += self._batches[kind](tx, by_kind[kind], now, random)
         for arrival in single:
             sends += self.receive(tx, arrival.sender, arrival.body, now, random)
         return sends + (self._events(tx) if len(arrivals) <= QUIET else [])
