@@ -47,7 +47,7 @@ class Audit:
         self._source = f"urn:veilmart:market:{market.hex()}"
         self._limits = limits
         self._published: list[bytes] = []
-        """Given out in the round before, and to be forgotten in the next transaction."""
+        """What was given out last, to be forgotten in the transaction that looks for more."""
         self._listed: list[bytes] | None = None
         self._due = True
         """Whether anything may wait: a round that only relays shall not ask the store."""
@@ -99,7 +99,7 @@ class Audit:
         self._boundary = self._reached
 
     def outbox(self, tx: Tx) -> list[Outgoing]:
-        """Give what waits to be published, and forget what the round before has published.
+        """Give what waits to be published, and forget what was published last.
 
         Once in a transaction: what comes after is given in the next one.
         """

@@ -130,7 +130,9 @@ class Relay:
                 later.append(fetch)
                 continue
             if of_merchant[fetch.question.merchant] + cells > self._limits.cells_under_way // 2:
-                # A merchant that does not answer must not hold up the others.
+                # A merchant that does not answer must not hold up the others. What else is asked of it stays
+                # in order behind this: small windows would take every place that a large one waits for.
+                of_merchant[fetch.question.merchant] = self._limits.cells_under_way // 2
                 later.append(fetch)
                 continue
             of_merchant[fetch.question.merchant] += cells

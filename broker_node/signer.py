@@ -6,16 +6,16 @@ python -m broker_node.signer FOLDER       standard input is a socket, FOLDER has
     -> key id, blinded message; as often as there are signatures to make
     <- the signatures, in that order; or `malformed`, where one of the messages is none
 
-Each message is framed by `multiprocessing.connection`. It imports little: it shall be there soon.
+A packet each (`SOCK_SEQPACKET`). It imports little: it shall be there soon.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -23,18 +23,20 @@ from common.blind import KEY_ID_BYTES, SIGNATURE_BYTES, BlindPrivateKey
 from common.errors import MalformedError
 
 ITEM_BYTES: Final = KEY_ID_BYTES + SIGNATURE_BYTES
+LONGEST: Final = 128 * 1024
+"""No packet is longer: what one request may hold takes a quarter of it."""
 READY: Final = b"ready"
 MALFORMED: Final = b"malformed"
 NICENESS: Final = 10
 """Where it may not be idle."""
 
 
-def serve(folder: Path, pipe: Connection) -> None:
+def serve(folder: Path, mint: socket.socket) -> None:
     """Answer requests until the other end closes."""
     keys: dict[bytes, BlindPrivateKey] = {}
-    pipe.send_bytes(READY)
-    while True:
-        pipe.send_bytes(_answer(folder, keys, pipe.recv_bytes()))
+    mint.send(READY)
+    while request := mint.recv(LONGEST):
+        mint.send(_answer(folder, keys, request))
 
 
 def _answer(folder: Path, keys: dict[bytes, BlindPrivateKey], request: bytes) -> bytes:
@@ -56,12 +58,12 @@ def _items(request: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def main(folder: Path) -> None:
     """Be a signer, on the socket that is this process's standard input."""
-    os.nice(NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     with suppress(OSError):
         # A sandbox may forbid it; `nice` is something, too.
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    with suppress(EOFError, ConnectionError):
-        serve(folder, Connection(sys.stdin.fileno()))
+    with socket.socket(fileno=sys.stdin.fileno()) as mint, suppress(ConnectionError):
+        serve(folder, mint)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ place; one of `SCHED_IDLE` gives way at once. But such a thread would keep the i
 stands aside. So it is a process, which shares none.
 
 Rule 2. What is idle may be starved by a machine that is busy with something else. Whoever has waited for
-`PATIENCE_S`, or finds every signer at work, signs in its own thread: a signature is a function of its
+`patience_s`, or finds every signer at work, signs in its own thread: a signature is a function of its
 message, and the late one is thrown away.
 
 Rule 3. A signer lives as long as the broker: it ends when its end of the socket closes, however the broker
-went. Where one ends by itself the mint's threads sign in its place.
+went. Where one ends by itself, or cannot be started, the mint's threads sign in its place.
 
 A signer reads the same key files as the broker, and keeps its keys as long (`mint`).
 """
@@ -25,7 +25,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -33,66 +32,87 @@ from typing import Final
 
 import structlog
 
-from broker_node.signer import MALFORMED
+from broker_node.signer import LONGEST, MALFORMED
 from common.blind import SIGNATURE_BYTES
 from common.errors import MalformedError
 from common.messages import BlindedToken
 
 PATIENCE_S: Final = 0.05
-STOP_S: Final = 5.0
-AVAILABLE: Final = hasattr(os, "SCHED_IDLE")
+PATIENCE_FOR_EACH_S: Final = 0.001
+"""About three times what a signature takes with nothing else to do."""
+AVAILABLE: Final = hasattr(os, "SCHED_IDLE") and hasattr(socket, "SOCK_SEQPACKET")
 """Elsewhere than on Linux there is no such class, and the mint's threads sign."""
 
 
+class SignerGoneError(Exception):
+    """A signer has ended, or answers what is none."""
+
+
 class Signer:
-    """One process. It is asked by one thread at a time."""
+    """One process. It is asked by one thread at a time. Making one raises `OSError`."""
 
     def __init__(self, folder: Path) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
+        # Packets come whole or not at all: nobody waits for the rest of one.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
             # A group of its own, which Ctrl-C does not reach; but not a session: Linux gives each its share.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "broker_node.signer", str(folder.resolve())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 process_group=0,
             )
-        self._pipe = Connection(ours.detach())
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
         self._owed = 1
-        """How many messages are to come: that it is ready is the first."""
+        """How many packets are to come: that it is ready is the first."""
 
     def sign(self, blinded: Sequence[BlindedToken]) -> list[bytes] | None:
-        """Give signatures, or None where there are none yet. Raises `EOFError` or `OSError` where it ended.
+        """Give signatures, or None where there are none yet.
 
-        Raises `MalformedError` as the mint does.
+        Raises `SignerGoneError`, and `MalformedError` as the mint does.
         """
-        while self._owed:
-            if not self._pipe.poll():
-                return None
-            self._hear()
-        self._pipe.send_bytes(b"".join(item.key_id + item.blinded for item in blinded))
-        self._owed += 1
-        if not self._pipe.poll(PATIENCE_S):
+        if not blinded:
+            return []  # an empty packet would be the end
+        try:
+            while self._owed:
+                self._hear(0.0)
+            self._socket.send(b"".join(item.key_id + item.blinded for item in blinded))
+            self._owed += 1
+            answer = self._hear(patience_s(len(blinded)))
+        except (BlockingIOError, TimeoutError):
             return None
-        answer = self._hear()
+        except OSError as error:
+            raise SignerGoneError from error
         if answer == MALFORMED:
             raise MalformedError("blinded message refused")
+        if len(answer) != SIGNATURE_BYTES * len(blinded):
+            raise SignerGoneError
         return [answer[start : start + SIGNATURE_BYTES] for start in range(0, len(answer), SIGNATURE_BYTES)]
 
-    def _hear(self) -> bytes:
-        message = self._pipe.recv_bytes()
+    def _hear(self, timeout_s: float) -> bytes:
+        self._socket.settimeout(timeout_s)
+        packet = self._socket.recv(LONGEST)
+        if not packet:
+            raise SignerGoneError
         self._owed -= 1
-        return message
+        return packet
 
-    def close(self) -> None:
-        """End it."""
-        self._pipe.close()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            # It is in the middle of a request, and starved.
-            self._process.kill()
-            self._process.wait()
+    def end(self) -> int:
+        """End it, and give its exit status: it has nothing to lose."""
+        self._socket.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+def patience_s(messages: int) -> float:
+    """Say how long to wait for so many signatures."""
+    return PATIENCE_S + PATIENCE_FOR_EACH_S * messages
 
 
 class Signers:
@@ -106,6 +126,7 @@ class Signers:
         self._starting = Lock()
         self._started: list[Signer] = []
         self._free: SimpleQueue[Signer] = SimpleQueue()
+        self._log = structlog.get_logger("veilmart.broker")
 
     def sign(self, blinded: Sequence[BlindedToken]) -> list[bytes] | None:
         """Give signatures, or None: then the caller signs itself. Raises `MalformedError`."""
@@ -114,8 +135,8 @@ class Signers:
             return None
         try:
             signatures = signer.sign(blinded)
-        except (EOFError, OSError):
-            structlog.get_logger("veilmart.broker").warning("a signer has ended: the mint's threads sign")
+        except SignerGoneError:
+            self._log.warning("a signer has ended: the mint's threads sign", status=signer.end())
             return None
         except MalformedError:
             self._free.put(signer)
@@ -130,10 +151,14 @@ class Signers:
             if not self._left:
                 return None
             self._left -= 1
-            self._started.append(Signer(self._folder))
+            try:
+                self._started.append(Signer(self._folder))
+            except OSError as error:
+                self._log.warning("no signer can be started: the mint's threads sign", error=str(error))
+                return None
             return self._started[-1]
 
     def close(self) -> None:
         """End all; nobody may be signing."""
         for signer in self._started:
-            signer.close()
+            signer.end()

@@ -203,6 +203,7 @@ def set_memory_aside() -> None:
     A collection of all garbage walks over some 90,000 objects that a node's modules consist of, 40 ms in
     which nobody is answered, and finds nothing: frees what a node makes as it goes do not need it.
     """
+    gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_AFTER, *gc.get_threshold()[1:])
 

@@ -18,7 +18,8 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 
 AT_ONCE: Final = 256
-"""How many values one `IN` takes: SQLite allows 999 parameters, in its oldest versions."""
+"""How many values one `IN` takes: SQLite allows 999 parameters in its oldest versions, and a statement may
+have it twice."""
 STATEMENTS_KEPT: Final = 256
 
 Selecting: TypeAlias = sa.Select[Any] | sa.CompoundSelect[Any]

@@ -22,6 +22,7 @@ from common import bus, grouping, messages, topics
 from common.config import Limits
 from common.errors import BrokerUnreachableError, BusUnreachableError, MalformedError
 from common.presence import State, read_presence
+from customer_node.pace import LARGEST_WINDOW, WINDOWS_UNDER_WAY
 from customer_node.profile import CA_FILE, Profile
 from customer_node.timing import Clock, Countdown
 
@@ -33,7 +34,7 @@ SETTLE_ROUNDS: Final = 4
 SETTLE_MS: Final = 50
 SETTLE_LONGEST_MS: Final = 10_000
 TAKE: Final = 256
-MOST_CELL_FRAMES: Final = 3 * Limits().cell_window // 2
+MOST_CELL_FRAMES: Final = WINDOWS_UNDER_WAY * LARGEST_WINDOW
 """Frames that are kept for the delivery that asked for them, while something else is done in its session: a
 merchant may send each of their cells in a frame of its own."""
 

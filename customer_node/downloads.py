@@ -118,7 +118,8 @@ class Downloads:
         yield delivery.progress(delivery.done)
         place, merchant = self.place_of(delivery.order), delivery.order.merchant
         with closing(Writer(delivery.targets)) as writer:
-            fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write)
+            # Whoever wants a step after few cells shall not wait for many that were asked for at once.
+            fetch = Fetch(delivery.order, delivery.done, delivery.cells, writer.write, batch // 2)
             try:
                 while fetch.done < delivery.cells:
                     self._shop.at(merchant, partial(self._batch, delivery, fetch, writer, batch), place)

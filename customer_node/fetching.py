@@ -20,12 +20,11 @@ from common import codec, config, messages, sealing
 from common.errors import NotFoundError, RejectedError, UntrustedError, VeilmartError, WireError
 from customer_node.connection import POLL_MS, Link
 from customer_node.orders import Order
-from customer_node.pace import Asked, Pace
+from customer_node.pace import WINDOWS_UNDER_WAY, Asked, Pace
 from customer_node.refusals import refusal_error
 from customer_node.shop import Visit
 from customer_node.timing import Countdown
 
-WINDOWS_UNDER_WAY: Final = 3
 PATIENCE_MS: Final = 11 * config.SECOND_MS
 """How long nothing comes before all is asked for again: a little longer than the broker keeps the place of
 a window that nobody serves, so that the new windows do not queue behind the lost ones."""
@@ -52,7 +51,9 @@ class _Window:
 class Fetch:
     """Fetches cells `first` to `last - 1` of an order's stream, in as many visits as it takes."""
 
-    def __init__(self, order: Order, first: int, last: int, write: Callable[[int, bytes], None]) -> None:
+    def __init__(
+        self, order: Order, first: int, last: int, write: Callable[[int, bytes], None], largest_window: int
+    ) -> None:
         self._order = order
         self._write = write
         self._next = first
@@ -60,7 +61,7 @@ class Fetch:
         self._lost: deque[tuple[int, int]] = deque()
         """Ranges that were asked for and did not come: first cell and count."""
         self._windows: dict[bytes, _Window] = {}
-        self._pace = Pace()
+        self._pace = Pace(largest_window)
         self._link: Link | None = None
         self._pause: Countdown | None = None
 
@@ -131,6 +132,7 @@ class Fetch:
         return (first, self._next - first) if first < self._next else None
 
     def _give_up_all(self) -> None:
+        self._pace.begin_again()
         for request in list(self._windows):
             self._give_up(request)
 

@@ -20,6 +20,7 @@ from customer_node.timing import Clock, Countdown
 SMALLEST_WINDOW: Final = config.SMALLEST_CELL_WINDOW
 LARGEST_WINDOW: Final = config.Limits().cell_window // 2
 """Two fill what a session may have under way, so that one comes while another is asked for."""
+WINDOWS_UNDER_WAY: Final = 3
 QUICK_MS: Final = 250
 SLOW_MS: Final = 1_000
 
@@ -27,9 +28,9 @@ SLOW_MS: Final = 1_000
 class Pace:
     """Goes with one delivery; `cells` is how many to ask for next."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = LARGEST_WINDOW) -> None:
         self.cells = SMALLEST_WINDOW
-        self._largest = LARGEST_WINDOW
+        self._largest = max(SMALLEST_WINDOW, min(largest, LARGEST_WINDOW))
 
     def came(self, asked: Asked) -> None:
         """Hear that all of a window has come."""
@@ -42,9 +43,14 @@ class Pace:
         """Hear that the broker allows no window of so many; tells whether to ask for a smaller one."""
         if cells <= SMALLEST_WINDOW:
             return False
-        self._largest = max(cells // 2, SMALLEST_WINDOW)
+        # Less than this is allowed for all windows together, and two shall be under way.
+        self._largest = min(self._largest, max(cells // 4, SMALLEST_WINDOW))
         self.cells = min(self.cells, self._largest)
         return True
+
+    def begin_again(self) -> None:
+        """Hear that what was asked for did not come: a small window finds a place sooner."""
+        self.cells = SMALLEST_WINDOW
 
 
 class Asked:

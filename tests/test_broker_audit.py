@@ -27,8 +27,9 @@ from conftest import Time
 from world import World
 
 from broker_node import audit, schema
+from broker_node.broker import QUIET
 from common import clock, messages, topics
-from common.config import DAY_MS, HOUR_MS, MINUTE_MS, Limits
+from common.config import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Limits
 
 ORDER_EVENTS = ("held", "captured", "refundable", "refunded")
 
@@ -150,6 +151,25 @@ def test_an_event_is_published_once_and_then_no_more(
         settle(world)
     assert len(of_kind(world, "order.held")) == 1
     assert waiting(world) == 0
+
+
+def test_a_busy_round_leaves_its_events_to_the_tick(
+    world: World, time: Time, customer: Customer, keeper: Shopkeeper
+) -> None:
+    world.fund(customer.name, 100)
+    customer.coins = customer.withdraw(customer.account(), [1] * (2 * QUIET + 1), 0)[0]
+    session = customer.shop()
+    for count, at_once in ((QUIET, QUIET), (QUIET + 1, 0)):
+        time.advance(SECOND_MS)
+        settle(world)
+        before = len(of_kind(world, "order.held"))
+        session.say(*(customer.order(1).place for _ in range(count)))
+        keeper.hear(messages.ForwardOrder)
+        settle(world)
+        assert len(of_kind(world, "order.held")) == before + at_once
+    time.advance(SECOND_MS)
+    settle(world)
+    assert len(of_kind(world, "order.held")) == 2 * QUIET + 1
 
 
 def test_events_of_a_lost_connection_are_published_on_the_next(

@@ -38,8 +38,33 @@ def test_it_asks_for_no_more_than_the_broker_allows() -> None:
     windows = Windows()
     for _ in range(2):
         windows.take(1)
+    # It allows less than 32 for all windows together: two of 8 fit.
     assert windows.pace.refused(32)
-    assert [windows.take(1) for _ in range(3)] == [16, 16, 16]
-    assert windows.pace.refused(16)
-    assert windows.take(1) == 8
+    assert [windows.take(1) for _ in range(3)] == [8, 8, 8]
     assert not windows.pace.refused(8), "there is no smaller one"
+
+
+def test_refusals_that_come_late_allow_nothing_more() -> None:
+    windows = Windows()
+    for _ in range(2):
+        windows.take(1)
+    assert windows.pace.refused(16)
+    assert windows.pace.refused(32)
+    assert [windows.take(1) for _ in range(2)] == [8, 8]
+
+
+def test_it_begins_again_where_nothing_came() -> None:
+    windows = Windows()
+    for _ in range(2):
+        windows.take(1)
+    windows.pace.begin_again()
+    assert windows.pace.cells == 8
+    assert windows.take(1) == 16
+
+
+def test_whoever_wants_a_step_after_few_cells_is_given_small_windows() -> None:
+    for wished, given in ((0, 8), (8, 8), (20, 20), (64, 32)):
+        pace = Pace(wished)
+        windows = Windows()
+        windows.pace = pace
+        assert [windows.take(1) for _ in range(3)][-1] == given

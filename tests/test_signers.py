@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from real_market import RealMarket
 from structlog.testing import capture_logs
 
 from broker_node import signers as signers_module
@@ -22,6 +25,7 @@ from common.messages import BlindedToken, IssuerKey
 from common.slots import month_of
 
 WAIT_S = 20.0
+GONE = "a signer has ended: the mint's threads sign"
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="there are no idle processes here")
 
@@ -44,7 +48,7 @@ def signers(tmp_path: Path, key: BlindPrivateKey) -> Iterator[Signers]:
     signers = started(tmp_path, key)
     yield signers
     signers.close()
-    assert [signer._process.returncode for signer in signers._started] == [0]
+    assert [signer._process.returncode for signer in signers._started] == [-signal.SIGKILL]
 
 
 def started(folder: Path, key: BlindPrivateKey) -> Signers:
@@ -56,7 +60,8 @@ def started(folder: Path, key: BlindPrivateKey) -> Signers:
 
 def is_heard(signers: Signers) -> bool:
     """Wait until its process has said something."""
-    return signers._started[0]._pipe.poll(WAIT_S)
+    heard, _, _ = select.select([signers._started[0]._socket], [], [], WAIT_S)
+    return bool(heard)
 
 
 def blinded(key: BlindPrivateKey, *numbers: int) -> list[BlindedToken]:
@@ -113,11 +118,10 @@ def test_where_one_has_ended_the_mint_signs(tmp_path: Path, key: BlindPrivateKey
     mint = Mint(tmp_path, [issuer], signers=signers)
     assert mint.sign(blinded(key, 4)) == expected(key, blinded(key, 4))
     os.kill(process_of(signers), signal.SIGKILL)
-    signers._started[0]._process.wait()
     with capture_logs() as logs:
         for number in (6, 7):
             assert mint.sign(blinded(key, number)) == expected(key, blinded(key, number))
-    assert [line["event"] for line in logs] == ["a signer has ended: the mint's threads sign"]
+    assert [(line["event"], line["status"]) for line in logs] == [(GONE, -signal.SIGKILL)]
     signers.close()
 
 
@@ -126,13 +130,42 @@ def test_one_that_cannot_start_is_not_started_for_ever(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     signers = Signers(tmp_path, 1)
-    assert signers.sign(blinded(key, 1)) is None
-    signers._started[0]._process.wait()
     with capture_logs() as logs:
+        assert signers.sign(blinded(key, 1)) is None
+        signers._started[0]._process.wait()
         assert [signers.sign(blinded(key, 1)) for _ in range(3)] == [None] * 3
-    assert len(logs) == 1
+    assert [line["event"] for line in logs] == [GONE]
     assert len(signers._started) == 1
     signers.close()
+
+
+def test_where_no_process_can_be_started_the_mint_signs(
+    tmp_path: Path, key: BlindPrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    signers = Signers(tmp_path, 1)
+    with capture_logs() as logs:
+        assert [signers.sign(blinded(key, 1)) for _ in range(3)] == [None] * 3
+    assert [line["event"] for line in logs] == ["no signer can be started: the mint's threads sign"]
+    signers.close()
+
+
+def test_many_threads_ask_at_once_and_each_gets_its_own(tmp_path: Path, key: BlindPrivateKey) -> None:
+    signers = Signers(tmp_path, 2)
+
+    def ask(number: int) -> bool:
+        wanted = blinded(key, number)
+        return signers.sign(wanted) in (None, expected(key, wanted))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(1, 101)))
+    assert len(signers._started) == 2
+    signers.close()
+
+
+def test_a_large_request_is_one_packet(signers: Signers, key: BlindPrivateKey) -> None:
+    wanted = blinded(key, *range(1, 129))
+    assert signers.sign(wanted) == expected(key, wanted)
 
 
 def test_it_ends_with_the_broker_however_that_went(tmp_path: Path, key: BlindPrivateKey) -> None:
@@ -152,3 +185,21 @@ signal.pause()
     ended, _, _ = select.select([descriptor], [], [], WAIT_S)
     os.close(descriptor)
     assert ended
+
+
+def test_a_running_broker_has_one_from_its_first_signature_on(
+    real_market: RealMarket, tmp_path: Path
+) -> None:
+    real_market.customer(tmp_path / "somebody")
+    broker = real_market.nodes["broker"].process
+    assert broker is not None
+    assert any(b"broker_node.signer" in command for command in commands_of_children(broker.pid))
+
+
+def commands_of_children(parent: int) -> Iterator[bytes]:
+    """Give the command lines of a process's children (proc(5))."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                yield (path / "cmdline").read_bytes()

@@ -9,12 +9,13 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from common.errors import BusyError
-from common.store import WAL_RETRY_S, LostStepError, Store
+from common.store import WAL_RETRY_S, LostStepError, Store, Tx
 
 MIGRATIONS = ("broker_node.migrations", "merchant_node.migrations", "customer_node.migrations")
 SCHEMAS = {name: importlib.import_module(f"{name.partition('.')[0]}.schema").metadata for name in MIGRATIONS}
@@ -211,13 +212,23 @@ def write(store: Store, numbers: Iterable[int], state: str = "old") -> None:
 # --- bulk inserts --------------------------------------------------------------------------------------
 
 
-def test_rows_are_written_in_bulk_in_their_order_and_before_anything_is_read(store: Store) -> None:
+def test_rows_are_written_in_bulk_in_their_order_and_before_anything_is_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inserted: list[str] = []
 
     def note(statement: str) -> None:
         if statement.startswith("INSERT INTO "):
             inserted.append(statement.split()[2])
 
+    bulks: list[int] = []
+
+    def count(tx: Tx, *arguments: Any) -> int:
+        bulks.append(len(arguments[-1]))
+        return many(tx, *arguments)
+
+    many = Tx._many
+    monkeypatch.setattr(Tx, "_many", count)
     with store.immediate() as tx:
         tx._driver.set_trace_callback(note)
         for n in (5, 3, 9):
@@ -227,6 +238,7 @@ def test_rows_are_written_in_bulk_in_their_order_and_before_anything_is_read(sto
         rowids = sa.text("SELECT id FROM things ORDER BY rowid")
         assert tx.scalar(sa.select(sa.func.count()).select_from(things)) == 3
         assert inserted == ["things"] * 3 + ["others"] * 3
+        assert bulks == [3, 3]
         assert [row["id"] for row in tx.all(rowids)] == [3, 5, 9]
         tx.insert(OTHER, {"id": 1})
         tx._driver.set_trace_callback(None)
