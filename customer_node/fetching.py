@@ -20,7 +20,7 @@ from common import codec, config, messages, sealing
 from common.errors import NotFoundError, RejectedError, UntrustedError, VeilmartError, WireError
 from customer_node.connection import POLL_MS, Link
 from customer_node.orders import Order
-from customer_node.pace import WINDOWS_UNDER_WAY, Asked, Pace
+from customer_node.pace import LARGEST_WINDOW, WINDOWS_UNDER_WAY, Asked, Pace
 from customer_node.refusals import refusal_error
 from customer_node.shop import Visit
 from customer_node.timing import Countdown
@@ -52,7 +52,12 @@ class Fetch:
     """Fetches cells `first` to `last - 1` of an order's stream, in as many visits as it takes."""
 
     def __init__(
-        self, order: Order, first: int, last: int, write: Callable[[int, bytes], None], largest_window: int
+        self,
+        order: Order,
+        first: int,
+        last: int,
+        write: Callable[[int, bytes], None],
+        largest_window: int = LARGEST_WINDOW,
     ) -> None:
         self._order = order
         self._write = write
