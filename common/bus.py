@@ -94,7 +94,11 @@ class Connection:
             wait([self], 0.05)
 
     def close(self) -> None:
-        """Send what is queued, say DISCONNECT and drop the connection."""
+        """Send what is queued, say DISCONNECT and drop the connection, once the server has closed it.
+
+        A socket that is closed with something unread resets the connection, and a server that hears of it
+        may not read on: what was sent last would be lost, and the last will published.
+        """
         client, self._client, self._ready = self._client, None, False
         if client is None:
             return
@@ -105,6 +109,9 @@ class Connection:
             while client.want_write() and (left := deadline - time.monotonic()) > 0:
                 select.select([], [opened], [], left)
                 client.write()
+            while opened is not None and (left := deadline - time.monotonic()) > 0:
+                select.select([opened], [], [], left)
+                client.read(RECEIVE_MAXIMUM)
         with contextlib.suppress(OSError):
             client.drop()
 

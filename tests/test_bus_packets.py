@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from common import bus_settings, mqtt
+from common import bus, bus_settings, mqtt
 from common.mqtt_packets import packed_length, pubacks, publish_header, publish_properties
 
 
@@ -148,3 +150,41 @@ def test_a_packet_id_is_not_used_again_while_it_is_under_way() -> None:
 
 def test_acknowledgements_travel_together() -> None:
     assert pubacks([1, 258]) == b"\x40\x02\x00\x01\x40\x02\x01\x02"
+
+
+# --- the end -------------------------------------------------------------------------------------------
+
+
+def test_a_connection_is_not_closed_with_something_unread() -> None:
+    """It would be reset, and what was said last lost."""
+    heard, ended = bytearray(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.recv(4096)
+                accepted.sendall(bytes.fromhex("2003000000"))
+                while DISCONNECT not in heard:
+                    heard.extend(accepted.recv(4096))
+                    # Something that nobody takes any more.
+                    accepted.sendall(
+                        b"".join((b"\x30", packed_length(1007), b"\x00\x04left\x00", bytes(1000)))
+                    )
+                accepted.shutdown(socket.SHUT_WR)
+                heard.extend(accepted.recv(4096))
+                ended.set()
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        address = bus_settings.Address("127.0.0.1", listening.getsockname()[1], None)
+        connection = bus.Connection(bus_settings.Settings(address, "id", ()))
+        connection.open()
+        connection.put("status", b"offline", retain=True)
+        connection.close()
+        server.join(10)
+    assert b"offline" in heard
+    assert ended.is_set(), "the server was told of a reset"
+
+
+DISCONNECT = b"\xe0\x00"
