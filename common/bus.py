@@ -112,6 +112,8 @@ class Connection:
             while opened is not None and (left := deadline - time.monotonic()) > 0:
                 select.select([opened], [], [], left)
                 client.read(RECEIVE_MAXIMUM)
+        # What came meanwhile may have told of a connection that can be used.
+        self._ready = False
         with contextlib.suppress(OSError):
             client.drop()
 

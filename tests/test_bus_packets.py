@@ -17,6 +17,8 @@ from paho.mqtt.properties import Properties
 from common import bus, bus_settings, mqtt
 from common.mqtt_packets import packed_length, pubacks, publish_header, publish_properties
 
+CONNACK, DISCONNECT = b"\x20\x03\x00\x00\x00", b"\xe0\x00"
+
 
 def packet(topic: bytes, payload: bytes, packet_id: int, properties: Properties, qos: int) -> bytes:
     """A PUBLISH without its fixed header, as paho writes it."""
@@ -164,7 +166,7 @@ def test_a_connection_is_not_closed_with_something_unread() -> None:
             accepted, _ = listening.accept()
             with accepted:
                 accepted.recv(4096)
-                accepted.sendall(bytes.fromhex("2003000000"))
+                accepted.sendall(CONNACK)
                 while DISCONNECT not in heard:
                     heard.extend(accepted.recv(4096))
                     # Something that nobody takes any more.
@@ -187,4 +189,24 @@ def test_a_connection_is_not_closed_with_something_unread() -> None:
     assert ended.is_set(), "the server was told of a reset"
 
 
-DISCONNECT = b"\xe0\x00"
+def test_a_welcome_that_comes_too_late_opens_nothing() -> None:
+    """The server lets in who has just said that it goes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            accepted, _ = listening.accept()
+            with accepted:
+                heard = b""
+                while DISCONNECT not in heard:
+                    heard += accepted.recv(4096)
+                accepted.sendall(CONNACK)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        address = bus_settings.Address("127.0.0.1", listening.getsockname()[1], None)
+        connection = bus.Connection(bus_settings.Settings(address, "id", ()))
+        connection.wait(0.0)
+        connection.close()
+        server.join(10)
+    assert not connection.ready
+    assert not connection.put("status", b"online")
