@@ -201,8 +201,9 @@ class Broker:
             self.refused[payments.REFUSAL] += 1
             sends += self._refuse(tx, arrival.sender, arrival.body, RefusedError(payments.REFUSAL), now)
         # Orders first, so that a question about one that came with it finds it.
-        for kind in [kind for kind in self._batches if kind in by_kind]:
-            sends += self._batches[kind](tx, by_kind[kind], now, random)
+        for kind, decide in self._batches.items():
+            if kind in by_kind:
+                sends += decide(tx, by_kind[kind], now, random)
         for arrival in single:
             sends += self.receive(tx, arrival.sender, arrival.body, now, random)
         return sends + (self._events(tx) if len(arrivals) <= QUIET else [])

@@ -201,7 +201,7 @@ def set_memory_aside() -> None:
     """Take whatever there is in this process by now for permanent: for a node that is ready.
 
     A collection of all garbage walks over some 90,000 objects that a node's modules consist of, 40 ms in
-    which nobody is answered, and finds nothing: frees what a node makes as it goes do not need it.
+    which nobody is answered, and finds nothing: what a node makes as it goes is freed without it.
     """
     gc.collect()
     gc.freeze()
