@@ -198,6 +198,7 @@ def _write_some(tx: Tx, versions: list[tuple[Any, ...]], numbers: range, count: 
         at = minute_of(now - YEAR_MS + YEAR_MS * (number + 1) // count)
         orders.append(
             {
+                "number": number + 1,
                 "order_id": order_id,
                 "content_hash": bytes(32),
                 "state": "captured" if number % 100 == 0 else "delivered",
@@ -209,7 +210,7 @@ def _write_some(tx: Tx, versions: list[tuple[Any, ...]], numbers: range, count: 
         )
         lines.append(
             {
-                "order_id": order_id,
+                "order_number": number + 1,
                 "position": 0,
                 "version": version,
                 "sku": sku,
@@ -222,7 +223,7 @@ def _write_some(tx: Tx, versions: list[tuple[Any, ...]], numbers: range, count: 
                 "digest": bytes(32),
             }
         )
-        sales.append({"order_id": order_id, "at": at})
+        sales.append({"order_number": number + 1, "at": at})
     tx.each(sa.insert(schema.orders), orders)
     tx.each(sa.insert(schema.order_lines), lines)
     tx.each(sa.insert(schema.sales), sales)

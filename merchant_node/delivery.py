@@ -43,24 +43,28 @@ REFUSAL_SIZE: Final = config.PRODUCT_ANSWER
 RefusalReason: TypeAlias = Literal["not_found", "wrong_secret", "wrong_state", "not_yet"]
 
 _ORDERS = sa.select(
-    schema.orders.c.order_id, schema.orders.c.state, schema.orders.c.fetch_lock, schema.orders.c.cells
+    schema.orders.c.order_id,
+    schema.orders.c.number,
+    schema.orders.c.state,
+    schema.orders.c.fetch_lock,
+    schema.orders.c.cells,
 ).where(schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)))
 _LINES = (
     sa.select(
-        schema.order_lines.c.order_id,
+        schema.order_lines.c.order_number,
         schema.order_lines.c.position,
         schema.order_lines.c.first_cell,
         schema.order_lines.c.cells,
         schema.order_lines.c.digest,
         schema.order_lines.c.key_count,
     )
-    .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
-    .order_by(schema.order_lines.c.order_id, schema.order_lines.c.position)
+    .where(schema.order_lines.c.order_number.in_(sa.bindparam("numbers", expanding=True)))
+    .order_by(schema.order_lines.c.order_number, schema.order_lines.c.position)
 )
 _DELIVERED = (
     sa.update(schema.orders)
     .where(
-        schema.orders.c.order_id == sa.bindparam("id"),
+        schema.orders.c.number == sa.bindparam("of"),
         one_of(schema.orders.c.state, sources(MERCHANT_ORDER, "delivered")),
     )
     .values(state="delivered")
@@ -113,11 +117,11 @@ class Delivery:
                 refused[error.reason] += 1
         if not opened:
             return []
-        ids = {request.order_id for _, request, _ in opened}
+        ids = (request.order_id for _, request, _ in opened)
         orders = {row["order_id"]: row for row in tx.among(_ORDERS, ids)}
-        pieces = _pieces(tx, ids)
+        pieces = _pieces(tx, (row["number"] for row in orders.values()))
         result: list[FetchRefused | Window] = []
-        delivered: set[bytes] = set()
+        delivered: set[int] = set()
         for fetch, request, key in opened:
             reason = _reason(orders.get(request.order_id), request)
             if reason is not None:
@@ -127,11 +131,11 @@ class Delivery:
                 continue
             order = orders[request.order_id]
             if order["state"] == "captured" and request.first + request.count == order["cells"]:
-                delivered.add(request.order_id)
-            lines = pieces[request.order_id]
+                delivered.add(order["number"])
+            lines = pieces[order["number"]]
             keys = _keys(tx, request, [line for line in lines if line.has_keys_in(request)])
             result.append(Window(fetch, request.first, lines, keys, key.stream(random(32))))
-        tx.step(_DELIVERED, [{"id": order_id} for order_id in sorted(delivered)])
+        tx.step(_DELIVERED, [{"of": number} for number in sorted(delivered)])
         return result
 
     def _open(self, fetch: ForwardFetch) -> tuple[GetCells, AnswerKey]:
@@ -155,12 +159,13 @@ def _reason(order: Row | None, request: GetCells) -> RefusalReason | None:
     return None if request.first + request.count <= order["cells"] else "not_found"
 
 
-def _pieces(tx: Tx, ids: Iterable[bytes]) -> dict[bytes, list[Piece]]:
-    pieces: dict[bytes, list[Piece]] = defaultdict(list)
-    for row in tx.among(_LINES, ids):
+def _pieces(tx: Tx, numbers: Iterable[int]) -> dict[int, list[Piece]]:
+    pieces: dict[int, list[Piece]] = defaultdict(list)
+    for row in tx.among(_LINES, numbers):
         last = row["first_cell"] + row["cells"] - 1
         keys_cell = last if row["key_count"] else None
-        pieces[row["order_id"]].append(Piece(row["first_cell"], row["digest"], row["position"], keys_cell))
+        piece = Piece(row["first_cell"], row["digest"], row["position"], keys_cell)
+        pieces[row["order_number"]].append(piece)
     return pieces
 
 

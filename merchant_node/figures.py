@@ -128,7 +128,7 @@ class Figures:
         newest = sa.select(schema.sales).order_by(schema.sales.c.number.desc()).limit(limit).subquery()
         query = (
             sa.select(newest.c.number.label("sale"), newest.c.at.label("sold_at"), schema.orders)
-            .join(schema.orders, schema.orders.c.order_id == newest.c.order_id)
+            .join(schema.orders, schema.orders.c.number == newest.c.order_number)
             .order_by(newest.c.number.desc())
         )
         with self._store.snapshot() as tx:
@@ -179,13 +179,13 @@ def _filtered(tx: Tx, wanted: Wanted) -> sa.Select[tuple[object, ...]]:
 def _of_product(tx: Tx, sku: str) -> sa.ColumnElement[bool]:
     """Give what holds for orders of a product: for a rare one by its lines, else by looking at each order."""
     lines, versions = schema.order_lines.c, schema.product_versions.c
-    its_lines = sa.select(lines.order_id).where(
+    its_lines = sa.select(lines.order_number).where(
         lines.version.in_(sa.select(versions.id).where(versions.sku == sku))
     )
     some = its_lines.limit(FEW + 1).subquery()
     if int(tx.scalar(sa.select(sa.func.count()).select_from(some))) <= FEW:
-        return schema.orders.c.order_id.in_(its_lines)
-    return sa.exists().where(lines.order_id == schema.orders.c.order_id, lines.sku == sku)
+        return schema.orders.c.number.in_(its_lines)
+    return sa.exists().where(lines.order_number == schema.orders.c.number, lines.sku == sku)
 
 
 def first_number(tx: Tx, table: sa.Table, at: int) -> int:

@@ -21,8 +21,9 @@ Everything works on a whole batch: one look-up, one look at the stock, bulk inse
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -51,9 +52,10 @@ _KNOWN = (
         schema.order_answers.c.verdict,
         schema.order_answers.c.answer,
     )
-    .join(schema.order_answers, schema.order_answers.c.order_id == schema.orders.c.order_id)
+    .join(schema.order_answers, schema.order_answers.c.order_number == schema.orders.c.number)
     .where(schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)))
 )
+_LAST = sa.select(sa.func.max(schema.orders.c.number).label("number"))
 _ADD_ORDER = sa.insert(schema.orders)
 _ADD_ANSWER = sa.insert(schema.order_answers)
 _ADD_LINE = sa.insert(schema.order_lines)
@@ -61,8 +63,9 @@ _ADD_LINE = sa.insert(schema.order_lines)
 
 @dataclass(frozen=True)
 class _Opened:
-    """A new order. `request` and `key` are None where it could not be opened."""
+    """A new order, under the number that it gets here. `request` and `key` are None where it did not open."""
 
+    number: int
     order: ForwardOrder
     content_hash: bytes
     request: messages.OrderRequest | None
@@ -96,9 +99,10 @@ class Fulfilment:
         hashes = [hashlib.sha256(codec.pack(order)).digest() for order in orders]
         answers = _known_answers(tx, orders)
         new: dict[bytes, _Opened] = {}
+        numbers = _free_numbers(tx)
         for order, content_hash in zip(orders, hashes, strict=True):
             if order.order_id not in answers and order.order_id not in new:
-                new[order.order_id] = self._open(order, content_hash)
+                new[order.order_id] = self._open(next(numbers), order, content_hash)
         requests = [opened.request for opened in new.values() if opened.request is not None]
         taken = _Taken(
             stock.Reservations(tx, (line.sku for request in requests for line in request.lines)),
@@ -120,15 +124,15 @@ class Fulfilment:
                 refused["conflict"] += 1
         return sends
 
-    def _open(self, order: ForwardOrder, content_hash: bytes) -> _Opened:
+    def _open(self, number: int, order: ForwardOrder, content_hash: bytes) -> _Opened:
         binding = self._shop.binding("order", order_outer(order))
         try:
             body, key = open_request(self._prekeys.order.by_id, binding, order.sealed)
         except ForgedError:
-            return _Opened(order, content_hash, None, None)
+            return _Opened(number, order, content_hash, None, None)
         if not isinstance(body, messages.OrderRequest):
-            return _Opened(order, content_hash, None, None)
-        return _Opened(order, content_hash, body, key)
+            return _Opened(number, order, content_hash, None, None)
+        return _Opened(number, order, content_hash, body, key)
 
     def _decide(self, tx: Tx, opened: _Opened, taken: _Taken, now: int, random: Random) -> AnswerOrder:
         request, key, order = opened.request, opened.key, opened.order
@@ -145,7 +149,7 @@ class Fulfilment:
         else:
             lines = _receipt_lines(order.order_id, request, bill, taken.keys, key)
             body, verdict = self._sign_receipt(order, lines, bill, now), "accepted"
-            _store_lines(tx, order.order_id, lines, bill, taken.reservations)
+            _store_lines(tx, opened.number, lines, bill, taken.reservations)
             if discount is not None:
                 taken.redemptions.use(discount, order.order_id)
         sealed = key.seal(body, random(32), step=config.ORDER_ANSWER_STEP)
@@ -204,6 +208,11 @@ class Fulfilment:
         )
 
 
+def _free_numbers(tx: Tx) -> Iterator[int]:
+    last = tx.first(_LAST)
+    return itertools.count(((last and last["number"]) or 0) + 1)
+
+
 def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[bytes, AnswerOrder]]:
     return {
         row["order_id"]: (
@@ -250,6 +259,7 @@ def _store(tx: Tx, opened: _Opened, answer: AnswerOrder, now: int, *, cells: int
     tx.insert(
         _ADD_ORDER,
         {
+            "number": opened.number,
             "order_id": order.order_id,
             "content_hash": opened.content_hash,
             "state": step(MERCHANT_ORDER, "received", answer.verdict),
@@ -259,13 +269,14 @@ def _store(tx: Tx, opened: _Opened, answer: AnswerOrder, now: int, *, cells: int
             "at": minute_of(now),
         },
     )
-    tx.insert(_ADD_ANSWER, {"order_id": order.order_id, "verdict": answer.verdict, "answer": answer.answer})
+    stored = {"order_number": opened.number, "verdict": answer.verdict, "answer": answer.answer}
+    tx.insert(_ADD_ANSWER, stored)
     return answer
 
 
 def _store_lines(
     tx: Tx,
-    order_id: bytes,
+    number: int,
     lines: Sequence[ReceiptLine],
     bill: Bill,
     reservations: stock.Reservations,
@@ -274,7 +285,7 @@ def _store_lines(
         tx.insert(
             _ADD_LINE,
             {
-                "order_id": order_id,
+                "order_number": number,
                 "position": position,
                 "version": product.version_id,
                 "sku": line.sku,

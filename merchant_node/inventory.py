@@ -43,7 +43,7 @@ LARGEST_STOCK: Final = 2**31 - 1
 _SOLD = (
     sa.select(schema.order_lines.c.version)
     .distinct()
-    .join(schema.orders, schema.orders.c.order_id == schema.order_lines.c.order_id)
+    .join(schema.orders, schema.orders.c.number == schema.order_lines.c.order_number)
     .where(schema.orders.c.state.in_(("accepted", "captured", "delivered")))
 )
 _LAST_VERSION = sa.select(sa.func.max(schema.product_versions.c.version)).where(

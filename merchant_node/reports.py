@@ -20,12 +20,12 @@ from merchant_node import schema
 
 _LINES = (
     sa.select(schema.order_lines)
-    .where(schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)))
-    .order_by(schema.order_lines.c.order_id, schema.order_lines.c.position)
+    .where(schema.order_lines.c.order_number.in_(sa.bindparam("numbers", expanding=True)))
+    .order_by(schema.order_lines.c.order_number, schema.order_lines.c.position)
 )
 _SALES = sa.select(
     schema.sales.c.number.label("sale"), schema.sales.c.at.label("sold_at"), schema.orders
-).join(schema.orders, schema.orders.c.order_id == schema.sales.c.order_id)
+).join(schema.orders, schema.orders.c.number == schema.sales.c.order_number)
 _REVENUE = (
     sa.select(
         schema.order_lines.c.sku,
@@ -35,7 +35,7 @@ _REVENUE = (
         schema.order_lines.c.discount,
         schema.order_lines.c.tax_rate,
     )
-    .join(schema.sales, schema.sales.c.order_id == schema.order_lines.c.order_id)
+    .join(schema.sales, schema.sales.c.order_number == schema.order_lines.c.order_number)
     .where(schema.sales.c.at >= sa.bindparam("since"))
 )
 
@@ -169,11 +169,11 @@ def _line(row: Any) -> OrderLineReport:
 
 def with_lines(tx: Tx, rows: Sequence[Any]) -> list[OrderReport]:
     """Make reports of rows of `orders`, in their order."""
-    lines: defaultdict[bytes, list[OrderLineReport]] = defaultdict(list)
-    ids = [row["order_id"] for row in rows]
-    for row in tx.execute(_LINES, {"ids": ids}) if ids else ():
-        lines[row.order_id].append(_line(row))
+    lines: defaultdict[int, list[OrderLineReport]] = defaultdict(list)
+    numbers = [row["number"] for row in rows]
+    for row in tx.execute(_LINES, {"numbers": numbers}) if numbers else ():
+        lines[row.order_number].append(_line(row))
     return [
-        OrderReport(row["order_id"], row["state"], row["amount"], row["at"], lines[row["order_id"]])
+        OrderReport(row["order_id"], row["state"], row["amount"], row["at"], lines[row["number"]])
         for row in rows
     ]

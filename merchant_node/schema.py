@@ -3,6 +3,9 @@
 A version of a product is never changed and never deleted: whoever bought it can fetch it, whatever
 becomes of the product. `products` says which version is on sale. `stock` has a row only for what is
 limited. Nothing here names a customer: an order is an id and a lock.
+
+What belongs to an order goes by the order's number, which rises: a batch of orders then writes the last
+page of each table and index, where ids, which are chance, would have it write a page for each order.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ stock = sa.Table(
 orders = sa.Table(
     "orders",
     metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("order_id", sa.LargeBinary(16), nullable=False, unique=True),
     sa.Column("content_hash", sa.LargeBinary(32), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
@@ -61,12 +64,13 @@ orders = sa.Table(
     sa.Column("cells", sa.BigInteger, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
-"""`content_hash`: SHA-256 of the whole packed `ForwardOrder`. `at` is cut to the minute."""
+"""`number` rises with each order. `content_hash`: SHA-256 of the whole packed `ForwardOrder`. `at` is cut to
+the minute."""
 
 order_answers = sa.Table(
     "order_answers",
     metadata,
-    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("order_number", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("verdict", sa.String(16), nullable=False),
     sa.Column("answer", sa.LargeBinary, nullable=False),
 )
@@ -74,7 +78,7 @@ order_answers = sa.Table(
 order_lines = sa.Table(
     "order_lines",
     metadata,
-    sa.Column("order_id", sa.LargeBinary(16), primary_key=True),
+    sa.Column("order_number", sa.Integer, primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("version", sa.Integer, sa.ForeignKey("product_versions.id"), nullable=False, index=True),
     sa.Column("sku", sa.String(64), nullable=False),
@@ -138,7 +142,7 @@ sales = sa.Table(
     "sales",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("order_id", sa.LargeBinary(16), nullable=False, unique=True),
+    sa.Column("order_number", sa.Integer, nullable=False, unique=True),
     sa.Column("at", sa.BigInteger, nullable=False),
 )
 """One row for each captured order, in the order of their capture."""

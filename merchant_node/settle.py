@@ -26,15 +26,16 @@ from common.states import MERCHANT_ORDER, step
 from common.store import Tx
 from merchant_node import discounts, licence_keys, schema, stock
 
-_STATES = sa.select(schema.orders.c.order_id, schema.orders.c.state).where(
+_STATES = sa.select(schema.orders.c.order_id, schema.orders.c.number, schema.orders.c.state).where(
     schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True))
 )
 _RESERVED = sa.select(schema.order_lines.c.sku, schema.order_lines.c.reserved).where(
-    schema.order_lines.c.order_id.in_(sa.bindparam("ids", expanding=True)), schema.order_lines.c.reserved > 0
+    schema.order_lines.c.order_number.in_(sa.bindparam("numbers", expanding=True)),
+    schema.order_lines.c.reserved > 0,
 )
 _STEP = (
     sa.update(schema.orders)
-    .where(schema.orders.c.order_id == sa.bindparam("id"), schema.orders.c.state == sa.bindparam("old"))
+    .where(schema.orders.c.number == sa.bindparam("of"), schema.orders.c.state == sa.bindparam("old"))
     .values(state=sa.bindparam("new"))
 )
 _ADD_SALE = sa.insert(schema.sales)
@@ -64,8 +65,8 @@ def settle_all(
     """Take in a batch of outcomes; `now` is the broker's time, `refused` counts contradictions."""
     if not outcomes:
         return []
-    rows = tx.among(_STATES, (outcome.order_id for outcome in outcomes))
-    states: dict[bytes, str] = {row["order_id"]: row["state"] for row in rows}
+    known = {row["order_id"]: row for row in tx.among(_STATES, (outcome.order_id for outcome in outcomes))}
+    states: dict[bytes, str] = {order_id: row["state"] for order_id, row in known.items()}
     steps: list[dict[str, Any]] = []
     kept: list[messages.Message] = []
     for outcome in outcomes:
@@ -80,7 +81,8 @@ def settle_all(
         for new in taken:
             before = states[outcome.order_id]
             states[outcome.order_id] = step(MERCHANT_ORDER, before, new)
-            steps.append({"id": outcome.order_id, "old": before, "new": new})
+            number = known[outcome.order_id]["number"]
+            steps.append({"id": outcome.order_id, "of": number, "old": before, "new": new})
         kept.append(OutcomeKept(order_id=outcome.order_id, outcome=outcome.outcome))
     _take(tx, steps, now)
     return kept
@@ -90,11 +92,12 @@ def _take(tx: Tx, steps: Sequence[Mapping[str, Any]], now: int) -> None:
     tx.step(_STEP, steps)
     for taken in steps:
         if taken["new"] == "captured":
-            tx.insert(_ADD_SALE, {"order_id": taken["id"], "at": minute_of(now)})
-    cancelled = [taken["id"] for taken in steps if taken["new"] == "cancelled"]
+            tx.insert(_ADD_SALE, {"order_number": taken["of"], "at": minute_of(now)})
+    cancelled = [taken for taken in steps if taken["new"] == "cancelled"]
     freed: Counter[str] = Counter()
-    for row in tx.among(_RESERVED, cancelled):
+    for row in tx.among(_RESERVED, (taken["of"] for taken in cancelled)):
         freed[row["sku"]] += row["reserved"]
     stock.give_back(tx, freed)
-    discounts.give_back(tx, cancelled)
-    licence_keys.give_back(tx, cancelled)
+    ids = [taken["id"] for taken in cancelled]
+    discounts.give_back(tx, ids)
+    licence_keys.give_back(tx, ids)

@@ -633,11 +633,12 @@ def _check_merchant(merchant: str, home: Path, broker: _Broker) -> None:
     try:
         with store.immediate() as tx:
             orders = {row["order_id"]: row for row in tx.all(sa.select(merchant_schema.orders))}
-            sales = [row["order_id"] for row in tx.all(sa.select(merchant_schema.sales))]
+            by_number = {row["number"]: order_id for order_id, row in orders.items()}
+            sales = [by_number[row["order_number"]] for row in tx.all(sa.select(merchant_schema.sales))]
             reserved = tx.all(
                 sa.select(merchant_schema.order_lines, merchant_schema.orders.c.state).join(
                     merchant_schema.orders,
-                    merchant_schema.orders.c.order_id == merchant_schema.order_lines.c.order_id,
+                    merchant_schema.orders.c.number == merchant_schema.order_lines.c.order_number,
                 )
             )
             left = {row["sku"]: row["available"] for row in tx.all(sa.select(merchant_schema.stock))}

@@ -319,7 +319,8 @@ class MoneyMachine(RuleBasedStateMachine):
     @seen
     def the_merchant_gives_back(self, part: bool) -> None:  # noqa: FBT001 - drawn by name
         with self.merchant_store() as store, store.immediate() as tx:
-            paid = tx.all(sa.select(merchant_schema.sales.c.order_id))
+            orders, sales = merchant_schema.orders, merchant_schema.sales
+            paid = tx.all(sa.select(orders.c.order_id).join(sales, sales.c.order_number == orders.c.number))
         with self.merchant_store() as store, contextlib.suppress(VeilmartError):
             for row in paid:
                 Refunds(store).ask(row["order_id"], 10 if part else None, "why not", TIME.ms, random_bytes)

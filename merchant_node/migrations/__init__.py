@@ -1,3 +1,3 @@
 """Alembic scripts of the merchant's store."""
 
-HEAD = "0006"
+HEAD = "0007"

@@ -191,15 +191,15 @@ class Records:
         """Give its sales as its own store has them: every column of an order that says something."""
         store = self.market.merchant_home(merchant) / "merchant.db"
         currency = self.market.report.market.currency
-        lines: dict[bytes, list[str]] = {}
-        for order_id, sku, quantity in _rows(
-            store, "SELECT order_id, sku, quantity FROM order_lines ORDER BY order_id, position"
+        lines: dict[int, list[str]] = {}
+        for number, sku, quantity in _rows(
+            store, "SELECT order_number, sku, quantity FROM order_lines ORDER BY order_number, position"
         ):
-            lines.setdefault(order_id, []).append(f"{quantity} x {sku}")
-        orders = _rows(store, "SELECT order_id, amount, state FROM orders ORDER BY at")
+            lines.setdefault(number, []).append(f"{quantity} x {sku}")
+        orders = _rows(store, "SELECT number, amount, state FROM orders ORDER BY number")
         return [
-            f"{format_amount(amount, currency)} for {', '.join(lines[order_id])}, {state}"
-            for order_id, amount, state in orders
+            f"{format_amount(amount, currency)} for {', '.join(lines[number])}, {state}"
+            for number, amount, state in orders
         ]
 
     def broker(self) -> Saw:
