@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from merchant_world import Identities, World, make_identities
 
 from common.config import DAY_MS, MINUTE_MS
 from common.errors import NotFoundError
 from common.messages import OrderOutcome
+from common.store import Store
+from merchant_node import schema
 from merchant_node.promotions import Promotions
 from merchant_node.reports import OrderLineReport, Reports, Takings
 
@@ -101,3 +107,54 @@ def test_what_a_code_takes_off_is_not_revenue(world: World) -> None:
     assert (plan.discount, plan.amount, plan.tax) == (200, 1798, 287)
     assert (route.discount, route.amount, route.tax) == (25, 225, 0)
     assert sum(taken.revenue for taken in reports.takings()) == order.amount == 1798 + 225
+
+
+# --- a store from before -------------------------------------------------------------------------------
+
+TO_MOVE = (schema.order_answers, schema.order_lines, schema.sales)
+
+
+def test_what_belonged_to_an_order_by_its_id_belongs_to_it_by_its_number(tmp_path: Path) -> None:
+    """The migration keeps every row and every figure, and adds none to an order without lines or a sale."""
+    ids = {7: b"\xff" * 16, 8: b"\x01" * 16, 9: b"\x80" * 16}
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'merchant.db'}")
+    orders = [(n, ids[n], bytes(32), "captured", 100 * n, bytes(32), 2, n * MINUTE_MS) for n in ids]
+    lines = [(7, 0), (7, 1), (8, 0)]
+    kept = [(3, "plan", n, 1, 100, 5, 700, at, 1, 9, bytes([at]), 2) for n, at in lines]
+    with engine.begin() as connection:
+        _upgrade(connection, "0006")
+        insert = connection.exec_driver_sql
+        insert("INSERT INTO product_versions VALUES (3, 'plan', 1, x'00', x'00')")
+        insert("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", orders)
+        answers = [(ids[n], "accepted", bytes([n])) for n in ids]
+        insert("INSERT INTO order_answers VALUES (?, ?, ?)", answers)
+        # By name: columns that came later stand at the end of a store that has been migrated.
+        insert(
+            "INSERT INTO order_lines (order_id, position, version, sku, quantity, reserved, unit_price, "
+            "discount, tax_rate, first_cell, cells, size, digest, key_count) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(ids[n], at, *rest) for (n, at), rest in zip(lines, kept, strict=True)],
+        )
+        # In the order of their capture, which is not that of the orders.
+        insert("INSERT INTO sales VALUES (?, ?, ?)", [(1, ids[8], 60000), (2, ids[7], 120000)])
+    engine.dispose()
+    store = Store.in_home(tmp_path, "merchant.db", "merchant_node.migrations")
+    with store.snapshot() as tx:
+        moved = [list(tx.tuples(sa.select(table))) for table in TO_MOVE]
+    assert moved == [
+        [(n, "accepted", bytes([n])) for n in ids],
+        [(n, at, *rest) for (n, at), rest in zip(lines, kept, strict=True)],
+        [(1, 8, 60000), (2, 7, 120000)],
+    ]
+    reports = Reports(store)
+    assert [sale.order.order_id for sale in reports.sales_since(0)] == [ids[8], ids[7]]
+    assert [len(report.lines) for report in reports.orders()] == [0, 1, 2]
+    store.close()
+
+
+def _upgrade(connection: sa.Connection, version: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    attributes: dict[Any, Any] = config.attributes
+    attributes["connection"] = connection
+    command.upgrade(config, version)
