@@ -103,7 +103,7 @@ class Meter:
     """Processor time per message in the last measurement."""
 
     def measure(self, messages: int, **command: Any) -> Figures:
-        # What was written until now goes to the disk on its own time, not on that of what is measured.
+        # Earlier writes, such as those of minting, reach the disk before the measuring begins.
         os.sync()
         before = [process.cpu_seconds for process in self.processes]
         measured: Figures = self.worker.ask(**command)

@@ -246,10 +246,19 @@ class Store:
             tx.close()
 
     def migrate(self) -> None:
-        """Bring the schema to the newest version; does nothing where it is there."""
+        """Bring the schema to the newest version; does nothing where it is there.
+
+        Raises `VeilmartError` for a store that a newer Veilmart has brought further.
+        """
         package = import_module(self._migrations)
-        if self._version() == package.HEAD:
+        version = self._version()
+        if version == package.HEAD:
             return
+        if version is not None and version > package.HEAD:
+            raise VeilmartError(
+                f"{self._engine.url.database} was brought up to date by a newer Veilmart than this one.",
+                "Use that one, or a copy of the store from before.",
+            )
         from alembic import command  # noqa: PLC0415 - 0.2 s to import, and rarely needed
         from alembic.config import Config  # noqa: PLC0415
 

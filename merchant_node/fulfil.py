@@ -55,7 +55,7 @@ _KNOWN = (
     .join(schema.order_answers, schema.order_answers.c.order_number == schema.orders.c.number)
     .where(schema.orders.c.order_id.in_(sa.bindparam("ids", expanding=True)))
 )
-_LAST = sa.select(sa.func.max(schema.orders.c.number).label("number"))
+_LAST = sa.select(sa.func.coalesce(sa.func.max(schema.orders.c.number), 0).label("number"))
 _ADD_ORDER = sa.insert(schema.orders)
 _ADD_ANSWER = sa.insert(schema.order_answers)
 _ADD_LINE = sa.insert(schema.order_lines)
@@ -63,7 +63,7 @@ _ADD_LINE = sa.insert(schema.order_lines)
 
 @dataclass(frozen=True)
 class _Opened:
-    """A new order, under the number that it gets here. `request` and `key` are None where it did not open."""
+    """A new order, and the number to store it under. `request` and `key` are None where it did not open."""
 
     number: int
     order: ForwardOrder
@@ -209,8 +209,9 @@ class Fulfilment:
 
 
 def _free_numbers(tx: Tx) -> Iterator[int]:
-    last = tx.first(_LAST)
-    return itertools.count(((last and last["number"]) or 0) + 1)
+    # Nobody else takes one meanwhile: this transaction has been a writing one from its beginning.
+    (last,) = tx.rows(_LAST)
+    return itertools.count(last["number"] + 1)
 
 
 def _known_answers(tx: Tx, orders: Sequence[ForwardOrder]) -> dict[bytes, tuple[bytes, AnswerOrder]]:

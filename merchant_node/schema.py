@@ -4,8 +4,9 @@ A version of a product is never changed and never deleted: whoever bought it can
 becomes of the product. `products` says which version is on sale. `stock` has a row only for what is
 limited. Nothing here names a customer: an order is an id and a lock.
 
-What belongs to an order goes by the order's number, which rises: a batch of orders then writes the last
-page of each table and index, where ids, which are chance, would have it write a page for each order.
+An order's answer, its lines and its sale go by its number, which rises: a batch of orders then writes the
+last page of each table and index, where ids, which are chance, would have it write a page for each order.
+What few orders have (a code, licence keys, a refund, a dispute) goes by the id.
 """
 
 from __future__ import annotations

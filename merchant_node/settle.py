@@ -82,7 +82,8 @@ def settle_all(
             before = states[outcome.order_id]
             states[outcome.order_id] = step(MERCHANT_ORDER, before, new)
             number = known[outcome.order_id]["number"]
-            steps.append({"id": outcome.order_id, "of": number, "old": before, "new": new})
+            # By number; the id is for what goes by it.
+            steps.append({"of": number, "old": before, "new": new, "id": outcome.order_id})
         kept.append(OutcomeKept(order_id=outcome.order_id, outcome=outcome.outcome))
     _take(tx, steps, now)
     return kept

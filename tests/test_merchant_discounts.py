@@ -30,6 +30,7 @@ from merchant_node import schema
 from merchant_node.inventory import Inventory
 from merchant_node.pricing import QUOTE_LIFE_MS
 from merchant_node.promotions import Promotions
+from merchant_node.reports import Reports
 
 GOODS = (("plan", 999, 1900, "plans"), ("route", 250, 700, "routes"), ("photo", 1, 0, "photos"))
 
@@ -457,6 +458,10 @@ def test_a_shop_from_before_taxes_goes_on(identities: Identities, tmp_path: Path
         world.open_session()
         order, key = world.order(("plan", 1))
         assert isinstance(verdict(world, order, key), messages.OrderAccepted)
+        assert [[line.quantity for line in each.lines] for each in Reports(world.store).orders()] == [
+            [1],
+            [2],
+        ]
     finally:
         world.close()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from merchant_world import MERCHANT, Identities, World, make_identities
 
 from common import codec, config, messages
@@ -16,6 +17,7 @@ from common.credentials import RECEIPT_LABEL
 from common.keys import verify_identity
 from common.messages import AnswerOrder, OrderOutcome, OutcomeKept
 from common.sealing import AnswerKey
+from merchant_node import schema
 from merchant_node.refunds import Refunds
 
 
@@ -99,6 +101,14 @@ def test_duplicates_and_conflicts_inside_one_batch(world: World) -> None:
     assert len({codec.pack(answer) for answer in answers}) == 2
     assert world.merchant.refused["conflict"] == 1
     assert left(world, "route") == 0
+    with world.store.snapshot() as tx:
+        orders, lines = schema.orders.c, schema.order_lines.c
+        numbers = {
+            row["order_id"]: row["number"] for row in tx.all(sa.select(orders.order_id, orders.number))
+        }
+        quantities = {row["order_number"]: row["quantity"] for row in tx.all(sa.select(lines))}
+    assert sorted(numbers.values()) == [1, 2], "what is no new order takes no number"
+    assert quantities == {numbers[order.order_id]: 1, numbers[other.order_id]: 2}
 
 
 def test_one_batch_never_sells_more_than_there_is(world: World) -> None:

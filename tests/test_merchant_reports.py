@@ -149,7 +149,24 @@ def test_what_belonged_to_an_order_by_its_id_belongs_to_it_by_its_number(tmp_pat
     reports = Reports(store)
     assert [sale.order.order_id for sale in reports.sales_since(0)] == [ids[8], ids[7]]
     assert [len(report.lines) for report in reports.orders()] == [0, 1, 2]
+    sold = {(each.day, each.sku): (each.quantity, each.revenue) for each in reports.takings()}
+    assert sold == {("1970-01-01", "plan"): (7 + 7 + 8, 2 * (700 - 5) + 800 - 5)}
     store.close()
+
+
+def test_a_migration_that_would_lose_a_row_changes_nothing(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'merchant.db'}")
+    with engine.begin() as connection:
+        _upgrade(connection, "0006")
+        connection.exec_driver_sql("INSERT INTO sales VALUES (1, ?, 60000)", (b"nobody's id here",))
+    with pytest.raises(ValueError, match="rows of sales that belong to no order: 1"):
+        Store.in_home(tmp_path, "merchant.db", "merchant_node.migrations")
+    with engine.begin() as connection:
+        kept = connection.exec_driver_sql("SELECT * FROM sales").all()
+        assert [tuple(row) for row in kept] == [(1, b"nobody's id here", 60000)]
+        connection.exec_driver_sql("DELETE FROM sales")
+    engine.dispose()
+    Store.in_home(tmp_path, "merchant.db", "merchant_node.migrations").close()
 
 
 def _upgrade(connection: sa.Connection, version: str) -> None:

@@ -8,13 +8,14 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from common.errors import BusyError
+from common.errors import BusyError, VeilmartError
 from common.store import WAL_RETRY_S, LostStepError, Store, Tx
 
 MIGRATIONS = ("broker_node.migrations", "merchant_node.migrations", "customer_node.migrations")
@@ -89,6 +90,15 @@ def test_migrating_again_changes_nothing(tmp_path: Path, migrations: str) -> Non
     store.close()
     Store.in_home(tmp_path, "store.db", migrations).close()
     assert layout() == first
+
+
+@pytest.mark.parametrize("migrations", MIGRATIONS)
+def test_a_store_of_a_newer_veilmart_is_refused(tmp_path: Path, migrations: str) -> None:
+    Store.in_home(tmp_path, "store.db", migrations).close()
+    with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(VeilmartError, match="by a newer Veilmart than this one"):
+        Store.in_home(tmp_path, "store.db", migrations)
 
 
 @pytest.mark.usefixtures("own_stores")

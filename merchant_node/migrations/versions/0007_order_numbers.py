@@ -1,4 +1,4 @@
-"""What belongs to an order goes by its number, which rises, and no longer by its id, which is chance."""
+"""An order's answer, lines and sale go by its number, which rises, not by its id, which is chance."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -56,6 +56,14 @@ def _fill(table: sa.Table) -> None:
         .order_by(orders.c.number)
     )
     op.execute(sa.insert(table).from_select(["order_number", *kept], rows))
+    before, after = (_count(each) for each in (old, table))
+    if before != after:
+        # Nothing that we wrote ever had no order. The store is as it was: all of this is one transaction.
+        raise ValueError(f"rows of {table.name} that belong to no order: {before - after}")
+
+
+def _count(table: sa.FromClause) -> int:
+    return int(op.get_bind().scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
 
 def _old(table: str) -> str:
