@@ -25,7 +25,7 @@ from common.errors import (
 )
 from common.market_file import Address, MarketFile
 from common.validity import NEAR_END_MS, crl_number, install_crl, is_revoked, load_crl, near_end
-from veilmart import ca
+from veilmart import ca, certificates
 from veilmart.certificates import build_request, hosts_of
 
 if TYPE_CHECKING:
@@ -112,6 +112,21 @@ def test_rsa_keys_below_3072_bits_are_no_identity(size: int) -> None:
 
 
 # What the CA signs.
+
+
+def test_certificates_are_equally_long_whatever_number_they_draw(
+    authority: Authority, key: keys.IdentityKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card holds one, and its length is public."""
+    issuer = certificates.Authority(
+        keys.IdentityKey.load(authority.home / ca.CA_KEY_FILE), authority.certificate
+    )
+    lengths = set()
+    for number in (1, 2**151 - 1, 2**158, 2**159 - 1):
+        monkeypatch.setattr(x509, "random_serial_number", lambda number=number: number)
+        made = certificates.issue(issuer, key.public, "sports", role="merchant", hosts=(), now_ms=NOW)
+        lengths.add(len(made.public_bytes(serialization.Encoding.DER)))
+    assert len(lengths) == 1
 
 
 @pytest.mark.parametrize("key_type", keys.KEY_TYPES)
