@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from cli import Ran, Terminal, veilmart
 from customer_shop import Bazaar, build
 from hypothesis import given
 from hypothesis import strategies as st
+from old_stores import bring_to
 from profile_rows import profile_rows
 
 import customer_node.migrations
@@ -260,11 +259,8 @@ def older(home: Path, revision: str, *rows: str) -> None:
     """Make a profile as it was at some revision."""
     engine = sa.create_engine(f"sqlite:///{home / 'profile.db'}")
     attach(engine.dialect, RowCipher(SEED, clock.random_bytes))
-    settings = Config()
-    settings.set_main_option("script_location", str(Path(customer_node.migrations.__file__).parent))
     with engine.begin() as connection:
-        settings.attributes["connection"] = connection
-        command.upgrade(settings, revision)
+        bring_to(connection, customer_node.migrations, revision)
         for row in rows:
             connection.exec_driver_sql(row)
     engine.dispose()

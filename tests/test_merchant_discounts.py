@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from merchant_world import MERCHANT, NOON, Identities, World, make_identities
+from old_stores import bring_to
 
 from common import codec, config, messages
 from common.amounts import line_amounts, total_of
@@ -26,7 +25,7 @@ from common.errors import NotFoundError, UsageError
 from common.messages import OrderOutcome, OrderRejected, Quote
 from common.sealing import AnswerKey
 from common.store import Store
-from merchant_node import schema
+from merchant_node import migrations, schema
 from merchant_node.inventory import Inventory
 from merchant_node.pricing import QUOTE_LIFE_MS
 from merchant_node.promotions import Promotions
@@ -421,15 +420,10 @@ def test_the_migrations_make_exactly_the_schema(tmp_path: Path):
 def test_a_shop_from_before_taxes_goes_on(identities: Identities, tmp_path: Path):
     """Its store is migrated, its sales keep their lines, and what is on sale is signed anew."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'merchant.db'}")
-    alembic = Config()
-    alembic.set_main_option(
-        "script_location", str(Path(__file__).parent.parent / "merchant_node" / "migrations")
-    )
     fields = ["sports", "plan", 3, "Plan", "", "plans", ["run"], "", "", 999, "EUR", "plan.pdf", 14]
     record = codec.pack([*fields, bytes(32), 1, b"", ""])
     with engine.begin() as connection:
-        alembic.attributes["connection"] = connection
-        command.upgrade(alembic, "0001")
+        bring_to(connection, migrations, "0001")
         for statement in (
             "INSERT INTO product_versions VALUES (7, 'plan', 3, :record, :signature)",
             "INSERT INTO products VALUES ('plan', 7, 1)",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from merchant_world import Identities, World, make_identities
+from old_stores import bring_to
 
 from common.config import DAY_MS, MINUTE_MS
 from common.errors import NotFoundError
 from common.messages import OrderOutcome
 from common.store import Store
-from merchant_node import schema
+from merchant_node import migrations, schema
 from merchant_node.promotions import Promotions
 from merchant_node.reports import OrderLineReport, Reports, Takings
 
@@ -122,7 +120,7 @@ def test_what_belonged_to_an_order_by_its_id_belongs_to_it_by_its_number(tmp_pat
     lines = [(7, 0), (7, 1), (8, 0)]
     kept = [(3, "plan", n, 1, 100, 5, 700, at, 1, 9, bytes([at]), 2) for n, at in lines]
     with engine.begin() as connection:
-        _upgrade(connection, "0006")
+        bring_to(connection, migrations, "0006")
         insert = connection.exec_driver_sql
         insert("INSERT INTO product_versions VALUES (3, 'plan', 1, x'00', x'00')")
         insert("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, ?, ?)", orders)
@@ -157,7 +155,7 @@ def test_what_belonged_to_an_order_by_its_id_belongs_to_it_by_its_number(tmp_pat
 def test_a_migration_that_would_lose_a_row_changes_nothing(tmp_path: Path) -> None:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'merchant.db'}")
     with engine.begin() as connection:
-        _upgrade(connection, "0006")
+        bring_to(connection, migrations, "0006")
         connection.exec_driver_sql("INSERT INTO sales VALUES (1, ?, 60000)", (b"nobody's id here",))
     with pytest.raises(ValueError, match="rows of sales that belong to no order: 1"):
         Store.in_home(tmp_path, "merchant.db", "merchant_node.migrations")
@@ -167,11 +165,3 @@ def test_a_migration_that_would_lose_a_row_changes_nothing(tmp_path: Path) -> No
         connection.exec_driver_sql("DELETE FROM sales")
     engine.dispose()
     Store.in_home(tmp_path, "merchant.db", "merchant_node.migrations").close()
-
-
-def _upgrade(connection: sa.Connection, version: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
-    attributes: dict[Any, Any] = config.attributes
-    attributes["connection"] = connection
-    command.upgrade(config, version)
