@@ -68,8 +68,8 @@ class _Opened:
     number: int
     order: ForwardOrder
     content_hash: bytes
-    request: messages.OrderRequest | None
-    key: AnswerKey | None
+    request: messages.OrderRequest | None = None
+    key: AnswerKey | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,9 @@ class Fulfilment:
         try:
             body, key = open_request(self._prekeys.order.by_id, binding, order.sealed)
         except ForgedError:
-            return _Opened(number, order, content_hash, None, None)
+            return _Opened(number, order, content_hash)
         if not isinstance(body, messages.OrderRequest):
-            return _Opened(number, order, content_hash, None, None)
+            return _Opened(number, order, content_hash)
         return _Opened(number, order, content_hash, body, key)
 
     def _decide(self, tx: Tx, opened: _Opened, taken: _Taken, now: int, random: Random) -> AnswerOrder:
